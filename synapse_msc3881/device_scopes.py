@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What one process knows of its users' device scopes, so that an event costs no SQL.
+
+Each process holds the set of users whose pushers have profile tags, read once at startup, and a
+bounded cache of their compiled scopes. A change of tags or rules, on whichever process, comes
+here as an invalidation: the user may have scopes now, and what is compiled is stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Union
+
+import attr
+
+from synapse_msc3881.metrics import Failures
+from synapse_msc3881.rulesets import UserScopes, compile_user
+from synapse_msc3881.storage.device_rules import DeviceRuleStore
+from synapse_msc3881.storage.pusher_tags import PusherTagStore
+
+if TYPE_CHECKING:
+    from synapse_msc3881.rulesets import Compile
+
+#: How many users' compiled scopes a process keeps. The oldest go first.
+MAX_COMPILED = 20_000
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Failed:
+    """Stands for the scopes of a user that could not be read or compiled."""
+
+
+#: A user's scopes; None where none could match an event.
+Scopes = Union[UserScopes, Failed, None]
+
+
+class HeldScopes:
+    """The users with profile tags, and the compiled scopes of some of them."""
+
+    def __init__(self, users: set[str], max_compiled: int = MAX_COMPILED) -> None:
+        self.users = users
+        self.compiled: dict[str, Scopes] = {}
+        # Tells whoever reads the database that what it read may be stale by now.
+        self.invalidations = 0
+        self._max_compiled = max_compiled
+
+    def invalidate(self, key: tuple[str, ...]) -> None:
+        """Forget what is known of a user, who may have scopes now. Called by Synapse."""
+        user_id = key[0]
+        self.invalidations += 1
+        self.users.add(user_id)
+        self.compiled.pop(user_id, None)
+
+    def invalidate_all(self) -> None:
+        """Forget all compiled scopes. Called by Synapse."""
+        self.invalidations += 1
+        self.compiled.clear()
+
+    def keep(self, user_id: str, scopes: Scopes) -> None:
+        """Keep a user's compiled scopes."""
+        while len(self.compiled) >= self._max_compiled:
+            del self.compiled[next(iter(self.compiled))]
+        self.compiled[user_id] = scopes
+
+
+class DeviceScopes:
+    """Finds users' compiled scopes: held, or read and compiled."""
+
+    def __init__(
+        self,
+        held: HeldScopes,
+        rules: DeviceRuleStore,
+        tags: PusherTagStore,
+        compile_rules: Compile,
+        failures: Failures,
+    ) -> None:
+        self._held = held
+        self._rules = rules
+        self._tags = tags
+        self._compile = compile_rules
+        self._failures = failures
+
+    @property
+    def users(self) -> Collection[str]:
+        """The users whose pushers have profile tags, and perhaps some more."""
+        return self._held.users
+
+    def users_among(self, user_ids: Collection[str]) -> set[str]:
+        """Those of the users whose pushers have profile tags, and perhaps some more."""
+        users = self._held.users
+        return users.intersection(user_ids) if users else users
+
+    async def for_users(self, user_ids: Collection[str]) -> Mapping[str, Scopes]:
+        """The compiled scopes of each of the users. Never raises."""
+        compiled = self._held.compiled
+        found = {user_id: compiled[user_id] for user_id in user_ids if user_id in compiled}
+        if len(found) < len(user_ids):
+            missing = [user_id for user_id in user_ids if user_id not in found]
+            found.update(await self._load(missing))
+        return found
+
+    async def _load(self, user_ids: Collection[str]) -> Mapping[str, Scopes]:
+        invalidations = self._held.invalidations
+        try:
+            tag_lists = await self._tags.lists_for_users(user_ids)
+            tagged = [user_id for user_id, lists in tag_lists.items() if lists]
+            rules = await self._rules.for_users(tagged)
+        except Exception as error:
+            for user_id in user_ids:
+                self._failures.report("load", user_id, error, "this event goes by `global`")
+            return dict.fromkeys(user_ids, Failed())
+
+        found: dict[str, Scopes] = {user_id: None for user_id in user_ids}
+        for user_id in tagged:
+            try:
+                found[user_id] = compile_user(rules[user_id], tag_lists[user_id], self._compile)
+            except Exception as error:
+                self._failures.report("compile", user_id, error, "events go by `global`")
+                found[user_id] = Failed()
+
+        # What was read before an invalidation came is good enough for this event, not to keep.
+        if invalidations == self._held.invalidations:
+            self._held.users.difference_update(set(user_ids).difference(tagged))
+            for user_id in tagged:
+                self._held.keep(user_id, found[user_id])
+        return found

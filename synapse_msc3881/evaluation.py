@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Event time: the highest-priority matching rule in each scope that a user's pushers list.
+
+Synapse evaluates each event for each local user before it persists it (SEMANTICS 4). For users
+with device scopes, `Evaluation` puts the compiled scopes beside the user's `global` rules; the
+evaluator that Synapse makes for the event then runs both; and what came out goes into the user's
+row of push actions, in the same statement (see `outcomes`).
+
+Nothing here may fail an event: whatever goes wrong for a user is reported, and for this event
+that user goes by `global`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import attr
+
+from synapse_msc3881.device_scopes import DeviceScopes, Failed
+from synapse_msc3881.metrics import Failures
+from synapse_msc3881.outcomes import FAILED, with_outcomes
+from synapse_msc3881.profile_tags import GLOBAL, Action, Actions
+from synapse_msc3881.rulesets import CompiledRules, Run, UserScopes
+from synapse_msc3881.seams import RuleCompiler
+
+# Whether the event that is being evaluated concerns a user with device scopes. Synapse reads the
+# rules, makes the evaluator and stores the actions one after the other in one coroutine, so all
+# see the same value; where nothing was said, the answer that is always right is yes.
+_concerns_scopes: ContextVar[bool] = ContextVar("msc3837_concerns_scopes", default=True)
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
+class ScopedRules:
+    """A user's `global` rules together with their device scopes, for `ScopedEvaluator`."""
+
+    native: CompiledRules
+    scopes: UserScopes | Failed
+    evaluation: Evaluation
+
+
+class StagedActions(list[Action]):
+    """Actions that Synapse handles as any, on their way to `Evaluation.add_to_staging`.
+
+    They hold `notify`, so that Synapse keeps the user and checks that they may see the event.
+    """
+
+    def __init__(self, stored: list[Action]) -> None:
+        """
+        Args:
+            stored: the actions to store for the user.
+        """
+        super().__init__(["notify"])
+        self.stored = stored
+
+
+class ScopedEvaluator:
+    """Synapse's evaluator for one event, which also understands `ScopedRules`."""
+
+    def __init__(self, native: Any, flattened_keys: Mapping[str, Any]) -> None:
+        """
+        Args:
+            native: Synapse's evaluator.
+            flattened_keys: the event, as the native evaluator got it.
+        """
+        self._native = native
+        self._run = native.run
+        self._room_id = flattened_keys.get("room_id")
+        self._sender = flattened_keys.get("sender")
+        self._by_id_applies: bool | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._native, name)
+
+    def run(self, rules: Any, *user: Any) -> Collection[Action]:
+        """Synapse's `run`: the actions of the first matching rule for one user.
+
+        Args:
+            rules: the user's rules, scoped or not.
+            user: what Synapse passes on: user id, display name, and more in newer versions.
+        """
+        if type(rules) is not ScopedRules:
+            actions: Collection[Action] = self._run(rules, *user)
+            return actions
+        actions = self._run(rules.native, *user)
+        return rules.evaluation.cascade(self, rules, list(actions), user)
+
+    def match(self, scopes: UserScopes, run: Run, ids_apply: bool) -> dict[str, Actions]:
+        """The actions of the matching rule of each device scope that has one."""
+        room_id = self._room_id if ids_apply else None
+        sender = self._sender if ids_apply else None
+        matches = {}
+        for tag, scope in scopes.scopes.items():
+            actions = scope.match(run, room_id, sender)
+            if actions is not None:
+                matches[tag] = actions
+        return matches
+
+    def by_id_applies(self, always: CompiledRules) -> bool:
+        """Whether rules without a condition on the room version apply to this event at all.
+
+        In rooms with extensible events Synapse ignores them (MSC3932), `room` rules included.
+
+        Args:
+            always: a rule without conditions.
+        """
+        if self._by_id_applies is None:
+            self._by_id_applies = bool(self._run(always, None, None))
+        return self._by_id_applies
+
+
+def wrap_evaluator(native: Any, flattened_keys: Mapping[str, Any]) -> Any:
+    """Choose the evaluator for an event: Synapse's own, unless a user of ours is concerned."""
+    return ScopedEvaluator(native, flattened_keys) if _concerns_scopes.get() else native
+
+
+class Evaluation:
+    """The module's part in evaluating events, for one homeserver."""
+
+    def __init__(self, scopes: DeviceScopes, compiler: RuleCompiler, failures: Failures) -> None:
+        self._scopes = scopes
+        self._compiler = compiler
+        self._failures = failures
+        self._always = compiler.compile([("always", 5, "[]", '["notify"]')])
+
+    def bulk_get_push_rules(
+        self, native: Callable[[Collection[str]], Awaitable[Mapping[str, Any]]]
+    ) -> Callable[[Collection[str]], Awaitable[Mapping[str, Any]]]:
+        """Wrap the read of the rules of all users whom an event may concern."""
+
+        async def bulk_get_push_rules(user_ids: Collection[str]) -> Mapping[str, Any]:
+            rules = await native(user_ids)
+            users = self._scopes.users_among(user_ids)
+            scoped = await self._with_scopes(users, rules) if users else {}
+            _concerns_scopes.set(bool(scoped))
+            return {**rules, **scoped} if scoped else rules
+
+        return bulk_get_push_rules
+
+    def add_to_staging(self, native: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+        """Wrap the write of an event's actions for all users."""
+
+        async def add_push_actions_to_staging(
+            event_id: str, user_id_actions: Mapping[str, Any], *args: Any, **kwargs: Any
+        ) -> None:
+            if _concerns_scopes.get():
+                user_id_actions = {
+                    user_id: actions.stored if isinstance(actions, StagedActions) else actions
+                    for user_id, actions in user_id_actions.items()
+                }
+            await native(event_id, user_id_actions, *args, **kwargs)
+
+        return add_push_actions_to_staging
+
+    async def _with_scopes(
+        self, user_ids: Collection[str], rules: Mapping[str, Any]
+    ) -> dict[str, ScopedRules]:
+        found = await self._scopes.for_users(user_ids)
+        return {
+            user_id: ScopedRules(rules[user_id], scopes, self)
+            for user_id, scopes in found.items()
+            if scopes is not None and user_id in rules
+        }
+
+    def cascade(
+        self,
+        evaluator: ScopedEvaluator,
+        rules: ScopedRules,
+        actions: list[Action],
+        user: tuple[Any, ...],
+    ) -> list[Action]:
+        """Evaluate one user's device scopes.
+
+        Args:
+            evaluator: the event's evaluator.
+            rules: the user's rules.
+            actions: what `global` says.
+            user: what the evaluator's `run` needs of the user, the user id first.
+
+        Returns:
+            What to hand to Synapse: the actions of `global` where no device scope matters.
+        """
+        if isinstance(rules.scopes, Failed):
+            return self._failed(actions)
+        try:
+            return self._cascade(evaluator, rules.native, rules.scopes, actions, user)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            # A panic in Rust is no Exception, and must not fail the event either.
+            self._failures.report("evaluate", user[0], error, "this event goes by `global`")
+            return self._failed(actions)
+
+    def _cascade(
+        self,
+        evaluator: ScopedEvaluator,
+        native: CompiledRules,
+        scopes: UserScopes,
+        actions: list[Action],
+        user: tuple[Any, ...],
+    ) -> list[Action]:
+        def run(compiled: CompiledRules) -> Any:
+            return evaluator._run(compiled, *user)
+
+        outcomes = evaluator.match(scopes, run, evaluator.by_id_applies(self._always))
+        if not outcomes:
+            return actions
+        if "notify" not in actions:
+            if not any("notify" in matched for matched in outcomes.values()):
+                # Nobody will push this, whatever the walk: as without us, there is no row.
+                return actions
+            if scopes.needs_global_match and run(
+                scopes.marked_global(native, self._compiler.compile_marked)
+            ):
+                outcomes[GLOBAL] = []
+        return StagedActions(with_outcomes(actions, outcomes))
+
+    @staticmethod
+    def _failed(actions: list[Action]) -> list[Action]:
+        """Have every pusher of the user go by `global`, which needs no row where it is silent."""
+        return StagedActions([FAILED, *actions]) if "notify" in actions else actions

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Fire time: what a pusher does with the events that concern its user (SEMANTICS 5).
+
+A pusher of Synapse reaches the database through its `store` attribute. `PusherStore` stands
+there: it ends the work of a pusher that was stopped for good, and for a pusher with profile tags
+it answers what there is to push, by walking the tags over each stored outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attr
+from synapse.api.errors import StoreError
+
+from synapse_msc3881 import seams
+from synapse_msc3881.metrics import Failures
+from synapse_msc3881.outcomes import decide, without_mark
+from synapse_msc3881.profile_tags import DEFAULT_TAGS, Action, Decision
+from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore
+from synapse_msc3881.storage.pusher_tags import PusherKey
+
+#: How many rows one statement reads.
+BATCH = 100
+
+#: After so many rows without a push the pusher's position is written, to be there at a restart.
+ROWS_PER_POSITION = 1000
+
+
+@attr.s(auto_attribs=True, slots=True)
+class Switch:
+    """Shared by all generations of one pusher: a set that is repeated replaces the object.
+
+    Synapse lets a pusher's work that is under way go on after it was stopped. That is right for
+    one that was replaced, which still delivers what it had begun, and wrong for one that was
+    disabled or removed.
+    """
+
+    off: bool = False
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class DecidedRow:
+    """A row that the pusher is to push, with the actions of the rule that decided."""
+
+    row: PushActionRow
+    actions: list[Action]
+
+
+class Backlog:
+    """What one pusher with profile tags has decided to push and has not pushed yet.
+
+    Each row is walked over once: the cost of one more event does not grow with what was dropped
+    before, nor with how long a push has been waiting.
+    """
+
+    def __init__(
+        self, key: PusherKey, tags: Sequence[str], rows: PushActionStore, failures: Failures
+    ) -> None:
+        self._key = key
+        self._tags = tags
+        self._rows = rows
+        self._failures = failures
+        self._waiting: list[DecidedRow] = []
+        #: All rows up to this stream ordering were walked over.
+        self.walked_to = 0
+        #: How many rows were dropped since the pusher's position was last written.
+        self.dropped = 0
+
+    async def oldest(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
+        """The oldest unread rows to push in a range of stream orderings, the first excluded."""
+        self._start(after)
+        while True:
+            while len(self._waiting) < limit and await self._walk_batch(upto, False):
+                pass
+            await self._drop_read()
+            if len(self._waiting) >= limit or self.walked_to >= upto:
+                return self._waiting[:limit]
+
+    async def newest(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
+        """The newest unread rows to push in a range, the first excluded, newest first."""
+        self._start(after)
+        while await self._walk_batch(upto, True):
+            self._waiting = self._waiting[-limit:]
+        self._waiting = self._waiting[-limit:]
+        await self._drop_read()
+        return self._waiting[::-1]
+
+    def _start(self, after: int) -> None:
+        self._waiting = [waiting for waiting in self._waiting if _ordering(waiting) > after]
+        self.walked_to = max(self.walked_to, after)
+
+    async def _walk_batch(self, upto: int, with_received_ts: bool) -> bool:
+        """Walk over some more rows; returns whether there may be yet more."""
+        if self.walked_to >= upto:
+            return False
+        rows = await self._rows.rows(
+            self._key.user_id, self.walked_to, upto, BATCH, with_received_ts
+        )
+        for row in rows:
+            decision = self._decide(row)
+            if decision is not None and decision.pushes:
+                self._waiting.append(DecidedRow(row, list(decision.actions)))
+            else:
+                self.dropped += 1
+        if len(rows) < BATCH:
+            self.walked_to = upto
+            return False
+        self.walked_to = rows[-1].stream_ordering
+        return True
+
+    def _decide(self, row: PushActionRow) -> Decision | None:
+        actions: list[Action] = []
+        try:
+            actions = seams.deserialize_actions(row.actions, row.highlight)
+            return decide(self._tags, actions, row.notif)
+        except Exception as error:
+            self._failures.report("fire", self._key.user_id, error, "this push goes by `global`")
+            return decide(DEFAULT_TAGS, without_mark(actions), row.notif)
+
+    async def _drop_read(self) -> None:
+        unread = await self._rows.unread(
+            self._key.user_id, [waiting.row for waiting in self._waiting]
+        )
+        orderings = {row.stream_ordering for row in unread}
+        self._waiting = [waiting for waiting in self._waiting if _ordering(waiting) in orderings]
+
+
+def _ordering(waiting: DecidedRow) -> int:
+    return waiting.row.stream_ordering
+
+
+class PusherStore:
+    """Synapse's store, as one pusher sees it."""
+
+    def __init__(
+        self, store: Any, pusher: seams.Pusher, switch: Switch, backlog: Backlog | None
+    ) -> None:
+        """
+        Args:
+            store: Synapse's store.
+            pusher: whose store this becomes.
+            switch: off once the pusher was disabled or removed.
+            backlog: decides what to push, for a pusher with profile tags.
+        """
+        self._store = store
+        self._pusher = pusher
+        self.switch = switch
+        self._backlog = backlog
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def get_unread_push_actions_for_user_in_range_for_http(
+        self,
+        user_id: str,
+        min_stream_ordering: int,
+        max_stream_ordering: int,
+        limit: int = 20,
+    ) -> list[seams.HttpPushAction]:
+        """What an http pusher has to push, oldest first."""
+        if self.switch.off:
+            return []
+        if self._backlog is None:
+            native: list[seams.HttpPushAction] = (
+                await self._store.get_unread_push_actions_for_user_in_range_for_http(
+                    user_id, min_stream_ordering, max_stream_ordering, limit
+                )
+            )
+            return native
+        waiting = await self._backlog.oldest(min_stream_ordering, max_stream_ordering, limit)
+        if not waiting:
+            await self._write_position()
+        return [
+            seams.HttpPushAction(
+                event_id=decided.row.event_id,
+                room_id=decided.row.room_id,
+                stream_ordering=decided.row.stream_ordering,
+                actions=decided.actions,  # type: ignore[arg-type]
+            )
+            for decided in waiting
+        ]
+
+    async def get_unread_push_actions_for_user_in_range_for_email(
+        self,
+        user_id: str,
+        min_stream_ordering: int,
+        max_stream_ordering: int,
+        limit: int = 20,
+    ) -> list[seams.EmailPushAction]:
+        """What an email pusher has to push, newest first."""
+        if self.switch.off:
+            return []
+        if self._backlog is None:
+            native: list[seams.EmailPushAction] = (
+                await self._store.get_unread_push_actions_for_user_in_range_for_email(
+                    user_id, min_stream_ordering, max_stream_ordering, limit
+                )
+            )
+            return native
+        waiting = await self._backlog.newest(min_stream_ordering, max_stream_ordering, limit)
+        return [
+            seams.EmailPushAction(
+                event_id=decided.row.event_id,
+                room_id=decided.row.room_id,
+                stream_ordering=decided.row.stream_ordering,
+                actions=decided.actions,  # type: ignore[arg-type]
+                received_ts=decided.row.received_ts,
+            )
+            for decided in waiting
+        ]
+
+    async def update_pusher_last_stream_ordering_and_success(
+        self, *args: Any, **kwargs: Any
+    ) -> bool:
+        """Write the pusher's position; False ends the pusher's work."""
+        # One that was enabled again has a new position, which the old work must not undo.
+        if self.switch.off:
+            return False
+        exists: bool = await self._store.update_pusher_last_stream_ordering_and_success(
+            *args, **kwargs
+        )
+        return exists
+
+    async def update_pusher_last_stream_ordering(self, *args: Any, **kwargs: Any) -> None:
+        """Write the pusher's position, unless it was stopped."""
+        if not self.switch.off:
+            await self._store.update_pusher_last_stream_ordering(*args, **kwargs)
+
+    async def update_pusher_failing_since(self, *args: Any, **kwargs: Any) -> None:
+        """Write since when the pusher fails, unless it was stopped."""
+        if not self.switch.off:
+            await self._store.update_pusher_failing_since(*args, **kwargs)
+
+    async def set_throttle_params(self, *args: Any, **kwargs: Any) -> None:
+        """Write an email pusher's throttle, unless it was stopped."""
+        if not self.switch.off:
+            await self._store.set_throttle_params(*args, **kwargs)
+
+    async def _write_position(self) -> None:
+        """Write how far the pusher came, once it has dropped enough to matter at a restart."""
+        backlog = self._backlog
+        if backlog is None or backlog.dropped < ROWS_PER_POSITION:
+            return
+        backlog.dropped = 0
+        pusher = self._pusher
+        try:
+            await self.update_pusher_last_stream_ordering(
+                pusher.app_id, pusher.pushkey, pusher.user_id, backlog.walked_to
+            )
+        except StoreError:
+            return  # The pusher was removed meanwhile.
+        pusher.last_stream_ordering = backlog.walked_to
+
+
+class PusherHttpClient:
+    """Synapse's HTTP client, as one http pusher sees it."""
+
+    def __init__(self, client: Any, switch: Switch) -> None:
+        self._client = client
+        self._switch = switch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def post_json_get_json(self, *args: Any, **kwargs: Any) -> Any:
+        """Post to the gateway, unless the pusher was stopped while it got ready to.
+
+        Then nothing is posted, and the empty answer, which rejects no pushkey, lets the pusher
+        finish: its next step is to write its position, where its work ends.
+        """
+        if self._switch.off:
+            return {}
+        return await self._client.post_json_get_json(*args, **kwargs)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The module class, which wires everything up. Read it as a table of contents."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from synapse.module_api import ModuleApi
+
+from synapse_msc3881 import seams
+from synapse_msc3881.config import Config, parse_config
+from synapse_msc3881.device_scopes import DeviceScopes, HeldScopes
+from synapse_msc3881.evaluation import Evaluation, wrap_evaluator
+from synapse_msc3881.metrics import Failures
+from synapse_msc3881.push_rules import copy_at_room_upgrade, with_device_scopes
+from synapse_msc3881.pushers import Pushers
+from synapse_msc3881.rest.notifications import NotificationsServlet
+from synapse_msc3881.rest.push_rules import PushRulesServlet
+from synapse_msc3881.rest.pushers import PushersServlet, PushersSetServlet
+from synapse_msc3881.rest.versions import VersionsServlet
+from synapse_msc3881.storage.device_rules import DeviceRuleStore
+from synapse_msc3881.storage.migrations import prepare_tables
+from synapse_msc3881.storage.push_actions import PushActionStore
+from synapse_msc3881.storage.pusher_tags import PusherTagStore
+
+if TYPE_CHECKING:
+    from synapse.http.server import HttpServer
+    from synapse.server import HomeServer
+
+logger = logging.getLogger(__name__)
+
+# What is installed, by homeserver: one process may run several, with and without the module.
+_installed: WeakKeyDictionary[HomeServer, PusherControl] = WeakKeyDictionary()
+
+
+class PusherControl:
+    """The module: ``synapse_msc3881.PusherControl`` in ``homeserver.yaml``."""
+
+    def __init__(self, config: Config | Mapping[str, Any] | None, api: ModuleApi) -> None:
+        """Install the module into a homeserver, before it serves anything.
+
+        Args:
+            config: the parsed options, or what stands under ``config:``.
+            api: Synapse's module API.
+
+        Raises:
+            SeamError: this Synapse is not of the shape that the module relies on.
+            ConfigError: an option is bad.
+        """
+        hs = api._hs
+        self.config = config if isinstance(config, Config) else parse_config(config)
+        if hs in _installed:
+            logger.warning("msc3881: the module is in the config twice; the first one counts")
+            return
+
+        seams.verify(hs)
+        held = HeldScopes(prepare_tables(hs))
+        cache = seams.CrossProcessCache(hs, "synapse_msc3881.device_scopes", held)
+        failures = Failures(hs.hostname, hs.get_clock().time)
+        compiler = seams.RuleCompiler(hs)
+
+        self.rules = DeviceRuleStore(
+            hs, self.config.limits.device_scopes_per_user, cache.invalidate_txn
+        )
+        self.tags = PusherTagStore(hs, cache.invalidate_txn)
+        scopes = DeviceScopes(held, self.rules, self.tags, compiler.compile, failures)
+        self.pushers = Pushers(hs, self.tags, scopes, PushActionStore(hs), failures)
+        evaluation = Evaluation(scopes, compiler, failures)
+
+        _install_evaluation(hs, evaluation)
+        _install_pushers(hs, self.pushers)
+        _install_push_rules(hs, self.rules)
+        seams.register_servlets(_register_servlets)
+        api.register_third_party_rules_callbacks(
+            on_user_deactivation_status_changed=self._on_deactivation
+        )
+        _installed[hs] = self
+
+    @staticmethod
+    def parse_config(config: object) -> Config:
+        """Check the options; Synapse calls this when it reads its config."""
+        return parse_config(config)
+
+    async def _on_deactivation(self, user_id: str, deactivated: bool, by_admin: bool) -> None:
+        """Remove what a deactivated user leaves behind (SEMANTICS 6)."""
+        if deactivated:
+            await self.rules.delete_all(user_id)
+            await self.tags.delete_all(user_id)
+
+
+def _install_evaluation(hs: HomeServer, evaluation: Evaluation) -> None:
+    store = hs.get_datastores().main
+    seams.wrap(store, "bulk_get_push_rules", evaluation.bulk_get_push_rules)
+    seams.wrap(store, "add_push_actions_to_staging", evaluation.add_to_staging)
+    seams.wrap_evaluators(wrap_evaluator)
+
+
+def _install_pushers(hs: HomeServer, pushers: Pushers) -> None:
+    store = hs.get_datastores().main
+    seams.wrap(store, "get_pushers_by", pushers.get_pushers_by)
+    seams.wrap(store, "get_enabled_pushers", pushers.get_enabled_pushers)
+    seams.wrap(store, "get_push_action_users_in_range", pushers.users_to_wake)
+    seams.wrap(store, "get_if_maybe_push_in_range_for_user", pushers.may_have_push)
+    if hs.config.worker.worker_app is None:  # Pushers are written on the main process.
+        seams.wrap(store, "add_pusher", pushers.add_pusher)
+        seams.wrap(store, "delete_pusher_by_app_id_pushkey_user_id", pushers.delete_pusher)
+        seams.wrap(store, "delete_all_pushers_for_user", pushers.delete_all_pushers)
+    seams.wrap_pusher_types(hs, pushers.equip)
+
+
+def _install_push_rules(hs: HomeServer, rules: DeviceRuleStore) -> None:
+    seams.wrap(
+        hs.get_push_rules_handler(),
+        "push_rules_for_user",
+        lambda native: with_device_scopes(native, rules),
+    )
+    seams.wrap(
+        hs.get_datastores().main,
+        "copy_push_rules_from_room_to_room_for_user",
+        lambda native: copy_at_room_upgrade(native, rules),
+    )
+
+
+def _register_servlets(hs: HomeServer, http_server: HttpServer) -> None:
+    module = _installed.get(hs)
+    if module is None:
+        return
+    VersionsServlet(hs).register(http_server)
+    NotificationsServlet(hs).register(http_server)
+    PushRulesServlet(hs, module.rules).register(http_server)
+    if hs.config.worker.worker_app is None:  # As Synapse's own: only on the main process.
+        PushersServlet(hs).register(http_server)
+        PushersSetServlet(hs, module.pushers, module.config).register(http_server)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Profile tags: what a valid list of them is, and the walk that decides a push (MSC3837).
+
+Pure code: nothing here knows Synapse.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+import attr
+
+#: The name of the global scope in a list of profile tags.
+GLOBAL = "global"
+
+#: What a pusher without profile tags does: what it always did.
+DEFAULT_TAGS: tuple[str, ...] = (GLOBAL,)
+
+MAX_TAG_BYTES = 255
+
+#: A longer list is refused unread, so that looking for duplicates stays cheap.
+MAX_LISTED_TAGS = 100
+
+#: The actions of a push rule: strings such as "notify", and tweaks.
+Action = Union[str, Mapping[str, Any]]
+Actions = Sequence[Action]
+
+
+class InvalidProfileTags(ValueError):
+    """A profile tag, or a list of them, that SEMANTICS 2 refuses; the message says which limit."""
+
+
+def check_tag(tag: object) -> str:
+    """Check one profile tag (SEMANTICS 2 and 3).
+
+    Args:
+        tag: what the client sent.
+
+    Returns:
+        The tag: a string of 1 to 255 bytes of UTF-8 without control characters.
+
+    Raises:
+        InvalidProfileTags: it is something else.
+    """
+    if not isinstance(tag, str):
+        raise InvalidProfileTags("a profile tag must be a string")
+    try:
+        size = len(tag.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise InvalidProfileTags("a profile tag must be valid Unicode") from None
+    if size == 0:
+        raise InvalidProfileTags("a profile tag must not be empty")
+    if size > MAX_TAG_BYTES:
+        raise InvalidProfileTags(
+            f"a profile tag must have at most {MAX_TAG_BYTES} bytes of UTF-8, this one has {size}"
+        )
+    if any(unicodedata.category(character) == "Cc" for character in tag):
+        raise InvalidProfileTags("a profile tag must not hold a control character")
+    return tag
+
+
+def parse_tags(value: object, limit: int) -> tuple[str, ...]:
+    """Check a list of profile tags and drop its duplicates (MSC3837, SEMANTICS 2).
+
+    Args:
+        value: what the client sent.
+        limit: how many different tags a pusher may have.
+
+    Returns:
+        The tags in the client's order, each once; `DEFAULT_TAGS` for an empty list.
+
+    Raises:
+        InvalidProfileTags: it is no such list; the message says which limit it breaks.
+    """
+    if not isinstance(value, list):
+        raise InvalidProfileTags("must be a list of strings")
+    if len(value) > MAX_LISTED_TAGS:
+        raise InvalidProfileTags(f"must list at most {limit} profile tags, got {len(value)}")
+    tags = tuple(dict.fromkeys(check_tag(tag) for tag in value))
+    if len(tags) > limit:
+        raise InvalidProfileTags(f"must list at most {limit} profile tags, got {len(tags)}")
+    return tags or DEFAULT_TAGS
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Decision:
+    """The scope that decided about a push, and the actions of its matching rule."""
+
+    scope: str
+    actions: Actions
+
+    @property
+    def pushes(self) -> bool:
+        """Whether the deciding rule says to push. A match without `notify` is silent."""
+        return "notify" in self.actions
+
+
+def walk(tags: Sequence[str], matches: Mapping[str, Actions]) -> Decision | None:
+    """Walk a pusher's profile tags: the first scope with a match decides (SEMANTICS 5).
+
+    Args:
+        tags: the pusher's profile tags, in order.
+        matches: for each scope in which a rule matched the event, that rule's actions.
+
+    Returns:
+        The decision, or None where no scope that the pusher lists matched.
+    """
+    for tag in tags:
+        if tag in matches:
+            return Decision(tag, matches[tag])
+    return None

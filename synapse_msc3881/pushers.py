@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Pushers with profile tags: stored, read, started and stopped (SEMANTICS 2, 5 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import attr
+
+from synapse_msc3881 import seams
+from synapse_msc3881.device_scopes import DeviceScopes
+from synapse_msc3881.firing import Backlog, PusherHttpClient, PusherStore, Switch
+from synapse_msc3881.metrics import Failures
+from synapse_msc3881.profile_tags import DEFAULT_TAGS
+from synapse_msc3881.storage.push_actions import PushActionStore
+from synapse_msc3881.storage.pusher_tags import PusherKey, PusherTagStore
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+
+# The tags that the request under way sets. Synapse checks everything else first, and calls
+# `add_pusher` in the same coroutine once nothing can be refused any more.
+_tags_to_store: ContextVar[tuple[str, ...] | None] = ContextVar("msc3837_tags", default=None)
+
+
+@attr.s(slots=True, auto_attribs=True)
+class TaggedPusherConfig(seams.PusherConfig):
+    """Synapse's config of a pusher, with its profile tags."""
+
+    profile_tags: tuple[str, ...] = DEFAULT_TAGS
+
+
+def profile_tags_of(config: seams.PusherConfig) -> tuple[str, ...]:
+    """A pusher's profile tags; the default where its config was not read from the database."""
+    return config.profile_tags if isinstance(config, TaggedPusherConfig) else DEFAULT_TAGS
+
+
+class Pushers:
+    """The module's part in the pushers of one homeserver."""
+
+    def __init__(
+        self,
+        hs: HomeServer,
+        tags: PusherTagStore,
+        scopes: DeviceScopes,
+        push_actions: PushActionStore,
+        failures: Failures,
+    ) -> None:
+        self._hs = hs
+        self._tags = tags
+        self._scopes = scopes
+        self._push_actions = push_actions
+        self._failures = failures
+
+    # --- Stored and read ---
+
+    async def add_or_update(
+        self, *, profile_tags: tuple[str, ...], **pusher: Any
+    ) -> None:
+        """Add or update a pusher with its tags; nothing is stored where Synapse refuses it.
+
+        Args:
+            profile_tags: the tags, checked.
+            pusher: what Synapse's `PusherPool.add_or_update_pusher` takes.
+
+        Raises:
+            SynapseError, PusherConfigException: Synapse refuses the pusher.
+        """
+        token = _tags_to_store.set(profile_tags)
+        try:
+            await self._hs.get_pusherpool().add_or_update_pusher(**pusher)
+        finally:
+            _tags_to_store.reset(token)
+
+    def add_pusher(self, native: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+        """Wrap the write of a pusher."""
+
+        async def add_pusher(*args: Any, **kwargs: Any) -> None:
+            tags = _tags_to_store.get()
+            if tags is None:  # Synapse itself adds a pusher, say for e-mail at registration.
+                await native(*args, **kwargs)
+                return
+            key = PusherKey(kwargs["user_id"], kwargs["app_id"], kwargs["pushkey"])
+            # First, so that whoever reads the pusher finds its tags.
+            previous = (await self._tags.get(_columns(key))).get(key, DEFAULT_TAGS)
+            if tags != previous:
+                await self._tags.put(key, tags)
+            try:
+                await native(*args, **kwargs)
+            except Exception:
+                if tags != previous:
+                    await self._tags.put(key, previous)
+                raise
+
+        return add_pusher
+
+    def get_pushers_by(
+        self, native: Callable[[dict[str, Any]], Awaitable[Iterator[seams.PusherConfig]]]
+    ) -> Callable[..., Any]:
+        """Wrap the read of pushers."""
+
+        async def get_pushers_by(keyvalues: dict[str, Any]) -> Iterator[seams.PusherConfig]:
+            pushers = list(await native(keyvalues))
+            if not pushers:
+                return iter(pushers)
+            return _tagged(pushers, await self._tags.get(keyvalues))
+
+        return get_pushers_by
+
+    def get_enabled_pushers(
+        self, native: Callable[[], Awaitable[Iterator[seams.PusherConfig]]]
+    ) -> Callable[..., Any]:
+        """Wrap the read of all pushers at startup."""
+
+        async def get_enabled_pushers() -> Iterator[seams.PusherConfig]:
+            return _tagged(await native(), await self._tags.get({}))
+
+        return get_enabled_pushers
+
+    def delete_pusher(self, native: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+        """Wrap the deletion of a pusher."""
+
+        async def delete_pusher_by_app_id_pushkey_user_id(
+            app_id: str, pushkey: str, user_id: str
+        ) -> None:
+            await native(app_id, pushkey, user_id)
+            await self._tags.delete(PusherKey(user_id, app_id, pushkey))
+
+        return delete_pusher_by_app_id_pushkey_user_id
+
+    def delete_all_pushers(self, native: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+        """Wrap the deletion of all pushers of a user."""
+
+        async def delete_all_pushers_for_user(user_id: str) -> None:
+            await native(user_id)
+            await self._tags.delete_all(user_id)
+
+        return delete_all_pushers_for_user
+
+    # --- Woken up ---
+
+    def users_to_wake(
+        self, native: Callable[[int, int], Awaitable[Iterable[str]]]
+    ) -> Callable[..., Any]:
+        """Wrap the question whose pushers to wake up."""
+
+        async def get_push_action_users_in_range(
+            min_stream_ordering: int, max_stream_ordering: int
+        ) -> Iterable[str]:
+            if not self._scopes.users:
+                return await native(min_stream_ordering, max_stream_ordering)
+            return await self._push_actions.users_to_wake(min_stream_ordering, max_stream_ordering)
+
+        return get_push_action_users_in_range
+
+    def may_have_push(self, native: Callable[[str, int], Awaitable[bool]]) -> Callable[..., Any]:
+        """Wrap the question whether a starting pusher may have something to push."""
+
+        async def get_if_maybe_push_in_range_for_user(
+            user_id: str, min_stream_ordering: int
+        ) -> bool:
+            if user_id not in self._scopes.users:
+                return await native(user_id, min_stream_ordering)
+            return await self._push_actions.has_any(user_id, min_stream_ordering)
+
+        return get_if_maybe_push_in_range_for_user
+
+    # --- Started and stopped ---
+
+    def equip(self, pusher: seams.Pusher, config: seams.PusherConfig) -> seams.Pusher:
+        """Give a new pusher what stops it for good, and what walks its profile tags."""
+        key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
+        tags = profile_tags_of(config)
+        backlog = None
+        if tags != DEFAULT_TAGS:
+            backlog = Backlog(key, tags, self._push_actions, self._failures)
+        switch = self._switch_of(key)
+        store = PusherStore(pusher.store, pusher, switch, backlog)
+        pusher.store = store  # type: ignore[assignment]
+
+        native_on_stop = pusher.on_stop
+
+        def on_stop() -> None:
+            # One that is being replaced, or that finds itself deleted, is not the running one.
+            if self._running(key) is None:
+                switch.off = True
+            native_on_stop()
+
+        pusher.on_stop = on_stop  # type: ignore[method-assign]
+        if isinstance(pusher, seams.HttpPusher):
+            pusher.http_client = PusherHttpClient(pusher.http_client, switch)  # type: ignore[assignment]
+        elif isinstance(pusher, seams.EmailPusher):
+            _guard_mails(pusher, switch)
+        return pusher
+
+    def _running(self, key: PusherKey) -> seams.Pusher | None:
+        return seams.running_pusher(self._hs, key.user_id, key.app_id, key.pushkey)
+
+    def _switch_of(self, key: PusherKey) -> Switch:
+        """The switch of the pusher that a new one will replace, or a new switch."""
+        running = self._running(key)
+        store = getattr(running, "store", None)
+        return store.switch if isinstance(store, PusherStore) else Switch()
+
+
+def _guard_mails(pusher: seams.EmailPusher, switch: Switch) -> None:
+    native_send = pusher.send_notification
+
+    async def send_notification(*args: Any, **kwargs: Any) -> None:
+        if not switch.off:
+            await native_send(*args, **kwargs)
+
+    pusher.send_notification = send_notification  # type: ignore[method-assign]
+
+
+def _columns(key: PusherKey) -> Mapping[str, str]:
+    return {"user_name": key.user_id, "app_id": key.app_id, "pushkey": key.pushkey}
+
+
+def _tagged(
+    pushers: Iterable[seams.PusherConfig], tags: Mapping[PusherKey, tuple[str, ...]]
+) -> Iterator[seams.PusherConfig]:
+    for pusher in pushers:
+        key = PusherKey(pusher.user_name, pusher.app_id, pusher.pushkey)
+        native = {field.name: getattr(pusher, field.name) for field in attr.fields(type(pusher))}
+        yield TaggedPusherConfig(**native, profile_tags=tags[key]) if key in tags else pusher

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""``/pushrules/`` with device scopes (SEMANTICS 3). What concerns `global` is Synapse's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+import attr
+from synapse.api.errors import Codes, NotFoundError, SynapseError, UnrecognizedRequestError
+from synapse.http.servlet import parse_json_value_from_request, parse_string
+
+from synapse_msc3881 import seams
+from synapse_msc3881.profile_tags import GLOBAL, InvalidProfileTags, check_tag
+from synapse_msc3881.rulesets import by_scope, format_for_client
+from synapse_msc3881.storage.device_rules import DeviceRuleStore, RuleKey
+
+if TYPE_CHECKING:
+    from synapse.http.site import SynapseRequest
+    from synapse.server import HomeServer
+
+_PREFIX = b"/pushrules/"
+_DEVICE = "device"
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class DevicePath:
+    """A path below ``/pushrules/device``: the profile tag, and what follows it."""
+
+    profile_tag: str | None
+    rest: Sequence[str]
+
+
+def parse_device_path(raw_path: bytes) -> DevicePath | None:
+    """Split a request's path, and decode each part after, since a profile tag may hold "/".
+
+    Args:
+        raw_path: the path as the client sent it.
+
+    Returns:
+        The path in the device scopes, or None where it names something else.
+
+    Raises:
+        SynapseError: 400 `M_INVALID_PARAM`, for a bad profile tag or a bad encoding.
+    """
+    scope, *parts = raw_path.partition(_PREFIX)[2].split(b"/")
+    if unquote_to_bytes(scope) != _DEVICE.encode():
+        return None
+    decoded = [_decode(part) for part in parts]
+    if decoded in ([], [""]):
+        return DevicePath(None, decoded)
+    tag, *rest = decoded
+    return DevicePath(_profile_tag(tag), rest)
+
+
+def _decode(part: bytes) -> str:
+    try:
+        decoded = unquote_to_bytes(part).decode("utf-8")
+    except UnicodeDecodeError:
+        raise _invalid("The path is not valid UTF-8") from None
+    if "\0" in decoded:
+        raise _invalid("The path must not hold a null character")
+    return decoded
+
+
+def _profile_tag(tag: str) -> str:
+    if tag == GLOBAL:
+        raise _invalid("'global' names the global scope, so it cannot be a profile tag")
+    try:
+        return check_tag(tag)
+    except InvalidProfileTags as error:
+        raise _invalid(f"The path is refused: {error}") from error
+
+
+def _invalid(problem: str) -> SynapseError:
+    return SynapseError(HTTPStatus.BAD_REQUEST, problem, Codes.INVALID_PARAM)
+
+
+def _bad_rule(problem: object) -> SynapseError:
+    return SynapseError(HTTPStatus.BAD_REQUEST, str(problem))
+
+
+class PushRulesServlet(seams.PushRuleRestServlet):
+    """``/pushrules/`` and all below it."""
+
+    def __init__(self, hs: HomeServer, rules: DeviceRuleStore) -> None:
+        super().__init__(hs)
+        self._rules = rules
+        self._writer = ", ".join(hs.config.worker.writers.push_rules)
+
+    async def on_GET(self, request: SynapseRequest, path: str) -> tuple[int, Any]:
+        """Any part of the user's rules."""
+        if not _concerns_device(request):
+            return await super().on_GET(request, path)
+        requester = await self.auth.get_user_by_req(request)
+        device_path = _require_path(request)
+        rules = await self._rules.for_user(requester.user.to_string())
+        return HTTPStatus.OK, _part_of(by_scope(rules), device_path)
+
+    async def on_PUT(self, request: SynapseRequest, path: str) -> tuple[int, Any]:
+        """Write a rule, or one of its attributes."""
+        if not _concerns_device(request):
+            return await super().on_PUT(request, path)
+        requester = await self.auth.get_user_by_req(request)
+        self._require_writer()
+        user_id = requester.user.to_string()
+        try:
+            await self._put(request, user_id)
+        except seams.InvalidRuleException as error:
+            raise _bad_rule(error) from error
+        return HTTPStatus.OK, {}
+
+    async def on_DELETE(self, request: SynapseRequest, path: str) -> tuple[int, Any]:
+        """Delete a rule."""
+        if not _concerns_device(request):
+            return await super().on_DELETE(request, path)
+        requester = await self.auth.get_user_by_req(request)
+        self._require_writer()
+        key, _ = _rule(_require_path(request))
+        try:
+            await self._rules.delete(requester.user.to_string(), key)
+        except seams.RuleNotFoundException:
+            raise NotFoundError() from None
+        return HTTPStatus.OK, {}
+
+    def _require_writer(self) -> None:
+        if not self._is_push_worker:
+            raise UnrecognizedRequestError(
+                f"Push rules are changed on {self._writer}: send this request there", code=405
+            )
+
+    async def _put(self, request: SynapseRequest, user_id: str) -> None:
+        # The order of the checks is the one of `global`.
+        key, spec = _rule(_require_path(request))
+        seams.priority_class(spec)
+        if "/" in key.rule_id or "\\" in key.rule_id:
+            raise _bad_rule("rule_id may not contain slashes")
+        content = parse_json_value_from_request(request)
+        if spec.attr:
+            await self._put_attribute(user_id, key, spec.attr, content)
+            return
+        if key.rule_id.startswith("."):
+            raise _bad_rule("cannot add new rule_ids that start with '.'")
+        conditions, actions = _parse_rule(key, content)
+        try:
+            await self._rules.put(
+                user_id,
+                key,
+                conditions,
+                actions,
+                before=parse_string(request, "before"),
+                after=parse_string(request, "after"),
+            )
+        except (seams.RuleNotFoundException, seams.InconsistentRuleException) as error:
+            raise _bad_rule(error) from error
+
+    async def _put_attribute(
+        self, user_id: str, key: RuleKey, attribute: str, content: Any
+    ) -> None:
+        if attribute not in ("enabled", "actions"):
+            raise UnrecognizedRequestError()
+        if key.rule_id.startswith("."):  # There are no server-default rules here.
+            raise NotFoundError("Unknown rule")
+        try:
+            if attribute == "enabled":
+                await self._rules.set_enabled(user_id, key, _parse_enabled(content))
+            else:
+                await self._rules.set_actions(user_id, key, _parse_actions(content))
+        except seams.RuleNotFoundException:
+            raise NotFoundError("Unknown rule") from None
+        except seams.InvalidRuleException as error:
+            raise _bad_rule(f"Invalid actions: {error}") from error
+
+
+def _concerns_device(request: SynapseRequest) -> bool:
+    raw_path: bytes = request.path
+    scope = raw_path.partition(_PREFIX)[2].partition(b"/")[0]
+    return unquote_to_bytes(scope) == _DEVICE.encode()
+
+
+def _require_path(request: SynapseRequest) -> DevicePath:
+    device_path = parse_device_path(request.path)
+    assert device_path is not None  # `_concerns_device` was asked before.
+    return device_path
+
+
+def _rule(device_path: DevicePath) -> tuple[RuleKey, seams.RuleSpec]:
+    """The rule that a path names; raises as the same path in `global` does."""
+    if device_path.profile_tag is None:
+        raise UnrecognizedRequestError()
+    spec = seams.rule_spec(device_path.rest)
+    return RuleKey(device_path.profile_tag, spec.template, spec.rule_id), spec
+
+
+def _part_of(scopes: Mapping[str, Sequence[Any]], device_path: DevicePath) -> Any:
+    tag, rest = device_path.profile_tag, device_path.rest
+    if tag is None:
+        rulesets = {tag: format_for_client(rules) for tag, rules in scopes.items()}
+        # Without the last slash, the error is the one of `global` without it.
+        return rulesets if rest else seams.part_of_ruleset(rulesets, [])
+    if tag not in scopes:
+        raise NotFoundError(f"There is no device scope {tag!r}")
+    return seams.part_of_ruleset(format_for_client(scopes[tag]), rest)
+
+
+def _parse_rule(key: RuleKey, content: Any) -> tuple[list[Any], list[Any]]:
+    """The conditions and the actions of a new rule.
+
+    Raises:
+        SynapseError, InvalidRuleException: what Synapse refuses in `global`, and besides what
+            would make it fail there.
+    """
+    if not isinstance(content, dict):
+        raise _bad_rule("The rule must be a JSON object")
+    if key.kind in ("override", "underride") and "conditions" in content:
+        conditions = content["conditions"]
+        if not isinstance(conditions, list) or not all(isinstance(c, dict) for c in conditions):
+            raise _bad_rule("'conditions' must be a list of objects")
+        if not all(isinstance(c["kind"], str) for c in conditions if "kind" in c):
+            raise _bad_rule("The 'kind' of a condition must be a string")
+    if key.kind == "content" and not isinstance(content.get("pattern", ""), str):
+        raise _bad_rule("'pattern' must be a string")
+    conditions, actions = seams.rule_from_request(key.kind, key.rule_id, content)
+    return list(conditions), list(actions)
+
+
+def _parse_enabled(content: Any) -> bool:
+    # Many clients send the bare boolean, and Synapse takes it in `global` too.
+    if isinstance(content, dict) and "enabled" in content:
+        content = content["enabled"]
+    if not isinstance(content, bool):
+        raise _bad_rule("Value for 'enabled' must be boolean")
+    return content
+
+
+def _parse_actions(content: Any) -> list[Any]:
+    if not isinstance(content, dict):
+        raise _bad_rule("Value must be an object")
+    actions = content.get("actions")
+    if not isinstance(actions, list):
+        raise _bad_rule("Value for 'actions' must be a list")
+    seams.check_actions(actions)
+    return actions

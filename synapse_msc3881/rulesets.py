@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The push rules of device scopes: their form for clients, compiling them, and matching (MSC3837).
+
+Synapse's own evaluator (in Rust) runs the conditions, so that they mean in a device scope what
+they mean in `global`. It returns the actions of the first match, and an empty list both for no
+match and for a silent match. So each rule is compiled with a **mark** as its only action: the
+number of the rule, which leads to the real actions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import attr
+
+from synapse_msc3881.profile_tags import GLOBAL, Actions
+
+#: The kinds of rules, by falling priority, with Synapse's number for each.
+KINDS: Mapping[str, int] = {"override": 5, "content": 4, "room": 3, "sender": 2, "underride": 1}
+
+# The kinds that Synapse's evaluator runs. The others are looked up by their id.
+_BEFORE_ROOM = ("override", "content")
+_AFTER_SENDER = ("underride",)
+
+#: One rule for Synapse's compiler: rule id, priority class, conditions (JSON), actions (JSON).
+RawRule = tuple[str, int, str, str]
+
+#: What Synapse's evaluator runs. Opaque here.
+CompiledRules = Any
+
+#: Compiles rules, highest priority first, without any server-default rule that matches.
+Compile = Callable[[Sequence[RawRule]], CompiledRules]
+
+#: Runs compiled rules on the event and the user at hand, and returns the first match's actions.
+Run = Callable[[CompiledRules], Sequence[Any]]
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class DeviceRule:
+    """A rule in a device scope, as stored."""
+
+    profile_tag: str
+    kind: str
+    rule_id: str
+    priority: int
+    conditions: str  # JSON
+    actions: str  # JSON
+    enabled: bool
+
+    @property
+    def name(self) -> str:
+        """The rule's name in its scope, such as ``room/!abc:example.org``."""
+        return f"{self.kind}/{self.rule_id}"
+
+
+def to_json(value: object) -> str:
+    """JSON as Synapse writes it to its database: ASCII, and no space between.
+
+    Raises:
+        ValueError: the value holds a number that JSON has not (infinity).
+    """
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def by_priority(rules: Iterable[DeviceRule]) -> list[DeviceRule]:
+    """The rules in the order in which they are evaluated, for rules of one scope."""
+    return sorted(rules, key=lambda rule: (KINDS[rule.kind], rule.priority), reverse=True)
+
+
+def by_scope(rules: Iterable[DeviceRule]) -> dict[str, list[DeviceRule]]:
+    """The rules of each device scope, in the order in which they are evaluated."""
+    scopes: dict[str, list[DeviceRule]] = {}
+    for rule in rules:
+        scopes.setdefault(rule.profile_tag, []).append(rule)
+    return {tag: by_priority(scopes[tag]) for tag in sorted(scopes)}
+
+
+def format_for_client(rules: Iterable[DeviceRule]) -> dict[str, list[dict[str, Any]]]:
+    """The ruleset of one device scope, as clients read it (SEMANTICS 3).
+
+    Args:
+        rules: the scope's rules, in the order in which they are evaluated.
+
+    Returns:
+        For each kind its rules, in the form of the client-server API.
+    """
+    ruleset: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for rule in rules:
+        ruleset[rule.kind].append(_format_rule(rule))
+    return ruleset
+
+
+def _format_rule(rule: DeviceRule) -> dict[str, Any]:
+    formatted: dict[str, Any] = {
+        "rule_id": rule.rule_id,
+        "default": False,
+        "enabled": rule.enabled,
+        "actions": json.loads(rule.actions),
+    }
+    conditions = json.loads(rule.conditions)
+    if rule.kind in ("override", "underride"):
+        formatted["conditions"] = conditions
+    elif rule.kind == "content":
+        formatted["pattern"] = conditions[0]["pattern"]
+    return formatted
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class CompiledScope:
+    """One device scope, ready to be matched against events.
+
+    `room` and `sender` rules match their id exactly (SEMANTICS 4), so they are looked up, and
+    a scope that has no other rules never runs the evaluator.
+    """
+
+    evaluated: CompiledRules | None
+    # The actions of the evaluated rules, by mark; the first ones come before `room` rules.
+    actions: tuple[Actions, ...]
+    before_room: int
+    rooms: Mapping[str, Actions]
+    senders: Mapping[str, Actions]
+
+    def match(self, run: Run, room_id: object, sender: object) -> Actions | None:
+        """Find the scope's highest-priority matching rule.
+
+        Args:
+            run: runs compiled rules on the event and the user at hand.
+            room_id: the event's room.
+            sender: the event's sender.
+
+        Returns:
+            The actions of that rule, empty for a silent match; None where no rule matches.
+        """
+        by_id = self.rooms.get(room_id)  # type: ignore[call-overload]
+        if by_id is None:
+            by_id = self.senders.get(sender)  # type: ignore[call-overload]
+        if self.evaluated is None or (by_id is not None and not self.before_room):
+            return by_id
+
+        mark = marked(run(self.evaluated))
+        if mark is None or (by_id is not None and mark >= self.before_room):
+            return by_id
+        return self.actions[mark]
+
+
+def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> CompiledScope | None:
+    """Compile the enabled rules of one device scope.
+
+    Args:
+        rules: the scope's rules, in the order in which they are evaluated.
+        compile_rules: Synapse's compiler.
+
+    Returns:
+        The compiled scope, or None where no rule is enabled: such a scope never matches.
+
+    Raises:
+        Exception: a rule does not parse.
+    """
+    enabled = [rule for rule in rules if rule.enabled]
+    if not enabled:
+        return None
+    before = [rule for rule in enabled if rule.kind in _BEFORE_ROOM]
+    evaluated = before + [rule for rule in enabled if rule.kind in _AFTER_SENDER]
+    raw = [
+        (str(mark), KINDS[rule.kind], rule.conditions, _mark(mark))
+        for mark, rule in enumerate(evaluated)
+    ]
+    return CompiledScope(
+        evaluated=compile_rules(raw) if raw else None,
+        actions=tuple(json.loads(rule.actions) for rule in evaluated),
+        before_room=len(before),
+        rooms=_by_id(enabled, "room"),
+        senders=_by_id(enabled, "sender"),
+    )
+
+
+def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[str, Actions]:
+    return {rule.rule_id: json.loads(rule.actions) for rule in rules if rule.kind == kind}
+
+
+def _mark(number: int) -> str:
+    return to_json([{"set_tweak": "mark", "value": number}])
+
+
+def marked(actions: Sequence[Any]) -> int | None:
+    """The mark in what the evaluator returned, or None for no match."""
+    if not actions:
+        return None
+    mark = actions[0]["value"]
+    assert isinstance(mark, int)
+    return mark
+
+
+@attr.s(auto_attribs=True, slots=True)
+class UserScopes:
+    """What one user's pushers need to know of an event besides the actions of `global`."""
+
+    scopes: Mapping[str, CompiledScope]
+    # Whether a pusher walks on after "global": then a silent match there differs from none.
+    needs_global_match: bool
+    # The user's `global` rules and the same with marks, compiled when first needed.
+    _marked_global: tuple[CompiledRules, CompiledRules] | None = None
+
+    def marked_global(
+        self, rules: CompiledRules, compile_marked: Callable[[CompiledRules, str], CompiledRules]
+    ) -> CompiledRules:
+        """The user's `global` rules with a mark as their actions: do they match at all?"""
+        if self._marked_global is None or self._marked_global[0] is not rules:
+            self._marked_global = (rules, compile_marked(rules, _mark(0)))
+        return self._marked_global[1]
+
+
+def compile_user(
+    rules: Iterable[DeviceRule], tag_lists: Iterable[Sequence[str]], compile_rules: Compile
+) -> UserScopes | None:
+    """Compile the device scopes that a user's pushers list.
+
+    Args:
+        rules: the user's device rules.
+        tag_lists: the profile tags of each of the user's pushers.
+        compile_rules: Synapse's compiler.
+
+    Returns:
+        The compiled scopes, or None where there is none that could match.
+
+    Raises:
+        Exception: a rule does not parse.
+    """
+    tag_lists = list(tag_lists)
+    listed = {tag for tags in tag_lists for tag in tags}
+    scopes = {}
+    for tag, scope_rules in by_scope(rules).items():
+        if tag in listed and (scope := compile_scope(scope_rules, compile_rules)):
+            scopes[tag] = scope
+    if not scopes:
+        return None
+    return UserScopes(scopes, any(_walks_past_global(tags, scopes) for tags in tag_lists))
+
+
+def _walks_past_global(tags: Sequence[str], scopes: Mapping[str, object]) -> bool:
+    return GLOBAL in tags and any(tag in scopes for tag in tags[tags.index(GLOBAL) + 1 :])

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Reads and writes the push rules of device scopes (SEMANTICS 3 and 6)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import attr
+from synapse.api.errors import Codes, SynapseError
+
+from synapse_msc3881 import seams
+from synapse_msc3881.rulesets import KINDS, DeviceRule, to_json
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+    from synapse.storage.database import LoggingTransaction
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = "profile_tag, kind, rule_id, priority, conditions, actions, enabled"
+
+#: How many users one statement asks for.
+_BATCH = 500
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class RuleKey:
+    """Which rule of a user is meant."""
+
+    profile_tag: str
+    kind: str
+    rule_id: str
+
+    @property
+    def stream_name(self) -> str:
+        """The rule's full name, for the row in Synapse's push rules stream."""
+        return f"device/{self.profile_tag}/{self.kind}/{self.rule_id}"
+
+
+class DeviceRuleStore:
+    """The table of device rules. Written only on the process that writes the push rules stream."""
+
+    def __init__(
+        self,
+        hs: HomeServer,
+        device_scopes_per_user: int,
+        invalidate_txn: Callable[[LoggingTransaction, str], None],
+    ) -> None:
+        """
+        Args:
+            hs: the homeserver.
+            device_scopes_per_user: how many scopes a user may have.
+            invalidate_txn: tells all processes, with the transaction, that a user's rules changed.
+        """
+        self._db = hs.get_datastores().main.db_pool
+        self._stream = seams.PushRulesStream(hs)
+        self._limits = seams.push_rule_limits(hs)
+        self._scope_limit = device_scopes_per_user
+        self._invalidate_txn = invalidate_txn
+        # One change of a user at a time, so that parallel requests cannot exceed the limits.
+        self._queue = seams.make_linearizer(hs, "msc3881_device_rules")
+
+    async def for_user(self, user_id: str) -> list[DeviceRule]:
+        """All device rules of a user, in no particular order."""
+        return (await self.for_users([user_id]))[user_id]
+
+    async def for_users(self, user_ids: Collection[str]) -> dict[str, list[DeviceRule]]:
+        """The device rules of each of the users, in no particular order."""
+        return await self._db.runInteraction("msc3881_get_device_rules", _read_txn, user_ids)
+
+    async def put(
+        self,
+        user_id: str,
+        key: RuleKey,
+        conditions: list[object],
+        actions: list[object],
+        before: str | None = None,
+        after: str | None = None,
+    ) -> None:
+        """Write a rule. It comes first in its kind, or where `before` or `after` say.
+
+        Args:
+            user_id: whose rule.
+            key: which rule; it may exist, and then keeps its `enabled`.
+            conditions: as the client sent them.
+            actions: as the client sent them.
+            before: the id of the rule of the same scope and kind that this one is to precede.
+            after: the id of the rule that it is to follow; not looked at with `before`.
+
+        Raises:
+            SynapseError: the rule would exceed a limit.
+            InvalidRuleException: Synapse cannot parse the rule.
+            RuleNotFoundException: there is no rule `before` or `after`.
+        """
+        raw_conditions, raw_actions = _encode(conditions), _encode(actions)
+        self._check_id_length(key)
+        self._check_size(raw_conditions, raw_actions)
+        normal = seams.normalise_rule(key.rule_id, KINDS[key.kind], raw_conditions, raw_actions)
+        stored_conditions, stored_actions = (_encode(part) for part in normal)
+
+        def write_txn(txn: LoggingTransaction) -> None:
+            self._check_room_for_txn(txn, user_id, key)
+            priority = _make_place_txn(txn, user_id, key, before, after)
+            txn.execute(
+                """
+                INSERT INTO synapse_msc3881_device_rules
+                    (user_id, profile_tag, kind, rule_id, priority, conditions, actions)
+                VALUES (?, ?, ?, ?, ?, ?, ?)
+                ON CONFLICT (user_id, profile_tag, kind, rule_id) DO UPDATE SET
+                    priority = EXCLUDED.priority,
+                    conditions = EXCLUDED.conditions,
+                    actions = EXCLUDED.actions
+                """,
+                (
+                    user_id,
+                    key.profile_tag,
+                    key.kind,
+                    key.rule_id,
+                    priority,
+                    stored_conditions,
+                    stored_actions,
+                ),
+            )
+
+        await self._change(user_id, key, "ADD", write_txn)
+
+    async def delete(self, user_id: str, key: RuleKey) -> None:
+        """Delete a rule; raises RuleNotFoundException where there is none."""
+
+        def delete_txn(txn: LoggingTransaction) -> None:
+            txn.execute(
+                "DELETE FROM synapse_msc3881_device_rules WHERE " + _IS_RULE, _args(user_id, key)
+            )
+            _require_one(txn)
+
+        await self._change(user_id, key, "DELETE", delete_txn)
+
+    async def set_enabled(self, user_id: str, key: RuleKey, enabled: bool) -> None:
+        """Turn a rule on or off; raises RuleNotFoundException where there is none."""
+
+        def set_enabled_txn(txn: LoggingTransaction) -> None:
+            txn.execute(
+                "UPDATE synapse_msc3881_device_rules SET enabled = ? WHERE " + _IS_RULE,
+                (int(enabled), *_args(user_id, key)),
+            )
+            _require_one(txn)
+
+        await self._change(user_id, key, "ENABLE" if enabled else "DISABLE", set_enabled_txn)
+
+    async def set_actions(self, user_id: str, key: RuleKey, actions: list[object]) -> None:
+        """Change a rule's actions.
+
+        Raises:
+            SynapseError: the rule would exceed the limit on its size.
+            InvalidRuleException: Synapse cannot parse the actions.
+            RuleNotFoundException: there is no such rule.
+        """
+        raw = _encode(actions)
+        _, normal = seams.normalise_rule(key.rule_id, KINDS.get(key.kind, 0), "[]", raw)
+
+        def set_actions_txn(txn: LoggingTransaction) -> None:
+            txn.execute(
+                "SELECT conditions FROM synapse_msc3881_device_rules WHERE " + _IS_RULE,
+                _args(user_id, key),
+            )
+            row = txn.fetchone()
+            if row is None:
+                raise seams.RuleNotFoundException("Push rule does not exist")
+            self._check_size(row[0], raw)
+            txn.execute(
+                "UPDATE synapse_msc3881_device_rules SET actions = ? WHERE " + _IS_RULE,
+                (_encode(normal), *_args(user_id, key)),
+            )
+
+        await self._change(user_id, key, "ACTIONS", set_actions_txn)
+
+    async def copy_room_rules(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
+        """Copy a user's enabled rules about a room to its successor, as Synapse does for `global`.
+
+        A rule that would exceed a limit is left out: nothing here may fail a room upgrade.
+        """
+        for rule in await self.for_user(user_id):
+            conditions = json.loads(rule.conditions)
+            if not rule.enabled or not any(_is_about(c, old_room_id) for c in conditions):
+                continue
+            copied = [
+                {**c, "pattern": new_room_id} if _is_room_condition(c) else c for c in conditions
+            ]
+            key = RuleKey(rule.profile_tag, rule.kind, new_room_id)
+            try:
+                await self.put(user_id, key, copied, json.loads(rule.actions))
+            except SynapseError as error:
+                logger.warning(
+                    "msc3881: a device rule of %s was not copied to %s: %s",
+                    user_id,
+                    new_room_id,
+                    error.msg,
+                )
+
+    async def delete_all(self, user_id: str) -> None:
+        """Delete all device rules of a user, who is gone: nobody needs to hear of it by sync."""
+
+        def delete_all_txn(txn: LoggingTransaction) -> None:
+            txn.execute("DELETE FROM synapse_msc3881_device_rules WHERE user_id = ?", (user_id,))
+            self._invalidate_txn(txn, user_id)
+
+        async with self._queue.queue(user_id):
+            await self._db.runInteraction("msc3881_delete_device_rules", delete_all_txn)
+
+    async def _change(
+        self, user_id: str, key: RuleKey, op: str, write: Callable[[LoggingTransaction], None]
+    ) -> None:
+        def change_txn(txn: LoggingTransaction) -> None:
+            write(txn)
+            self._invalidate_txn(txn, user_id)
+
+        async with self._queue.queue(user_id):
+            await self._stream.change(user_id, key.stream_name, op, change_txn)
+
+    def _check_id_length(self, key: RuleKey) -> None:
+        # As long as the same rule's name in `global`: the profile tag does not count.
+        length = len(f"global/{key.kind}/{key.rule_id}".encode())
+        if length > self._limits.rule_id_length:
+            raise SynapseError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"The push rule's id is too long: {length} bytes with its kind, the limit is "
+                f"{self._limits.rule_id_length}",
+                Codes.UNKNOWN,
+            )
+
+    def _check_size(self, conditions: str, actions: str) -> None:
+        size = len(conditions) + len(actions)
+        if size > self._limits.rule_size:
+            raise SynapseError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"The push rule is too large: {size} bytes of conditions and actions, the limit "
+                f"is {self._limits.rule_size}",
+                Codes.UNKNOWN,
+            )
+
+    def _check_room_for_txn(self, txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
+        txn.execute(
+            "SELECT profile_tag, kind, rule_id FROM synapse_msc3881_device_rules"
+            " WHERE user_id = ?",
+            (user_id,),
+        )
+        existing = {RuleKey(*row) for row in txn}
+        if key in existing:
+            return
+        if len(existing) >= self._limits.rule_count:
+            raise SynapseError(
+                HTTPStatus.BAD_REQUEST,
+                f"Too many device push rules: the limit is {self._limits.rule_count}",
+                Codes.UNKNOWN,
+            )
+        scopes = {rule.profile_tag for rule in existing}
+        if key.profile_tag not in scopes and len(scopes) >= self._scope_limit:
+            raise SynapseError(
+                HTTPStatus.BAD_REQUEST,
+                f"Too many device scopes: the limit is {self._scope_limit}",
+                Codes.UNKNOWN,
+            )
+
+
+_IS_RULE = "user_id = ? AND profile_tag = ? AND kind = ? AND rule_id = ?"
+
+
+def _args(user_id: str, key: RuleKey) -> tuple[str, str, str, str]:
+    return user_id, key.profile_tag, key.kind, key.rule_id
+
+
+def _require_one(txn: LoggingTransaction) -> None:
+    if txn.rowcount == 0:
+        raise seams.RuleNotFoundException("Push rule does not exist")
+
+
+def _read_txn(txn: LoggingTransaction, user_ids: Collection[str]) -> dict[str, list[DeviceRule]]:
+    rules: dict[str, list[DeviceRule]] = {user_id: [] for user_id in user_ids}
+    remaining = list(rules)
+    while remaining:
+        batch, remaining = remaining[:_BATCH], remaining[_BATCH:]
+        marks = ", ".join("?" * len(batch))
+        txn.execute(
+            f"SELECT user_id, {_COLUMNS} FROM synapse_msc3881_device_rules"
+            f" WHERE user_id IN ({marks})",
+            batch,
+        )
+        for user_id, *row, enabled in txn:
+            rules[user_id].append(DeviceRule(*row, enabled=bool(enabled)))
+    return rules
+
+
+def _make_place_txn(
+    txn: LoggingTransaction, user_id: str, key: RuleKey, before: str | None, after: str | None
+) -> int:
+    """Find the priority for a rule, moving those above it up where it goes between two."""
+    neighbour = before or after
+    if not neighbour:
+        txn.execute(
+            "SELECT MAX(priority) FROM synapse_msc3881_device_rules"
+            " WHERE user_id = ? AND profile_tag = ? AND kind = ?",
+            (user_id, key.profile_tag, key.kind),
+        )
+        (highest,) = txn.fetchone() or (None,)
+        return 0 if highest is None else highest + 1
+
+    txn.execute(
+        "SELECT priority FROM synapse_msc3881_device_rules WHERE " + _IS_RULE,
+        (user_id, key.profile_tag, key.kind, neighbour),
+    )
+    row = txn.fetchone()
+    if row is None:
+        raise seams.RuleNotFoundException(f"before/after rule not found: {neighbour}")
+    # The higher priority comes first; the neighbour that the rule follows moves up with the rest.
+    priority: int = row[0] + 1 if before else row[0]
+    txn.execute(
+        "UPDATE synapse_msc3881_device_rules SET priority = priority + 1"
+        " WHERE user_id = ? AND profile_tag = ? AND kind = ? AND priority >= ?",
+        (user_id, key.profile_tag, key.kind, priority),
+    )
+    return priority
+
+
+def _encode(value: object) -> str:
+    try:
+        return to_json(value)
+    except ValueError as error:
+        raise seams.InvalidRuleException(f"The rule is not valid JSON: {error}") from error
+
+
+def _is_room_condition(condition: object) -> bool:
+    return isinstance(condition, dict) and condition.get("key") == "room_id"
+
+
+def _is_about(condition: object, room_id: str) -> bool:
+    return (
+        isinstance(condition, dict)
+        and _is_room_condition(condition)
+        and condition.get("pattern") == room_id
+    )

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Makes and upgrades the module's tables, before Synapse answers its first request."""
+
+from __future__ import annotations
+
+import logging
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from synapse_msc3881 import seams
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+
+logger = logging.getLogger(__name__)
+
+#: The name under which Synapse's table `applied_module_schemas` records the files.
+MODULE_NAME = "synapse_msc3881"
+
+# What outlives its owner when Synapse ran without the module, or died at the wrong moment.
+_TIDY = (
+    """
+    DELETE FROM synapse_msc3881_pusher_tags WHERE NOT EXISTS (
+        SELECT 1 FROM pushers AS p
+        WHERE p.user_name = synapse_msc3881_pusher_tags.user_id
+            AND p.app_id = synapse_msc3881_pusher_tags.app_id
+            AND p.pushkey = synapse_msc3881_pusher_tags.pushkey
+    )
+    """,
+    """
+    DELETE FROM synapse_msc3881_device_rules WHERE EXISTS (
+        SELECT 1 FROM users AS u
+        WHERE u.name = synapse_msc3881_device_rules.user_id AND u.deactivated = 1
+    )
+    """,
+)
+
+_TAGGED_USERS = "SELECT DISTINCT user_id FROM synapse_msc3881_pusher_tags"
+
+
+def prepare_tables(hs: HomeServer) -> set[str]:
+    """Bring the tables up to date on the main process, and read who uses profile tags.
+
+    Blocks, as Synapse's own migrations do: the tables must be there before the first request.
+
+    Returns:
+        The users who have a pusher with profile tags. Empty on a worker that starts before the
+        main process has made the tables: then nobody has any, and a later change reaches the
+        worker like any other.
+    """
+    connection, give_back = seams.connection_of_this_thread(hs)
+    engine = hs.get_datastores().main.database_engine
+    try:
+        cursor = connection.cursor()
+        if hs.config.worker.worker_app is None:
+            _upgrade(cursor, engine)
+            for statement in _TIDY:
+                cursor.execute(statement)
+        elif not _applied(cursor, engine):
+            logger.warning(
+                "msc3881: the main process has not made the module's tables yet. Start it with "
+                "the module in its config; until then there are no device rules"
+            )
+            return set()
+        cursor.execute(_TAGGED_USERS)
+        tagged_users = {user_id for (user_id,) in cursor.fetchall()}
+        connection.commit()
+        return tagged_users
+    except BaseException:
+        connection.rollback()
+        raise
+    finally:
+        give_back()
+
+
+def _upgrade(cursor: Any, engine: Any) -> None:
+    # PostgreSQL only: keeps a second main process, started by mistake, from doing the same.
+    engine.lock_table(cursor, "applied_module_schemas")
+    applied = _applied(cursor, engine)
+    files = resources.files("synapse_msc3881.storage").joinpath("schema").iterdir()
+    for file in sorted(files, key=lambda file: file.name):
+        if file.name.endswith(".sql") and file.name not in applied:
+            logger.info("msc3881: applying schema %s", file.name)
+            for statement in _statements(file.read_text()):
+                cursor.execute(statement)
+            cursor.execute(
+                engine.convert_param_style(
+                    "INSERT INTO applied_module_schemas (module_name, file) VALUES (?, ?)"
+                ),
+                (MODULE_NAME, file.name),
+            )
+
+
+def _applied(cursor: Any, engine: Any) -> set[str]:
+    cursor.execute(
+        engine.convert_param_style("SELECT file FROM applied_module_schemas WHERE module_name = ?"),
+        (MODULE_NAME,),
+    )
+    return {file for (file,) in cursor.fetchall()}
+
+
+def _statements(script: str) -> list[str]:
+    """The statements of a schema file: no string in ours holds a semicolon."""
+    lines = (line for line in script.splitlines() if not line.lstrip().startswith("--"))
+    return [statement for part in "\n".join(lines).split(";") if (statement := part.strip())]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Reads Synapse's table `event_push_actions`, with the rows that only a device scope made.
+
+Such a row has ``notif = 0``, so that no count sees it, and starts with our mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import attr
+
+from synapse_msc3881 import seams
+from synapse_msc3881.outcomes import MARK
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+    from synapse.storage.database import LoggingTransaction
+
+# Rows to push for somebody: those of `global`, and ours.
+_RELEVANT = "(notif = 1 OR actions LIKE ?)"
+_OURS = f'[{{"{MARK}%'
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class PushActionRow:
+    """What was decided for one user when one event arrived."""
+
+    event_id: str
+    room_id: str
+    thread_id: str
+    stream_ordering: int
+    actions: str  # as stored: JSON, or shortened by Synapse
+    highlight: bool
+    notif: bool
+    received_ts: int | None  # milliseconds; only read for e-mail
+
+
+class PushActionStore:
+    """Synapse's table of push actions, read only."""
+
+    def __init__(self, hs: HomeServer) -> None:
+        self._hs = hs
+        self._db = hs.get_datastores().main.db_pool
+
+    async def users_to_wake(self, low: int, high: int) -> list[str]:
+        """The users with something to push between two stream orderings, both included."""
+
+        def users_txn(txn: LoggingTransaction) -> list[str]:
+            txn.execute(
+                "SELECT DISTINCT user_id FROM event_push_actions"
+                f" WHERE stream_ordering >= ? AND stream_ordering <= ? AND {_RELEVANT}",
+                (low, high, _OURS),
+            )
+            return [user_id for (user_id,) in txn]
+
+        return await self._db.runInteraction("msc3881_users_to_wake", users_txn)
+
+    async def has_any(self, user_id: str, after: int) -> bool:
+        """Whether a user may have something to push after a stream ordering."""
+
+        def has_any_txn(txn: LoggingTransaction) -> bool:
+            txn.execute(
+                "SELECT 1 FROM event_push_actions"
+                f" WHERE user_id = ? AND stream_ordering > ? AND {_RELEVANT} LIMIT 1",
+                (user_id, after, _OURS),
+            )
+            return txn.fetchone() is not None
+
+        return await self._db.runInteraction("msc3881_has_any_push", has_any_txn)
+
+    async def rows(
+        self, user_id: str, after: int, upto: int, limit: int, with_received_ts: bool
+    ) -> list[PushActionRow]:
+        """A user's oldest rows in a range of stream orderings, the first excluded.
+
+        Args:
+            user_id: whose.
+            after: the stream ordering before the first.
+            upto: the last stream ordering.
+            limit: how many rows at most.
+            with_received_ts: whether to read when each event was received.
+
+        Returns:
+            The rows, by rising stream ordering.
+        """
+        received_ts, events = "NULL", ""
+        if with_received_ts:
+            received_ts, events = "e.received_ts", "INNER JOIN events AS e USING (event_id)"
+
+        def rows_txn(txn: LoggingTransaction) -> list[PushActionRow]:
+            txn.execute(
+                "SELECT ep.event_id, ep.room_id, ep.thread_id, ep.stream_ordering, ep.actions,"
+                f" ep.highlight, ep.notif, {received_ts}"
+                f" FROM event_push_actions AS ep {events}"
+                " WHERE ep.user_id = ? AND ep.stream_ordering > ? AND ep.stream_ordering <= ?"
+                f" AND {_RELEVANT} ORDER BY ep.stream_ordering ASC LIMIT ?",
+                (user_id, after, upto, _OURS, limit),
+            )
+            return [PushActionRow(*row) for row in txn]
+
+        return await self._db.runInteraction("msc3881_push_action_rows", rows_txn)
+
+    async def unread(
+        self, user_id: str, rows: Collection[PushActionRow]
+    ) -> Sequence[PushActionRow]:
+        """Those of a user's rows whose event is not read, by Synapse's own account."""
+        if not rows:
+            return []
+        receipts = await self._db.runInteraction(
+            "msc3881_push_action_receipts",
+            seams.read_receipts_txn,
+            self._hs,
+            user_id,
+            {row.room_id for row in rows},
+            {row.thread_id for row in rows},
+        )
+        return [
+            row
+            for row in rows
+            if row.room_id not in receipts
+            or receipts[row.room_id].is_unread(row.thread_id, row.stream_ordering)
+        ]

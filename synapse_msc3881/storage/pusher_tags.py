@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Reads and writes the profile tags of pushers; a pusher without a row has ``["global"]``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attr
+
+from synapse_msc3881.profile_tags import DEFAULT_TAGS
+from synapse_msc3881.rulesets import to_json
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+    from synapse.storage.database import LoggingTransaction
+
+logger = logging.getLogger(__name__)
+
+#: How many users one statement asks for.
+_BATCH = 500
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class PusherKey:
+    """What names a pusher."""
+
+    user_id: str
+    app_id: str
+    pushkey: str
+
+
+# The columns of Synapse's table `pushers` by which pushers are read, and ours for the same.
+_COLUMNS = {"user_name": "user_id", "app_id": "app_id", "pushkey": "pushkey"}
+
+
+class PusherTagStore:
+    """The table of profile tags. Written on the main process, as the pushers are."""
+
+    def __init__(
+        self, hs: HomeServer, invalidate_txn: Callable[[LoggingTransaction, str], None]
+    ) -> None:
+        """
+        Args:
+            hs: the homeserver.
+            invalidate_txn: tells all processes, with the transaction, that a user's tags changed.
+        """
+        self._db = hs.get_datastores().main.db_pool
+        self._invalidate_txn = invalidate_txn
+
+    async def get(self, keyvalues: Mapping[str, Any]) -> dict[PusherKey, tuple[str, ...]]:
+        """The tags of the pushers that match, in one statement.
+
+        Args:
+            keyvalues: columns of Synapse's `pushers` and their values. Those that we do not
+                have are left out: the answer may hold more pushers than match.
+        """
+        conditions = {_COLUMNS[name]: value for name, value in keyvalues.items() if name in _COLUMNS}
+
+        def get_txn(txn: LoggingTransaction) -> dict[PusherKey, tuple[str, ...]]:
+            where = " AND ".join(f"{column} = ?" for column in conditions)
+            txn.execute(
+                "SELECT user_id, app_id, pushkey, profile_tags FROM synapse_msc3881_pusher_tags"
+                + (f" WHERE {where}" if where else ""),
+                list(conditions.values()),
+            )
+            return {PusherKey(*key): _parse(tags, key[0]) for *key, tags in txn}
+
+        return await self._db.runInteraction("msc3881_get_pusher_tags", get_txn)
+
+    async def lists_for_users(
+        self, user_ids: Collection[str]
+    ) -> dict[str, list[tuple[str, ...]]]:
+        """For each of the users, the tags of each of their pushers that has other than the default."""
+
+        def lists_txn(txn: LoggingTransaction) -> dict[str, list[tuple[str, ...]]]:
+            lists: dict[str, list[tuple[str, ...]]] = {user_id: [] for user_id in user_ids}
+            remaining = list(lists)
+            while remaining:
+                batch, remaining = remaining[:_BATCH], remaining[_BATCH:]
+                marks = ", ".join("?" * len(batch))
+                txn.execute(
+                    "SELECT user_id, profile_tags FROM synapse_msc3881_pusher_tags"
+                    f" WHERE user_id IN ({marks})",
+                    batch,
+                )
+                for user_id, tags in txn:
+                    lists[user_id].append(_parse(tags, user_id))
+            return lists
+
+        return await self._db.runInteraction("msc3881_get_tag_lists", lists_txn)
+
+    async def put(self, key: PusherKey, tags: Sequence[str]) -> None:
+        """Write a pusher's tags."""
+
+        def put_txn(txn: LoggingTransaction) -> None:
+            if tuple(tags) == DEFAULT_TAGS:
+                _delete_txn(txn, key)
+            else:
+                txn.execute(
+                    """
+                    INSERT INTO synapse_msc3881_pusher_tags
+                        (user_id, app_id, pushkey, profile_tags)
+                    VALUES (?, ?, ?, ?)
+                    ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET
+                        profile_tags = EXCLUDED.profile_tags
+                    """,
+                    (*_args(key), to_json(list(tags))),
+                )
+            self._invalidate_txn(txn, key.user_id)
+
+        await self._db.runInteraction("msc3881_put_pusher_tags", put_txn)
+
+    async def delete(self, key: PusherKey) -> None:
+        """Delete a pusher's tags, if it has any."""
+
+        def delete_txn(txn: LoggingTransaction) -> None:
+            if _delete_txn(txn, key):
+                self._invalidate_txn(txn, key.user_id)
+
+        await self._db.runInteraction("msc3881_delete_pusher_tags", delete_txn)
+
+    async def delete_all(self, user_id: str) -> None:
+        """Delete the tags of all pushers of a user."""
+
+        def delete_all_txn(txn: LoggingTransaction) -> None:
+            txn.execute("DELETE FROM synapse_msc3881_pusher_tags WHERE user_id = ?", (user_id,))
+            if txn.rowcount:
+                self._invalidate_txn(txn, user_id)
+
+        await self._db.runInteraction("msc3881_delete_all_pusher_tags", delete_all_txn)
+
+
+def _args(key: PusherKey) -> tuple[str, str, str]:
+    return key.user_id, key.app_id, key.pushkey
+
+
+def _delete_txn(txn: LoggingTransaction, key: PusherKey) -> bool:
+    txn.execute(
+        "DELETE FROM synapse_msc3881_pusher_tags"
+        " WHERE user_id = ? AND app_id = ? AND pushkey = ?",
+        _args(key),
+    )
+    return bool(txn.rowcount)
+
+
+def _parse(tags: str, user_id: str) -> tuple[str, ...]:
+    try:
+        parsed = json.loads(tags)
+        if isinstance(parsed, list) and all(isinstance(tag, str) for tag in parsed):
+            return tuple(parsed) or DEFAULT_TAGS
+    except ValueError:
+        pass
+    logger.warning("msc3881: the profile tags of a pusher of %s are no list of strings", user_id)
+    return DEFAULT_TAGS
