@@ -23,7 +23,7 @@ class Config:
 
     # Whether an update of a pusher that omits `enabled` or the profile tags keeps them.
     keep_omitted: bool = False
-    limits: Limits = Limits()
+    limits: Limits = attr.Factory(Limits)
 
 
 def parse_config(raw: object) -> Config:

@@ -9,7 +9,7 @@ here as an invalidation: the user may have scopes now, and what is compiled is s
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import attr
 
@@ -19,7 +19,7 @@ from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
 if TYPE_CHECKING:
-    from synapse_msc3881.rulesets import Compile
+    from synapse_msc3881.rulesets import Compile, DeviceRule
 
 #: How many users' compiled scopes a process keeps. The oldest go first.
 MAX_COMPILED = 20_000
@@ -31,7 +31,7 @@ class Failed:
 
 
 #: A user's scopes; None where none could match an event.
-Scopes = Union[UserScopes, Failed, None]
+Scopes = UserScopes | Failed | None
 
 
 class HeldScopes:
@@ -105,18 +105,14 @@ class DeviceScopes:
             tag_lists = await self._tags.lists_for_users(user_ids)
             tagged = [user_id for user_id, lists in tag_lists.items() if lists]
             rules = await self._rules.for_users(tagged)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - nothing of ours may fail an event
             for user_id in user_ids:
                 self._failures.report("load", user_id, error, "this event goes by `global`")
             return dict.fromkeys(user_ids, Failed())
 
-        found: dict[str, Scopes] = {user_id: None for user_id in user_ids}
+        found: dict[str, Scopes] = dict.fromkeys(user_ids)
         for user_id in tagged:
-            try:
-                found[user_id] = compile_user(rules[user_id], tag_lists[user_id], self._compile)
-            except Exception as error:
-                self._failures.report("compile", user_id, error, "events go by `global`")
-                found[user_id] = Failed()
+            found[user_id] = self._compile_user(user_id, rules[user_id], tag_lists[user_id])
 
         # What was read before an invalidation came is good enough for this event, not to keep.
         if invalidations == self._held.invalidations:
@@ -124,3 +120,12 @@ class DeviceScopes:
             for user_id in tagged:
                 self._held.keep(user_id, found[user_id])
         return found
+
+    def _compile_user(
+        self, user_id: str, rules: list[DeviceRule], tag_lists: list[tuple[str, ...]]
+    ) -> Scopes:
+        try:
+            return compile_user(rules, tag_lists, self._compile)
+        except Exception as error:  # noqa: BLE001 - nothing of ours may fail an event
+            self._failures.report("compile", user_id, error, "events go by `global`")
+            return Failed()

@@ -132,7 +132,10 @@ class Evaluation:
         async def bulk_get_push_rules(user_ids: Collection[str]) -> Mapping[str, Any]:
             rules = await native(user_ids)
             users = self._scopes.users_among(user_ids)
-            scoped = await self._with_scopes(users, rules) if users else {}
+            if not users:
+                _concerns_scopes.set(False)
+                return rules
+            scoped = await self._with_scopes(users, rules)
             _concerns_scopes.set(bool(scoped))
             return {**rules, **scoped} if scoped else rules
 
@@ -187,7 +190,7 @@ class Evaluation:
             return self._cascade(evaluator, rules.native, rules.scopes, actions, user)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             # A panic in Rust is no Exception, and must not fail the event either.
             self._failures.report("evaluate", user[0], error, "this event goes by `global`")
             return self._failed(actions)

@@ -79,13 +79,13 @@ class Backlog:
                 return self._waiting[:limit]
 
     async def newest(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
-        """The newest unread rows to push in a range, the first excluded, newest first."""
+        """The newest unread rows to push in a range, the first excluded, in no certain order."""
         self._start(after)
         while await self._walk_batch(upto, True):
             self._waiting = self._waiting[-limit:]
         self._waiting = self._waiting[-limit:]
         await self._drop_read()
-        return self._waiting[::-1]
+        return self._waiting
 
     def _start(self, after: int) -> None:
         self._waiting = [waiting for waiting in self._waiting if _ordering(waiting) > after]
@@ -115,7 +115,7 @@ class Backlog:
         try:
             actions = seams.deserialize_actions(row.actions, row.highlight)
             return decide(self._tags, actions, row.notif)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bad row must not stop the pusher
             self._failures.report("fire", self._key.user_id, error, "this push goes by `global`")
             return decide(DEFAULT_TAGS, without_mark(actions), row.notif)
 
@@ -163,10 +163,10 @@ class PusherStore:
         if self.switch.off:
             return []
         if self._backlog is None:
-            native: list[seams.HttpPushAction] = (
-                await self._store.get_unread_push_actions_for_user_in_range_for_http(
-                    user_id, min_stream_ordering, max_stream_ordering, limit
-                )
+            native: list[
+                seams.HttpPushAction
+            ] = await self._store.get_unread_push_actions_for_user_in_range_for_http(
+                user_id, min_stream_ordering, max_stream_ordering, limit
             )
             return native
         waiting = await self._backlog.oldest(min_stream_ordering, max_stream_ordering, limit)
@@ -193,13 +193,14 @@ class PusherStore:
         if self.switch.off:
             return []
         if self._backlog is None:
-            native: list[seams.EmailPushAction] = (
-                await self._store.get_unread_push_actions_for_user_in_range_for_email(
-                    user_id, min_stream_ordering, max_stream_ordering, limit
-                )
+            native: list[
+                seams.EmailPushAction
+            ] = await self._store.get_unread_push_actions_for_user_in_range_for_email(
+                user_id, min_stream_ordering, max_stream_ordering, limit
             )
             return native
         waiting = await self._backlog.newest(min_stream_ordering, max_stream_ordering, limit)
+        waiting = sorted(waiting, key=lambda decided: decided.row.received_ts or 0, reverse=True)
         return [
             seams.EmailPushAction(
                 event_id=decided.row.event_id,

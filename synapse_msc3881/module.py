@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from synapse.module_api import ModuleApi
 
@@ -15,7 +14,7 @@ from synapse_msc3881.config import Config, parse_config
 from synapse_msc3881.device_scopes import DeviceScopes, HeldScopes
 from synapse_msc3881.evaluation import Evaluation, wrap_evaluator
 from synapse_msc3881.metrics import Failures
-from synapse_msc3881.push_rules import copy_at_room_upgrade, with_device_scopes
+from synapse_msc3881.push_rules import DevicePushRules
 from synapse_msc3881.pushers import Pushers
 from synapse_msc3881.rest.notifications import NotificationsServlet
 from synapse_msc3881.rest.push_rules import PushRulesServlet
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What is installed, by homeserver: one process may run several, with and without the module.
-_installed: WeakKeyDictionary[HomeServer, PusherControl] = WeakKeyDictionary()
+# One process may run several homeservers, with and without the module: each keeps its own.
+_ATTRIBUTE = "_synapse_msc3881"
 
 
 class PusherControl:
@@ -52,7 +51,7 @@ class PusherControl:
         """
         hs = api._hs
         self.config = config if isinstance(config, Config) else parse_config(config)
-        if hs in _installed:
+        if hasattr(hs, _ATTRIBUTE):
             logger.warning("msc3881: the module is in the config twice; the first one counts")
             return
 
@@ -62,33 +61,31 @@ class PusherControl:
         failures = Failures(hs.hostname, hs.get_clock().time)
         compiler = seams.RuleCompiler(hs)
 
-        self.rules = DeviceRuleStore(
-            hs, self.config.limits.device_scopes_per_user, cache.invalidate_txn
-        )
-        self.tags = PusherTagStore(hs, cache.invalidate_txn)
-        scopes = DeviceScopes(held, self.rules, self.tags, compiler.compile, failures)
-        self.pushers = Pushers(hs, self.tags, scopes, PushActionStore(hs), failures)
-        evaluation = Evaluation(scopes, compiler, failures)
+        rules = DeviceRuleStore(hs, self.config.limits.device_scopes_per_user, cache.invalidate_txn)
+        tags = PusherTagStore(hs, cache.invalidate_txn, failures)
+        scopes = DeviceScopes(held, rules, tags, compiler.compile, failures)
+        self.push_rules = DevicePushRules(rules, failures)
+        self.pushers = Pushers(hs, tags, scopes, PushActionStore(hs), failures)
 
-        _install_evaluation(hs, evaluation)
+        _install_evaluation(hs, Evaluation(scopes, compiler, failures))
         _install_pushers(hs, self.pushers)
-        _install_push_rules(hs, self.rules)
+        _install_push_rules(hs, self.push_rules)
         seams.register_servlets(_register_servlets)
         api.register_third_party_rules_callbacks(
             on_user_deactivation_status_changed=self._on_deactivation
         )
-        _installed[hs] = self
+        setattr(hs, _ATTRIBUTE, self)
 
     @staticmethod
     def parse_config(config: object) -> Config:
         """Check the options; Synapse calls this when it reads its config."""
         return parse_config(config)
 
-    async def _on_deactivation(self, user_id: str, deactivated: bool, by_admin: bool) -> None:
+    async def _on_deactivation(self, user_id: str, deactivated: bool, _by_admin: bool) -> None:
         """Remove what a deactivated user leaves behind (SEMANTICS 6)."""
         if deactivated:
-            await self.rules.delete_all(user_id)
-            await self.tags.delete_all(user_id)
+            await self.push_rules.rules.delete_all(user_id)
+            await self.pushers.forget_tags(user_id)
 
 
 def _install_evaluation(hs: HomeServer, evaluation: Evaluation) -> None:
@@ -111,26 +108,19 @@ def _install_pushers(hs: HomeServer, pushers: Pushers) -> None:
     seams.wrap_pusher_types(hs, pushers.equip)
 
 
-def _install_push_rules(hs: HomeServer, rules: DeviceRuleStore) -> None:
-    seams.wrap(
-        hs.get_push_rules_handler(),
-        "push_rules_for_user",
-        lambda native: with_device_scopes(native, rules),
-    )
-    seams.wrap(
-        hs.get_datastores().main,
-        "copy_push_rules_from_room_to_room_for_user",
-        lambda native: copy_at_room_upgrade(native, rules),
-    )
+def _install_push_rules(hs: HomeServer, push_rules: DevicePushRules) -> None:
+    handler, store = hs.get_push_rules_handler(), hs.get_datastores().main
+    seams.wrap(handler, "push_rules_for_user", push_rules.push_rules_for_user)
+    seams.wrap(store, "copy_push_rules_from_room_to_room_for_user", push_rules.copy_at_room_upgrade)
 
 
 def _register_servlets(hs: HomeServer, http_server: HttpServer) -> None:
-    module = _installed.get(hs)
+    module: PusherControl | None = getattr(hs, _ATTRIBUTE, None)
     if module is None:
         return
     VersionsServlet(hs).register(http_server)
     NotificationsServlet(hs).register(http_server)
-    PushRulesServlet(hs, module.rules).register(http_server)
+    PushRulesServlet(hs, module.push_rules).register(http_server)
     if hs.config.worker.worker_app is None:  # As Synapse's own: only on the main process.
         PushersServlet(hs).register(http_server)
         PushersSetServlet(hs, module.pushers, module.config).register(http_server)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import attr
 
@@ -24,11 +24,11 @@ MAX_TAG_BYTES = 255
 MAX_LISTED_TAGS = 100
 
 #: The actions of a push rule: strings such as "notify", and tweaks.
-Action = Union[str, Mapping[str, Any]]
+Action = str | Mapping[str, Any]
 Actions = Sequence[Action]
 
 
-class InvalidProfileTags(ValueError):
+class InvalidProfileTagsError(ValueError):
     """A profile tag, or a list of them, that SEMANTICS 2 refuses; the message says which limit."""
 
 
@@ -42,22 +42,22 @@ def check_tag(tag: object) -> str:
         The tag: a string of 1 to 255 bytes of UTF-8 without control characters.
 
     Raises:
-        InvalidProfileTags: it is something else.
+        InvalidProfileTagsError: it is something else.
     """
     if not isinstance(tag, str):
-        raise InvalidProfileTags("a profile tag must be a string")
+        raise InvalidProfileTagsError("a profile tag must be a string")
     try:
         size = len(tag.encode("utf-8"))
     except UnicodeEncodeError:
-        raise InvalidProfileTags("a profile tag must be valid Unicode") from None
+        raise InvalidProfileTagsError("a profile tag must be valid Unicode") from None
     if size == 0:
-        raise InvalidProfileTags("a profile tag must not be empty")
+        raise InvalidProfileTagsError("a profile tag must not be empty")
     if size > MAX_TAG_BYTES:
-        raise InvalidProfileTags(
+        raise InvalidProfileTagsError(
             f"a profile tag must have at most {MAX_TAG_BYTES} bytes of UTF-8, this one has {size}"
         )
     if any(unicodedata.category(character) == "Cc" for character in tag):
-        raise InvalidProfileTags("a profile tag must not hold a control character")
+        raise InvalidProfileTagsError("a profile tag must not hold a control character")
     return tag
 
 
@@ -72,15 +72,15 @@ def parse_tags(value: object, limit: int) -> tuple[str, ...]:
         The tags in the client's order, each once; `DEFAULT_TAGS` for an empty list.
 
     Raises:
-        InvalidProfileTags: it is no such list; the message says which limit it breaks.
+        InvalidProfileTagsError: it is no such list; the message says which limit it breaks.
     """
     if not isinstance(value, list):
-        raise InvalidProfileTags("must be a list of strings")
+        raise InvalidProfileTagsError("must be a list of strings")
     if len(value) > MAX_LISTED_TAGS:
-        raise InvalidProfileTags(f"must list at most {limit} profile tags, got {len(value)}")
+        raise InvalidProfileTagsError(f"must list at most {limit} profile tags, got {len(value)}")
     tags = tuple(dict.fromkeys(check_tag(tag) for tag in value))
     if len(tags) > limit:
-        raise InvalidProfileTags(f"must list at most {limit} profile tags, got {len(tags)}")
+        raise InvalidProfileTagsError(f"must list at most {limit} profile tags, got {len(tags)}")
     return tags or DEFAULT_TAGS
 
 

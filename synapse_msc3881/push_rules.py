@@ -6,42 +6,58 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from synapse_msc3881.rulesets import by_scope, format_for_client
+from synapse_msc3881.rulesets import Ruleset, format_for_client
 
 if TYPE_CHECKING:
     from synapse.types import UserID
 
+    from synapse_msc3881.metrics import Failures
     from synapse_msc3881.storage.device_rules import DeviceRuleStore
 
 
-def with_device_scopes(
-    native: Callable[[UserID], Awaitable[dict[str, Any]]], rules: DeviceRuleStore
-) -> Callable[[UserID], Awaitable[dict[str, Any]]]:
-    """Wrap what /sync, sliding sync, account data and ``GET /pushrules/`` show.
+class DevicePushRules:
+    """The module's part in the push rules of one homeserver."""
 
-    The device scopes are read from the database, not from a cache: a sync that the push rules
-    stream wakes up must see what woke it, also for a user's very first device rule.
-    """
+    def __init__(self, rules: DeviceRuleStore, failures: Failures) -> None:
+        self.rules = rules
+        self._failures = failures
 
-    async def push_rules_for_user(user: UserID) -> dict[str, Any]:
-        shown = await native(user)
-        scopes = by_scope(await rules.for_user(user.to_string()))
-        if not scopes:
-            return shown
-        return {**shown, "device": {tag: format_for_client(scopes[tag]) for tag in scopes}}
+    async def shown(self, user_id: str) -> dict[str, Ruleset]:
+        """A user's device scopes as clients see them.
 
-    return push_rules_for_user
+        They are read from the database, not from a cache: a sync that the push rules stream
+        wakes up must see what woke it, also for a user's very first device rule.
+        """
 
+        def report_bad(error: Exception) -> None:
+            self._failures.report("read", user_id, error, "a rule is left out")
 
-def copy_at_room_upgrade(
-    native: Callable[[str, str, str], Awaitable[None]], rules: DeviceRuleStore
-) -> Callable[[str, str, str], Awaitable[None]]:
-    """Wrap the copying of a user's rules about a room to its successor (SEMANTICS 6)."""
+        return format_for_client(await self.rules.for_user(user_id), report_bad)
 
-    async def copy_push_rules_from_room_to_room_for_user(
-        old_room_id: str, new_room_id: str, user_id: str
-    ) -> None:
-        await native(old_room_id, new_room_id, user_id)
-        await rules.copy_room_rules(user_id, old_room_id, new_room_id)
+    def push_rules_for_user(
+        self, native: Callable[[UserID], Awaitable[dict[str, Any]]]
+    ) -> Callable[[UserID], Awaitable[dict[str, Any]]]:
+        """Wrap what /sync, sliding sync, account data and ``GET /pushrules/`` show."""
 
-    return copy_push_rules_from_room_to_room_for_user
+        async def push_rules_for_user(user: UserID) -> dict[str, Any]:
+            rules = await native(user)
+            scopes = await self.shown(user.to_string())
+            return {**rules, "device": scopes} if scopes else rules
+
+        return push_rules_for_user
+
+    def copy_at_room_upgrade(
+        self, native: Callable[[str, str, str], Awaitable[None]]
+    ) -> Callable[[str, str, str], Awaitable[None]]:
+        """Wrap the copying of a user's rules about a room to its successor (SEMANTICS 6)."""
+
+        async def copy_push_rules_from_room_to_room_for_user(
+            old_room_id: str, new_room_id: str, user_id: str
+        ) -> None:
+            await native(old_room_id, new_room_id, user_id)
+            try:
+                await self.rules.copy_room_rules(user_id, old_room_id, new_room_id)
+            except Exception as error:  # noqa: BLE001 - nothing of ours may fail an upgrade
+                self._failures.report("copy", user_id, error, "device rules were not copied")
+
+        return copy_push_rules_from_room_to_room_for_user

@@ -56,9 +56,7 @@ class Pushers:
 
     # --- Stored and read ---
 
-    async def add_or_update(
-        self, *, profile_tags: tuple[str, ...], **pusher: Any
-    ) -> None:
+    async def add_or_update(self, *, profile_tags: tuple[str, ...], **pusher: Any) -> None:
         """Add or update a pusher with its tags; nothing is stored where Synapse refuses it.
 
         Args:
@@ -138,6 +136,10 @@ class Pushers:
             await self._tags.delete_all(user_id)
 
         return delete_all_pushers_for_user
+
+    async def forget_tags(self, user_id: str) -> None:
+        """Delete the tags of all pushers of a user, who is gone."""
+        await self._tags.delete_all(user_id)
 
     # --- Woken up ---
 

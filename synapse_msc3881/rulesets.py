@@ -66,7 +66,7 @@ def to_json(value: object) -> str:
 
 def by_priority(rules: Iterable[DeviceRule]) -> list[DeviceRule]:
     """The rules in the order in which they are evaluated, for rules of one scope."""
-    return sorted(rules, key=lambda rule: (KINDS[rule.kind], rule.priority), reverse=True)
+    return sorted(rules, key=lambda rule: (KINDS.get(rule.kind, 0), rule.priority), reverse=True)
 
 
 def by_scope(rules: Iterable[DeviceRule]) -> dict[str, list[DeviceRule]]:
@@ -77,19 +77,32 @@ def by_scope(rules: Iterable[DeviceRule]) -> dict[str, list[DeviceRule]]:
     return {tag: by_priority(scopes[tag]) for tag in sorted(scopes)}
 
 
-def format_for_client(rules: Iterable[DeviceRule]) -> dict[str, list[dict[str, Any]]]:
-    """The ruleset of one device scope, as clients read it (SEMANTICS 3).
+#: A ruleset as clients read it: for each kind its rules, in the form of the client-server API.
+Ruleset = dict[str, list[dict[str, Any]]]
+
+
+def format_for_client(
+    rules: Iterable[DeviceRule], report_bad: Callable[[Exception], None]
+) -> dict[str, Ruleset]:
+    """A user's device scopes, as clients read them (SEMANTICS 3).
 
     Args:
-        rules: the scope's rules, in the order in which they are evaluated.
+        rules: the user's device rules.
+        report_bad: called for a row that is no rule, which is left out.
 
     Returns:
-        For each kind its rules, in the form of the client-server API.
+        The ruleset of each scope that has a rule.
     """
-    ruleset: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    for rule in rules:
-        ruleset[rule.kind].append(_format_rule(rule))
-    return ruleset
+    scopes: dict[str, Ruleset] = {}
+    for tag, scope_rules in by_scope(rules).items():
+        ruleset: Ruleset = {kind: [] for kind in KINDS}
+        for rule in scope_rules:
+            try:
+                ruleset[rule.kind].append(_format_rule(rule))
+            except (ValueError, LookupError, TypeError) as error:
+                report_bad(error)
+        scopes[tag] = ruleset
+    return scopes
 
 
 def _format_rule(rule: DeviceRule) -> dict[str, Any]:
@@ -119,8 +132,8 @@ class CompiledScope:
     # The actions of the evaluated rules, by mark; the first ones come before `room` rules.
     actions: tuple[Actions, ...]
     before_room: int
-    rooms: Mapping[str, Actions]
-    senders: Mapping[str, Actions]
+    rooms: Mapping[object, Actions]
+    senders: Mapping[object, Actions]
 
     def match(self, run: Run, room_id: object, sender: object) -> Actions | None:
         """Find the scope's highest-priority matching rule.
@@ -133,9 +146,9 @@ class CompiledScope:
         Returns:
             The actions of that rule, empty for a silent match; None where no rule matches.
         """
-        by_id = self.rooms.get(room_id)  # type: ignore[call-overload]
+        by_id = self.rooms.get(room_id)
         if by_id is None:
-            by_id = self.senders.get(sender)  # type: ignore[call-overload]
+            by_id = self.senders.get(sender)
         if self.evaluated is None or (by_id is not None and not self.before_room):
             return by_id
 
@@ -161,6 +174,8 @@ def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> Compil
     enabled = [rule for rule in rules if rule.enabled]
     if not enabled:
         return None
+    if not all(rule.kind in KINDS for rule in enabled):
+        raise ValueError("a rule is of an unknown kind")
     before = [rule for rule in enabled if rule.kind in _BEFORE_ROOM]
     evaluated = before + [rule for rule in enabled if rule.kind in _AFTER_SENDER]
     raw = [
@@ -176,7 +191,7 @@ def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> Compil
     )
 
 
-def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[str, Actions]:
+def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Actions]:
     return {rule.rule_id: json.loads(rule.actions) for rule in rules if rule.kind == kind}
 
 

@@ -420,7 +420,9 @@ def _problem(seam: Seam, hs: HomeServer | None) -> str | None:
     try:
         found: Any = hs if root == "hs" else importlib.import_module(root)
         for name in path.split("."):
-            found = _attribute(found, name[:-2])() if name.endswith("()") else _attribute(found, name)
+            found = _attribute(found, name.removesuffix("()"))
+            if name.endswith("()"):
+                found = found()
     except (ImportError, AttributeError) as error:
         return f"missing ({error})"
     if not seam.parameters:
@@ -466,7 +468,8 @@ def wrap_evaluators(wrapper: EvaluatorWrapper) -> None:
     The name that this replaces is the process's, not a homeserver's: `wrapper` must hand back
     the native object for events of homeservers without the module. Doing it again does nothing.
     """
-    native = bulk_push_rule_evaluator.PushRuleEvaluator
+    module: Any = bulk_push_rule_evaluator
+    native = module.PushRuleEvaluator
     if hasattr(native, "native"):
         return
 
@@ -474,7 +477,7 @@ def wrap_evaluators(wrapper: EvaluatorWrapper) -> None:
         return wrapper(native(flattened_keys, *args, **kwargs), flattened_keys)
 
     make_evaluator.native = native  # type: ignore[attr-defined]
-    bulk_push_rule_evaluator.PushRuleEvaluator = make_evaluator  # type: ignore[misc,assignment]
+    module.PushRuleEvaluator = make_evaluator
 
 
 RegisterServlets = Callable[["HomeServer", "HttpServer"], None]
@@ -692,7 +695,7 @@ def connection_of_this_thread(hs: HomeServer) -> tuple[Any, Callable[[], None]]:
         *is* the database, so that one stays open: Synapse's test homeserver runs on it.
     """
     database = hs.get_datastores().main.db_pool
-    pool = database._db_pool
+    pool: Any = database._db_pool
     had_one = pool.threadID() in pool.connections
     connection = pool.connect()
     in_memory = getattr(database.engine, "_is_in_memory", False)

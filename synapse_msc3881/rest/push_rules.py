@@ -13,16 +13,16 @@ from synapse.api.errors import Codes, NotFoundError, SynapseError, UnrecognizedR
 from synapse.http.servlet import parse_json_value_from_request, parse_string
 
 from synapse_msc3881 import seams
-from synapse_msc3881.profile_tags import GLOBAL, InvalidProfileTags, check_tag
-from synapse_msc3881.rulesets import by_scope, format_for_client
-from synapse_msc3881.storage.device_rules import DeviceRuleStore, RuleKey
+from synapse_msc3881.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
+from synapse_msc3881.push_rules import DevicePushRules
+from synapse_msc3881.rulesets import Ruleset
+from synapse_msc3881.storage.device_rules import RuleKey
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
     from synapse.server import HomeServer
 
 _PREFIX = b"/pushrules/"
-_DEVICE = "device"
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -33,21 +33,16 @@ class DevicePath:
     rest: Sequence[str]
 
 
-def parse_device_path(raw_path: bytes) -> DevicePath | None:
+def parse_device_path(raw_path: bytes) -> DevicePath:
     """Split a request's path, and decode each part after, since a profile tag may hold "/".
 
     Args:
-        raw_path: the path as the client sent it.
-
-    Returns:
-        The path in the device scopes, or None where it names something else.
+        raw_path: the path as the client sent it, of a request that concerns device scopes.
 
     Raises:
         SynapseError: 400 `M_INVALID_PARAM`, for a bad profile tag or a bad encoding.
     """
-    scope, *parts = raw_path.partition(_PREFIX)[2].split(b"/")
-    if unquote_to_bytes(scope) != _DEVICE.encode():
-        return None
+    _device, *parts = raw_path.partition(_PREFIX)[2].split(b"/")
     decoded = [_decode(part) for part in parts]
     if decoded in ([], [""]):
         return DevicePath(None, decoded)
@@ -70,7 +65,7 @@ def _profile_tag(tag: str) -> str:
         raise _invalid("'global' names the global scope, so it cannot be a profile tag")
     try:
         return check_tag(tag)
-    except InvalidProfileTags as error:
+    except InvalidProfileTagsError as error:
         raise _invalid(f"The path is refused: {error}") from error
 
 
@@ -79,15 +74,18 @@ def _invalid(problem: str) -> SynapseError:
 
 
 def _bad_rule(problem: object) -> SynapseError:
-    return SynapseError(HTTPStatus.BAD_REQUEST, str(problem))
+    # It may quote the request. What is no Unicode, Synapse could neither log nor send.
+    message = str(problem).encode("utf-8", "backslashreplace").decode("utf-8")
+    return SynapseError(HTTPStatus.BAD_REQUEST, message)
 
 
 class PushRulesServlet(seams.PushRuleRestServlet):
     """``/pushrules/`` and all below it."""
 
-    def __init__(self, hs: HomeServer, rules: DeviceRuleStore) -> None:
+    def __init__(self, hs: HomeServer, device_rules: DevicePushRules) -> None:
         super().__init__(hs)
-        self._rules = rules
+        self._device_rules = device_rules
+        self._rules = device_rules.rules
         self._writer = ", ".join(hs.config.worker.writers.push_rules)
 
     async def on_GET(self, request: SynapseRequest, path: str) -> tuple[int, Any]:
@@ -95,9 +93,9 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         if not _concerns_device(request):
             return await super().on_GET(request, path)
         requester = await self.auth.get_user_by_req(request)
-        device_path = _require_path(request)
-        rules = await self._rules.for_user(requester.user.to_string())
-        return HTTPStatus.OK, _part_of(by_scope(rules), device_path)
+        device_path = parse_device_path(request.path)
+        scopes = await self._device_rules.shown(requester.user.to_string())
+        return HTTPStatus.OK, _part_of(scopes, device_path)
 
     async def on_PUT(self, request: SynapseRequest, path: str) -> tuple[int, Any]:
         """Write a rule, or one of its attributes."""
@@ -118,11 +116,11 @@ class PushRulesServlet(seams.PushRuleRestServlet):
             return await super().on_DELETE(request, path)
         requester = await self.auth.get_user_by_req(request)
         self._require_writer()
-        key, _ = _rule(_require_path(request))
+        key, _ = _rule(parse_device_path(request.path))
         try:
             await self._rules.delete(requester.user.to_string(), key)
         except seams.RuleNotFoundException:
-            raise NotFoundError() from None
+            raise NotFoundError from None
         return HTTPStatus.OK, {}
 
     def _require_writer(self) -> None:
@@ -133,7 +131,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
 
     async def _put(self, request: SynapseRequest, user_id: str) -> None:
         # The order of the checks is the one of `global`.
-        key, spec = _rule(_require_path(request))
+        key, spec = _rule(parse_device_path(request.path))
         seams.priority_class(spec)
         if "/" in key.rule_id or "\\" in key.rule_id:
             raise _bad_rule("rule_id may not contain slashes")
@@ -150,8 +148,8 @@ class PushRulesServlet(seams.PushRuleRestServlet):
                 key,
                 conditions,
                 actions,
-                before=parse_string(request, "before"),
-                after=parse_string(request, "after"),
+                before=_neighbour(request, "before"),
+                after=_neighbour(request, "after"),
             )
         except (seams.RuleNotFoundException, seams.InconsistentRuleException) as error:
             raise _bad_rule(error) from error
@@ -160,7 +158,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         self, user_id: str, key: RuleKey, attribute: str, content: Any
     ) -> None:
         if attribute not in ("enabled", "actions"):
-            raise UnrecognizedRequestError()
+            raise UnrecognizedRequestError
         if key.rule_id.startswith("."):  # There are no server-default rules here.
             raise NotFoundError("Unknown rule")
         try:
@@ -177,32 +175,32 @@ class PushRulesServlet(seams.PushRuleRestServlet):
 def _concerns_device(request: SynapseRequest) -> bool:
     raw_path: bytes = request.path
     scope = raw_path.partition(_PREFIX)[2].partition(b"/")[0]
-    return unquote_to_bytes(scope) == _DEVICE.encode()
-
-
-def _require_path(request: SynapseRequest) -> DevicePath:
-    device_path = parse_device_path(request.path)
-    assert device_path is not None  # `_concerns_device` was asked before.
-    return device_path
+    return unquote_to_bytes(scope) == b"device"
 
 
 def _rule(device_path: DevicePath) -> tuple[RuleKey, seams.RuleSpec]:
     """The rule that a path names; raises as the same path in `global` does."""
     if device_path.profile_tag is None:
-        raise UnrecognizedRequestError()
+        raise UnrecognizedRequestError
     spec = seams.rule_spec(device_path.rest)
     return RuleKey(device_path.profile_tag, spec.template, spec.rule_id), spec
 
 
-def _part_of(scopes: Mapping[str, Sequence[Any]], device_path: DevicePath) -> Any:
+def _part_of(scopes: Mapping[str, Ruleset], device_path: DevicePath) -> Any:
     tag, rest = device_path.profile_tag, device_path.rest
     if tag is None:
-        rulesets = {tag: format_for_client(rules) for tag, rules in scopes.items()}
-        # Without the last slash, the error is the one of `global` without it.
-        return rulesets if rest else seams.part_of_ruleset(rulesets, [])
+        # A path without its last slash gets the error that it gets in `global`.
+        return scopes if rest else seams.part_of_ruleset(scopes, rest)
     if tag not in scopes:
         raise NotFoundError(f"There is no device scope {tag!r}")
-    return seams.part_of_ruleset(format_for_client(scopes[tag]), rest)
+    return seams.part_of_ruleset(scopes[tag], rest)
+
+
+def _neighbour(request: SynapseRequest, name: str) -> str | None:
+    rule_id = parse_string(request, name)
+    if rule_id and "\0" in rule_id:
+        raise _invalid(f"'{name}' must not hold a null character")
+    return rule_id
 
 
 def _parse_rule(key: RuleKey, content: Any) -> tuple[list[Any], list[Any]]:

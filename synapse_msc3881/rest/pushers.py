@@ -14,7 +14,7 @@ from synapse.http.servlet import assert_params_in_dict, parse_json_object_from_r
 
 from synapse_msc3881 import seams
 from synapse_msc3881.config import Config
-from synapse_msc3881.profile_tags import DEFAULT_TAGS, InvalidProfileTags, parse_tags
+from synapse_msc3881.profile_tags import DEFAULT_TAGS, InvalidProfileTagsError, parse_tags
 from synapse_msc3881.pushers import Pushers, profile_tags_of
 from synapse_msc3881.rulesets import to_json
 
@@ -55,7 +55,9 @@ class Change:
         cls, content: Mapping[str, Any], names: tuple[str, str], parse: Callable[[Any, str], T]
     ) -> Change:
         """Read and check both names of a field; a name that is not there is None."""
-        stable, unstable = (parse(content[name], name) if name in content else None for name in names)
+        stable, unstable = (
+            parse(content[name], name) if name in content else None for name in names
+        )
         return cls(stable, unstable)
 
     def apply(self, stored: T, omitted: T) -> T:
@@ -143,7 +145,7 @@ def _boolean(value: Any, name: str) -> bool:
 def _tags(value: Any, name: str, limit: int) -> tuple[str, ...]:
     try:
         return parse_tags(value, limit)
-    except InvalidProfileTags as error:
+    except InvalidProfileTagsError as error:
         raise _invalid(name, f"is refused: {error}") from error
 
 

@@ -78,6 +78,7 @@ class DeviceRuleStore:
         key: RuleKey,
         conditions: list[object],
         actions: list[object],
+        *,
         before: str | None = None,
         after: str | None = None,
     ) -> None:
@@ -244,8 +245,7 @@ class DeviceRuleStore:
 
     def _check_room_for_txn(self, txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
         txn.execute(
-            "SELECT profile_tag, kind, rule_id FROM synapse_msc3881_device_rules"
-            " WHERE user_id = ?",
+            "SELECT profile_tag, kind, rule_id FROM synapse_msc3881_device_rules WHERE user_id = ?",
             (user_id,),
         )
         existing = {RuleKey(*row) for row in txn}
@@ -289,8 +289,10 @@ def _read_txn(txn: LoggingTransaction, user_ids: Collection[str]) -> dict[str, l
             f" WHERE user_id IN ({marks})",
             batch,
         )
-        for user_id, *row, enabled in txn:
-            rules[user_id].append(DeviceRule(*row, enabled=bool(enabled)))
+        for user_id, tag, kind, rule_id, priority, conditions, actions, enabled in txn:
+            rules[user_id].append(
+                DeviceRule(tag, kind, rule_id, priority, conditions, actions, bool(enabled))
+            )
     return rules
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from synapse.server import HomeServer
     from synapse.storage.database import LoggingTransaction
 
-logger = logging.getLogger(__name__)
+    from synapse_msc3881.metrics import Failures
 
 #: How many users one statement asks for.
 _BATCH = 500
@@ -40,15 +39,20 @@ class PusherTagStore:
     """The table of profile tags. Written on the main process, as the pushers are."""
 
     def __init__(
-        self, hs: HomeServer, invalidate_txn: Callable[[LoggingTransaction, str], None]
+        self,
+        hs: HomeServer,
+        invalidate_txn: Callable[[LoggingTransaction, str], None],
+        failures: Failures,
     ) -> None:
         """
         Args:
             hs: the homeserver.
             invalidate_txn: tells all processes, with the transaction, that a user's tags changed.
+            failures: where bad rows are reported.
         """
         self._db = hs.get_datastores().main.db_pool
         self._invalidate_txn = invalidate_txn
+        self._failures = failures
 
     async def get(self, keyvalues: Mapping[str, Any]) -> dict[PusherKey, tuple[str, ...]]:
         """The tags of the pushers that match, in one statement.
@@ -57,7 +61,9 @@ class PusherTagStore:
             keyvalues: columns of Synapse's `pushers` and their values. Those that we do not
                 have are left out: the answer may hold more pushers than match.
         """
-        conditions = {_COLUMNS[name]: value for name, value in keyvalues.items() if name in _COLUMNS}
+        conditions = {
+            _COLUMNS[name]: value for name, value in keyvalues.items() if name in _COLUMNS
+        }
 
         def get_txn(txn: LoggingTransaction) -> dict[PusherKey, tuple[str, ...]]:
             where = " AND ".join(f"{column} = ?" for column in conditions)
@@ -66,14 +72,12 @@ class PusherTagStore:
                 + (f" WHERE {where}" if where else ""),
                 list(conditions.values()),
             )
-            return {PusherKey(*key): _parse(tags, key[0]) for *key, tags in txn}
+            return {PusherKey(*key): self._parse(tags, key[0]) for *key, tags in txn}
 
         return await self._db.runInteraction("msc3881_get_pusher_tags", get_txn)
 
-    async def lists_for_users(
-        self, user_ids: Collection[str]
-    ) -> dict[str, list[tuple[str, ...]]]:
-        """For each of the users, the tags of each of their pushers that has other than the default."""
+    async def lists_for_users(self, user_ids: Collection[str]) -> dict[str, list[tuple[str, ...]]]:
+        """For each user, the tags of each of their pushers that has others than the default."""
 
         def lists_txn(txn: LoggingTransaction) -> dict[str, list[tuple[str, ...]]]:
             lists: dict[str, list[tuple[str, ...]]] = {user_id: [] for user_id in user_ids}
@@ -87,7 +91,7 @@ class PusherTagStore:
                     batch,
                 )
                 for user_id, tags in txn:
-                    lists[user_id].append(_parse(tags, user_id))
+                    lists[user_id].append(self._parse(tags, user_id))
             return lists
 
         return await self._db.runInteraction("msc3881_get_tag_lists", lists_txn)
@@ -132,6 +136,16 @@ class PusherTagStore:
 
         await self._db.runInteraction("msc3881_delete_all_pusher_tags", delete_all_txn)
 
+    def _parse(self, tags: str, user_id: str) -> tuple[str, ...]:
+        try:
+            parsed = json.loads(tags)
+            if not isinstance(parsed, list) or not all(isinstance(tag, str) for tag in parsed):
+                raise TypeError("the profile tags are no list of strings")
+        except (ValueError, TypeError) as error:
+            self._failures.report("read", user_id, error, 'the pusher has the tags ["global"]')
+            return DEFAULT_TAGS
+        return tuple(parsed) or DEFAULT_TAGS
+
 
 def _args(key: PusherKey) -> tuple[str, str, str]:
     return key.user_id, key.app_id, key.pushkey
@@ -139,19 +153,7 @@ def _args(key: PusherKey) -> tuple[str, str, str]:
 
 def _delete_txn(txn: LoggingTransaction, key: PusherKey) -> bool:
     txn.execute(
-        "DELETE FROM synapse_msc3881_pusher_tags"
-        " WHERE user_id = ? AND app_id = ? AND pushkey = ?",
+        "DELETE FROM synapse_msc3881_pusher_tags WHERE user_id = ? AND app_id = ? AND pushkey = ?",
         _args(key),
     )
     return bool(txn.rowcount)
-
-
-def _parse(tags: str, user_id: str) -> tuple[str, ...]:
-    try:
-        parsed = json.loads(tags)
-        if isinstance(parsed, list) and all(isinstance(tag, str) for tag in parsed):
-            return tuple(parsed) or DEFAULT_TAGS
-    except ValueError:
-        pass
-    logger.warning("msc3881: the profile tags of a pusher of %s are no list of strings", user_id)
-    return DEFAULT_TAGS
