@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A real push gateway on loopback that remembers what it is sent, and misbehaves when told to."""
+
+import enum
+import http.server
+import json
+import socketserver
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import attr
+from typing_extensions import Self
+
+JsonDict = dict[str, Any]
+
+NOTIFY_PATH = "/_matrix/push/v1/notify"
+
+
+class Behaviour(enum.Enum):
+    """How the gateway treats the pushes for one pushkey. It records them in every case."""
+
+    OK = "answers 200"
+    ERROR = "answers 500"
+    HANG = "answers nothing until released"
+    CLOSE = "closes the connection without an answer"
+    REJECT = "answers that the pushkey is no longer valid"
+
+
+@attr.s(auto_attribs=True, frozen=True, kw_only=True)
+class Push:
+    """One device's part of one notify request.
+
+    Attributes:
+        event_id: None in a push that only updates the badge.
+        room_id, type: of the event; None also where the pusher asked for `event_id_only`.
+        counts, tweaks: {} where absent.
+        prio: "high" or "low"; "high" where absent, as the push gateway API says.
+        notification: the request's `notification` object, as received.
+        received_at: `time.monotonic()` of its arrival.
+        behaviour: how the gateway treated it.
+    """
+
+    pushkey: str
+    app_id: str
+    event_id: str | None
+    room_id: str | None
+    type: str | None
+    counts: JsonDict
+    tweaks: JsonDict
+    prio: str
+    notification: JsonDict
+    received_at: float
+    behaviour: Behaviour
+
+    @property
+    def is_badge_update(self) -> bool:
+        return self.event_id is None
+
+
+class Gateway:
+    """Serves from `start()` (or `with`) to `close()`; thread safe.
+
+    The clients of one server may share it: everything is told apart by pushkey.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._pushes: list[Push] = []
+        self._behaviours: dict[str, Behaviour] = {}
+        self._closed = False
+        self._server = _Server(self)
+        # A short poll: it is how long close() may take.
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), name="push gateway", daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        """The `data.url` for a pusher."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}{NOTIFY_PATH}"
+
+    def start(self) -> Self:
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop listening, and drop the connections of pushes that hang."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def pushes(self, pushkey: str | None = None) -> list[Push]:
+        """What arrived so far, oldest first; for one pushkey or for all."""
+        with self._changed:
+            return [p for p in self._pushes if pushkey in (None, p.pushkey)]
+
+    def clear(self) -> None:
+        """Forget what arrived so far."""
+        with self._changed:
+            self._pushes.clear()
+
+    def wait_for(
+        self,
+        predicate: Callable[[Push], bool] | None = None,
+        *,
+        pushkey: str | None = None,
+        event_id: str | None = None,
+        timeout: float = 15.0,
+    ) -> Push:
+        """The first push, also among those already here, that is all of what was asked for.
+
+        Raises:
+            TimeoutError: if none came; the message lists what did come.
+        """
+
+        def first() -> Push | None:
+            return next(
+                (
+                    push
+                    for push in self._pushes
+                    if pushkey in (None, push.pushkey)
+                    and event_id in (None, push.event_id)
+                    and (predicate is None or predicate(push))
+                ),
+                None,
+            )
+
+        with self._changed:
+            push = self._changed.wait_for(first, timeout)
+            if push is None:
+                came = [(p.pushkey, p.event_id, p.tweaks, p.counts) for p in self._pushes]
+                raise TimeoutError(
+                    f"no such push (pushkey={pushkey}, event_id={event_id}) in {timeout:g}"
+                    f" seconds; these came: {came}"
+                )
+            return push
+
+    def behave(self, pushkey: str, behaviour: Behaviour) -> None:
+        """Treat this pushkey's pushes so from now on; lets go of those that hang."""
+        with self._changed:
+            self._behaviours[pushkey] = behaviour
+            self._changed.notify_all()
+
+    def release(self, pushkey: str) -> None:
+        """Answer this pushkey's hanging pushes, and its further ones, with 200."""
+        self.behave(pushkey, Behaviour.OK)
+
+    def _receive(self, body: bytes) -> list[Push]:
+        """Record a notify request: one push for each device in it."""
+        now = time.monotonic()
+        notification = json.loads(body)["notification"]
+        with self._changed:
+            pushes = [
+                Push(
+                    pushkey=device["pushkey"],
+                    app_id=device["app_id"],
+                    event_id=notification.get("event_id"),
+                    room_id=notification.get("room_id"),
+                    type=notification.get("type"),
+                    counts=notification.get("counts", {}),
+                    tweaks=device.get("tweaks", {}),
+                    prio=notification.get("prio", "high"),
+                    notification=notification,
+                    received_at=now,
+                    behaviour=self._behaviours.get(device["pushkey"], Behaviour.OK),
+                )
+                for device in notification["devices"]
+            ]
+            self._pushes += pushes
+            self._changed.notify_all()
+        return pushes
+
+    def _wait_while_hanging(self, pushkey: str) -> bool:
+        """Wait for the pushkey's release; False if the gateway closed meanwhile."""
+
+        def over() -> bool:
+            return self._closed or self._behaviours.get(pushkey) is not Behaviour.HANG
+
+        with self._changed:
+            self._changed.wait_for(over)
+            return not self._closed
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    # Not http.server's class: that one looks its own name up in the DNS.
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Speaks HTTP/1.0: no kept connection can outlive the gateway's close()."""
+
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path != NOTIFY_PATH:
+            self._answer(404, {"errcode": "M_UNRECOGNIZED", "error": self.path})
+            return
+        try:
+            pushes = self.server.gateway._receive(body)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            self._answer(400, {"errcode": "M_BAD_JSON", "error": repr(e)})
+            return
+        self._treat(pushes)
+
+    def _treat(self, pushes: list[Push]) -> None:
+        """Answer for all devices of the request; Synapse names one per request."""
+        hanging = [p.pushkey for p in pushes if p.behaviour is Behaviour.HANG]
+        if not all(self.server.gateway._wait_while_hanging(pushkey) for pushkey in hanging):
+            return
+        behaviours = {p.behaviour for p in pushes}
+        if Behaviour.CLOSE in behaviours:
+            return
+        if Behaviour.ERROR in behaviours:
+            self._answer(500, {"errcode": "M_UNKNOWN", "error": "told to fail"})
+            return
+        rejected = [p.pushkey for p in pushes if p.behaviour is Behaviour.REJECT]
+        self._answer(200, {"rejected": rejected})
+
+    def _answer(self, status: int, content: JsonDict) -> None:
+        body = json.dumps(content).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        except OSError:
+            # The other side has given up, as it may when a push hangs.
+            self.close_connection = True
+
+    def log_message(self, *_args: object) -> None:
+        """Keep the terminal quiet."""

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Child processes that start, become ready and never stay behind."""
+
+import atexit
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import attr
+
+from synapse_msc3881.demo.leash import leashed
+
+# Between two looks at a process that is starting up.
+_POLL_SECONDS = 0.02
+_TAIL_CHARACTERS = 3000
+
+
+class ProcessError(Exception):
+    """A process did not do what was asked of it; the message is for a human."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_in_use(port: int) -> bool:
+    """Whether something on 127.0.0.1 already listens on `port`."""
+    with socket.socket() as probe:
+        # As servers do, so that connections that were just closed do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
+
+
+@attr.s(auto_attribs=True, kw_only=True)
+class Child:
+    """One process of ours: `spawn()`, `wait_until(…)`, `stop()`.
+
+    Attributes:
+        name: what to call it in error messages.
+        command: program (full path) and arguments.
+        output: the file that gets its stdout and stderr, appended to; its own log may go there too.
+        env: the whole environment, None for ours.
+        user: the system user to run it as, "" for ours.
+        stop_signal: asks for an orderly end.
+        death_signal: what it gets when our process dies.
+    """
+
+    name: str
+    command: Sequence[str]
+    output: Path
+    env: Mapping[str, str] | None = None
+    user: str = ""
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGKILL
+    _process: "subprocess.Popen[bytes] | None" = attr.ib(default=None, init=False)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None before the start and after the end."""
+        return self._process.pid if self._process and self.alive else None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def spawn(self) -> None:
+        """Start it, without waiting for anything. Call this from the main thread, see `leash`."""
+        if self.alive:
+            raise ProcessError(f"{self.name} is running already")
+        command = leashed(self.command, death_signal=self.death_signal, user=self.user)
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.env,
+            )
+        # For systems without a death signal.
+        atexit.register(self.kill)
+
+    def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
+        """Return as soon as `ready()` is true.
+
+        Raises:
+            ProcessError: if the process ended or `timeout` seconds passed before; the message
+                holds the end of what the process wrote.
+        """
+        assert self._process is not None, "spawn() comes first"
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if time.monotonic() > deadline:
+                raise ProcessError(self._report(f"was not ready after {timeout:g} seconds"))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(_POLL_SECONDS)
+                raise ProcessError(self._report(f"ended with code {code} while starting"))
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Ask it to end, insist after `timeout` seconds; return when it is gone."""
+        if self._process is None:
+            return
+        if self.alive:
+            self._process.send_signal(self.stop_signal)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once; return when it is gone."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        atexit.unregister(self.kill)
+
+    def written(self) -> str:
+        """Everything that it wrote to its output, in all its lives."""
+        return self.output.read_text(errors="replace") if self.output.exists() else ""
+
+    def _report(self, what: str) -> str:
+        return (
+            f"{self.name} {what}; the end of {self.output}:\n{self.written()[-_TAIL_CHARACTERS:]}"
+        )

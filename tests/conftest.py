@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Fixtures: servers to test against, and users on them.
+
+Tests share a server and are independent of each other all the same: each has its own users and
+rooms. A test that restarts its server or wants another configuration asks for `fresh_deployment`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from synapse_msc3881.demo.client import Session
+from synapse_msc3881.demo.gateway import Gateway
+from tests.harness.deployment import KINDS, Deployment
+from tests.harness.postgres import Postgres
+
+# fresh_deployment(with_module=…, module_config=…, extra=…)
+FreshDeployment = Callable[..., Deployment]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--deployments",
+        default=",".join(KINDS),
+        help=f"what to run the server tests on, separated by commas: {', '.join(KINDS)}",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that needs a server once on every kind that was asked for."""
+    if "deployment_kind" in metafunc.fixturenames:
+        kinds = metafunc.config.getoption("--deployments").split(",")
+        if not set(kinds) <= set(KINDS):
+            raise pytest.UsageError(f"--deployments knows: {', '.join(KINDS)}")
+        metafunc.parametrize("deployment_kind", kinds, scope="session")
+
+
+@pytest.fixture(scope="session")
+def start_postgres() -> Iterator[Callable[[], Postgres]]:
+    """Call it for the PostgreSQL server; the first call starts it."""
+    started: list[Postgres] = []
+
+    def get() -> Postgres:
+        if not started:
+            started.append(Postgres().start())
+        return started[0]
+
+    yield get
+    for postgres in started:
+        postgres.stop()
+
+
+@pytest.fixture(scope="session")
+def make_deployment(
+    start_postgres: Callable[[], Postgres], tmp_path_factory: pytest.TempPathFactory
+) -> FreshDeployment:
+    """Call it with a kind, and options of Deployment, for one that is started."""
+
+    def make(kind: str, **options: Any) -> Deployment:
+        postgres = start_postgres() if kind == "postgres" else None
+        directory = tmp_path_factory.mktemp(f"synapse-{kind}")
+        return Deployment(kind=kind, directory=directory, postgres=postgres, **options).start()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_deployment(
+    deployment_kind: str, make_deployment: FreshDeployment
+) -> Iterator[Deployment]:
+    """The server with the module that all tests share."""
+    deployment = make_deployment(deployment_kind)
+    yield deployment
+    deployment.stop()
+    deployment.assert_log_is_clean()
+
+
+@pytest.fixture
+def deployment(shared_deployment: Deployment) -> Iterator[Deployment]:
+    """The shared server; a traceback in its log fails the test."""
+    yield shared_deployment
+    shared_deployment.homeserver.close_sessions()
+    shared_deployment.assert_log_is_clean()
+
+
+@pytest.fixture
+def fresh_deployment(
+    deployment_kind: str, make_deployment: FreshDeployment
+) -> Iterator[FreshDeployment]:
+    """Call it, with options of Deployment, for a server of the test's own."""
+    started: list[Deployment] = []
+
+    def fresh(**options: Any) -> Deployment:
+        started.append(make_deployment(deployment_kind, **options))
+        return started[-1]
+
+    yield fresh
+    for deployment in started:
+        deployment.stop()
+    for deployment in started:
+        deployment.assert_log_is_clean()
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    with Gateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def alice(deployment: Deployment) -> Session:
+    return deployment.register()
+
+
+@pytest.fixture
+def bob(deployment: Deployment) -> Session:
+    return deployment.register()
