@@ -20,25 +20,31 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attr
-import synapse
-import synapse.rest
-from synapse.handlers.push_rules import InvalidRuleException, RuleSpec, check_actions
-from synapse.push import Pusher, PusherConfig, PusherConfigException, bulk_push_rule_evaluator
-from synapse.push.emailpusher import EmailPusher
-from synapse.push.httppusher import HttpPusher
-from synapse.rest.client import push_rule as push_rule_servlets
-from synapse.rest.client.notifications import NotificationsServlet
-from synapse.rest.client.push_rule import PushRuleRestServlet
-from synapse.rest.client.pusher import PushersRestServlet, PushersSetRestServlet
-from synapse.rest.client.versions import VersionsRestServlet
-from synapse.storage.databases.main import event_push_actions as push_actions_storage
-from synapse.storage.databases.main import push_rule as push_rule_storage
-from synapse.storage.databases.main.event_push_actions import EmailPushAction, HttpPushAction
-from synapse.storage.push_rule import InconsistentRuleException, RuleNotFoundException
-from synapse.synapse_rust.push import PushRule, get_base_rule_ids
-from synapse.util.async_helpers import Linearizer
-from synapse.util.caches.descriptors import DeferredCacheListDescriptor
-from synapse.util.threepids import canonicalise_email
+
+from synapse_msc3881.tested import TESTED_VERSIONS, does_not_fit
+
+try:
+    import synapse.rest
+    from synapse.handlers.push_rules import InvalidRuleException, RuleSpec, check_actions
+    from synapse.push import Pusher, PusherConfig, PusherConfigException, bulk_push_rule_evaluator
+    from synapse.push.emailpusher import EmailPusher
+    from synapse.push.httppusher import HttpPusher
+    from synapse.rest.client import push_rule as push_rule_servlets
+    from synapse.rest.client.notifications import NotificationsServlet
+    from synapse.rest.client.push_rule import PushRuleRestServlet
+    from synapse.rest.client.pusher import PushersRestServlet, PushersSetRestServlet
+    from synapse.rest.client.versions import VersionsRestServlet
+    from synapse.storage.databases.main import event_push_actions as push_actions_storage
+    from synapse.storage.databases.main import push_rule as push_rule_storage
+    from synapse.storage.databases.main.event_push_actions import EmailPushAction, HttpPushAction
+    from synapse.storage.engines import PostgresEngine
+    from synapse.storage.push_rule import InconsistentRuleException, RuleNotFoundException
+    from synapse.synapse_rust.push import PushRule, get_base_rule_ids
+    from synapse.util.async_helpers import Linearizer
+    from synapse.util.caches.descriptors import DeferredCacheListDescriptor
+    from synapse.util.threepids import canonicalise_email
+except ImportError as error:
+    raise ImportError(does_not_fit([str(error)])) from error
 
 if TYPE_CHECKING:
     from synapse.http.server import HttpServer
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 __all__ = [
+    "TESTED_VERSIONS",
     "EmailPushAction",
     "EmailPusher",
     "HttpPushAction",
@@ -69,9 +76,6 @@ __all__ = [
     "canonicalise_email",
     "check_actions",
 ]
-
-#: The versions of Synapse that this release was tested on, oldest first.
-TESTED_VERSIONS = ("1.120.2", "1.163.2")
 
 T = TypeVar("T")
 AnyCallable = Callable[..., Any]
@@ -406,12 +410,8 @@ def verify(hs: HomeServer) -> None:
     """
     broken = [status for status in inspect_seams(hs) if status.problem]
     if broken:
-        found = "\n".join(f"  - {status.seam.where}: {status.problem}" for status in broken)
         raise SeamError(
-            f"synapse_msc3881 does not fit Synapse {synapse.__version__}:\n{found}\n"
-            f"This release was tested on Synapse {' and '.join(TESTED_VERSIONS)}. Install a "
-            "release of synapse_msc3881 that supports yours, or take the module out of "
-            "homeserver.yaml."
+            does_not_fit([f"{status.seam.where}: {status.problem}" for status in broken])
         )
 
 
@@ -685,6 +685,18 @@ def deserialize_actions(actions: str, highlight: bool) -> list[Any]:
 def make_linearizer(hs: HomeServer, name: str) -> Linearizer:
     """A queue for each key: `async with linearizer.queue(key)`."""
     return Linearizer(name=name, clock=hs.get_clock())
+
+
+def has_table(cursor: Any, engine: Any, name: str) -> bool:
+    """Whether the database has a table of that name."""
+    catalogue = (
+        "SELECT 1 FROM information_schema.tables"
+        " WHERE table_schema = current_schema() AND table_name = ?"
+        if isinstance(engine, PostgresEngine)
+        else "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    )
+    cursor.execute(engine.convert_param_style(catalogue), (name,))
+    return cursor.fetchone() is not None
 
 
 def connection_of_this_thread(hs: HomeServer) -> tuple[Any, Callable[[], None]]:

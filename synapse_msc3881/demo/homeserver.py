@@ -118,7 +118,7 @@ class Homeserver:
                 return self
             except ProcessError:
                 # Somebody may have taken the port after we chose it.
-                taken = any(port_in_use(port) for port in (self.port, self.metrics_port) if port)
+                taken = any(port_in_use(port) for port in self._ports() if port)
                 if attempt == _PORT_ATTEMPTS or self.options.port is not None or not taken:
                     raise
         raise AssertionError("the loop returns or raises")
@@ -299,6 +299,9 @@ class Homeserver:
             **self.options.extra,
         }
 
+    def _ports(self) -> list[int]:
+        return [self.port, self.metrics_port]
+
     def _choose_ports(self) -> None:
         """Take the port that is wanted, else the last one, else a free one."""
         if self.options.port is not None:
@@ -329,8 +332,8 @@ class Homeserver:
         if not key_file.exists():
             seed = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
             key_file.write_text(f"ed25519 a_demo {seed}\n")
-        log_config = _log_config(self.log_file, self.options.log_level)
-        (self.directory / "log.yaml").write_text(json.dumps(log_config, indent=2))
+        logging = log_config(self.log_file, self.options.log_level)
+        (self.directory / "log.yaml").write_text(json.dumps(logging, indent=2))
         self.config_file.write_text(json.dumps(self.config(), indent=2))
 
 
@@ -354,8 +357,11 @@ def _rate_limits() -> JsonDict:
     return limits
 
 
-def _log_config(log_file: Path, level: str) -> JsonDict:
-    line = "%(asctime)s %(levelname)s %(name)s: [%(request)s] %(message)s"
+def log_config(log_file: Path, level: str, process: str = "") -> JsonDict:
+    """Synapse's `log_config`; several processes may share the file, with `process` in each line."""
+    line = (
+        f"%(asctime)s {process and process + ' '}%(levelname)s %(name)s: [%(request)s] %(message)s"
+    )
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -107,6 +107,11 @@ class Child:
                 code = self._process.wait(_POLL_SECONDS)
                 raise ProcessError(self._report(f"ended with code {code} while starting"))
 
+    def ask_to_stop(self) -> None:
+        """Ask it to end, without waiting for that."""
+        if self._process is not None and self.alive:
+            self._process.send_signal(self.stop_signal)
+
     def stop(self, timeout: float = 10.0) -> None:
         """Ask it to end, insist after `timeout` seconds; return when it is gone."""
         if self._process is None:

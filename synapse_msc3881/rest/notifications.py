@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+
+from synapse.api.errors import SynapseError
+from synapse.http.servlet import parse_string
 
 from synapse_msc3881 import seams
 from synapse_msc3881.outcomes import without_mark
@@ -12,12 +16,26 @@ if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
 
 
+# A number of no more characters fits into the 64 bits of a stream ordering.
+_MAX_TOKEN_LENGTH = 18
+
+
 class NotificationsServlet(seams.NotificationsServlet):
     """``GET /notifications``."""
 
     async def on_GET(self, request: SynapseRequest) -> tuple[int, dict[str, Any]]:
         """Synapse's answer without our mark in the actions."""
+        _check_from(request)
         code, body = await super().on_GET(request)
         for notification in body["notifications"]:
             notification["actions"] = without_mark(notification["actions"])
         return code, body
+
+
+def _check_from(request: SynapseRequest) -> None:
+    """Refuse a number that SQLite cannot compare; Synapse refuses what is no number."""
+    token = parse_string(request, "from")
+    if token is not None and len(token) > _MAX_TOKEN_LENGTH:
+        raise SynapseError(
+            HTTPStatus.BAD_REQUEST, 'Query parameter "from" contains unrecognised token'
+        )

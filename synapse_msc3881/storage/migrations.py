@@ -35,6 +35,9 @@ _TIDY = (
     """,
 )
 
+# There once all files of the schema are applied.
+_LATEST_TABLE = "synapse_msc3881_pusher_tags"
+
 _TAGGED_USERS = "SELECT DISTINCT user_id FROM synapse_msc3881_pusher_tags"
 
 
@@ -56,7 +59,7 @@ def prepare_tables(hs: HomeServer) -> set[str]:
             _upgrade(cursor, engine)
             for statement in _TIDY:
                 cursor.execute(statement)
-        elif not _applied(cursor, engine):
+        elif not seams.has_table(cursor, engine, _LATEST_TABLE):
             logger.warning(
                 "msc3881: the main process has not made the module's tables yet. Start it with "
                 "the module in its config; until then there are no device rules"
@@ -77,6 +80,13 @@ def _upgrade(cursor: Any, engine: Any) -> None:
     # PostgreSQL only: keeps a second main process, started by mistake, from doing the same.
     engine.lock_table(cursor, "applied_module_schemas")
     applied = _applied(cursor, engine)
+    if applied and not seams.has_table(cursor, engine, _LATEST_TABLE):
+        # Synapse's port from SQLite to PostgreSQL brings the records, but not our tables.
+        cursor.execute(
+            engine.convert_param_style("DELETE FROM applied_module_schemas WHERE module_name = ?"),
+            (MODULE_NAME,),
+        )
+        applied = set()
     files = resources.files("synapse_msc3881.storage").joinpath("schema").iterdir()
     for file in sorted(files, key=lambda file: file.name):
         if file.name.endswith(".sql") and file.name not in applied:

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which versions of Synapse this release was tested on, and what to say where it does not fit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+
+#: Oldest first.
+TESTED_VERSIONS = ("1.120.2", "1.163.2")
+
+
+def does_not_fit(problems: Sequence[str]) -> str:
+    """A message for the admin.
+
+    Args:
+        problems: what is missing or of another shape, each naming it.
+    """
+    try:
+        version = importlib.metadata.version("matrix-synapse")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(unknown version)"
+    found = "\n".join(f"  - {problem}" for problem in problems)
+    return (
+        f"synapse_msc3881 does not fit Synapse {version}:\n{found}\n"
+        f"This release was tested on Synapse {' and '.join(TESTED_VERSIONS)}. Install a "
+        "release of synapse_msc3881 that supports yours, or take the module out of "
+        "homeserver.yaml."
+    )

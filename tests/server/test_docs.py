@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The examples of docs/client-api.md, run in their order, and the links in all documents.
+
+An example is two blocks marked ``http``: a request, and the response that must come. Both are
+written as HTTP is: a first line, headers, an empty line and a body. In a request,
+``Bearer <phone>`` and ``Bearer <desktop>`` stand for the access tokens of one user's two devices.
+In a response, ``"<any>"`` stands for any value, and a member ``"…": "…"`` for any further members.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attr
+import pytest
+
+from synapse_msc3881.demo.client import Session
+from tests.conftest import FreshDeployment
+
+ROOT = Path(__file__).parent.parent.parent
+CLIENT_API = ROOT / "docs" / "client-api.md"
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+_BLOCK = re.compile(r"^```http\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_MORE = "…"
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class Part:
+    """A request or a response: its first line, headers and body."""
+
+    line_number: int
+    first: str
+    headers: Mapping[str, str]
+    body: str
+
+    @classmethod
+    def parse(cls, text: str, line_number: int) -> "Part":
+        head, _, body = text.partition("\n\n")
+        first, *headers = head.strip().splitlines()
+        named = dict(header.split(": ", 1) for header in headers)
+        return cls(line_number, first, named, body.strip())
+
+
+def parts_of(document: str) -> list[Part]:
+    return [
+        Part.parse(block[1], document.count("\n", 0, block.start()) + 1)
+        for block in _BLOCK.finditer(document)
+    ]
+
+
+def differences(expected: Any, found: Any, where: str = "body") -> list[str]:
+    """How a response's body differs from the documented one; empty where it does not."""
+    if expected == "<any>":
+        return []
+    if isinstance(expected, dict) and isinstance(found, dict):
+        wanted = {name: value for name, value in expected.items() if name != _MORE}
+        missing = [f"{where}.{name} is missing" for name in wanted.keys() - found.keys()]
+        further = [f"{where}.{name} is not documented" for name in found.keys() - wanted.keys()]
+        return [
+            *missing,
+            *(further if _MORE not in expected else []),
+            *(
+                difference
+                for name in wanted.keys() & found.keys()
+                for difference in differences(wanted[name], found[name], f"{where}.{name}")
+            ),
+        ]
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        return [
+            difference
+            for index, (one, other) in enumerate(zip(expected, found, strict=True))
+            for difference in differences(one, other, f"{where}[{index}]")
+        ]
+    # `1 == True` to Python, not to JSON.
+    if type(expected) is type(found) and expected == found:
+        return []
+    return [f"{where} is {json.dumps(found)}, documented is {json.dumps(expected)}"]
+
+
+def run(request: Part, response: Part, sessions: Mapping[str, Session]) -> list[str]:
+    method, path = request.first.split(" ")
+    headers = dict(request.headers)
+    bearer = headers.pop("Authorization", None)
+    # Whoever has no token asks as somebody without one.
+    session = next(iter(sessions.values()))
+    if bearer is not None:
+        name = bearer.removeprefix("Bearer ")
+        if name in sessions:
+            session = sessions[name]
+        else:
+            headers["Authorization"] = bearer
+    found = session.request(
+        method,
+        path,
+        raw_body=request.body.encode() or None,
+        headers=headers,
+        token=bearer is not None,
+    )
+    status = int(response.first.split(" ")[1])
+    problems = differences(json.loads(response.body), found.json)
+    if found.status != status:
+        problems.insert(0, f"the status is {found.status}, documented is {status}")
+    return [
+        f"{CLIENT_API.name}:{request.line_number}: {request.first}: {each}" for each in problems
+    ]
+
+
+@pytest.mark.parametrize("module_config", [{}])
+def test_the_examples_are_what_the_server_answers(
+    fresh_deployment: FreshDeployment, module_config: dict[str, Any]
+) -> None:
+    deployment = fresh_deployment(module_config=module_config)
+    phone = deployment.register("alice", device_id="PHONE")
+    sessions = {"<phone>": phone, "<desktop>": deployment.login(phone, "DESKTOP")}
+
+    parts = parts_of(CLIENT_API.read_text())
+    requests, responses = parts[::2], parts[1::2]
+
+    assert len(requests) == len(responses) > 20
+    assert all(response.first.startswith("HTTP/1.1 ") for response in responses)
+    problems = [
+        problem
+        for request, response in zip(requests, responses, strict=True)
+        for problem in run(request, response, sessions)
+    ]
+    assert not problems, "\n".join(["", *problems])
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "differs"),
+    [
+        ({"a": "<any>"}, {"a": [1]}, False),
+        ({"a": 1}, {"a": 1, "b": 2}, True),
+        ({"a": 1, "…": "…"}, {"a": 1, "b": 2}, False),
+        ({"a": 1, "…": "…"}, {"b": 2}, True),
+        ([1], [1, 2], True),
+        ([{"a": True}], [{"a": 1}], True),
+        ([{"a": True}], [{"a": True}], False),
+        ({}, [], True),
+    ],
+)
+def test_a_difference_is_seen(expected: Any, found: Any, differs: bool) -> None:
+    assert bool(differences(expected, found)) is differs
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        file, _, heading = target.partition("#")
+        if re.match(r"https?:", target):
+            continue
+        linked = document.parent / file if file else document
+        if not linked.exists() or (heading and heading not in headings(linked.read_text())):
+            missing.append(target)
+    assert missing == []
+
+
+def headings(text: str) -> Sequence[str]:
+    """The headings as forges turn them into anchors."""
+    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found]
