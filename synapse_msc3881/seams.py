@@ -338,6 +338,11 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("request", "path"),
     ),
     Seam(
+        "synapse.rest.client.push_rule:PushRuleRestServlet.handle_put",
+        "what on_PUT calls once it knows the user; reads the body",
+        parameters=("request", "path", "user_id"),
+    ),
+    Seam(
         "synapse.rest.client.push_rule:PushRuleRestServlet.on_DELETE",
         "as above",
         parameters=("request", "path"),

@@ -16,7 +16,7 @@ from synapse_msc3881 import seams
 from synapse_msc3881.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
 from synapse_msc3881.push_rules import DevicePushRules
 from synapse_msc3881.rulesets import Ruleset
-from synapse_msc3881.storage.device_rules import RuleKey
+from synapse_msc3881.storage.device_rules import RuleKey, normalise
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
@@ -123,6 +123,20 @@ class PushRulesServlet(seams.PushRuleRestServlet):
             raise NotFoundError from None
         return HTTPStatus.OK, {}
 
+    async def handle_put(
+        self, request: SynapseRequest, path: str, user_id: str
+    ) -> tuple[int, dict[str, Any]]:
+        """Synapse's part of PUT, for `global`, without rules that it could not read back.
+
+        Synapse answers some malformed rules with 500, and stores others, after which it can
+        evaluate no event for the user.
+        """
+        try:
+            _check_readable(request, path)
+        except seams.InvalidRuleException as error:
+            raise _bad_rule(error) from error
+        return await super().handle_put(request, path, user_id)
+
     def _require_writer(self) -> None:
         if not self._is_push_worker:
             raise UnrecognizedRequestError(
@@ -178,6 +192,41 @@ def _concerns_device(request: SynapseRequest) -> bool:
     return unquote_to_bytes(scope) == b"device"
 
 
+def _check_readable(request: SynapseRequest, path: str) -> None:
+    """Raise InvalidRuleException for a rule in `global` that Synapse could not read back.
+
+    What Synapse refuses by itself with a 4xx is left to it.
+    """
+    try:
+        spec = seams.rule_spec(path.split("/")[2:])
+        seams.priority_class(spec)
+        content: Any = parse_json_value_from_request(request)
+    except (SynapseError, seams.InvalidRuleException):
+        return
+    finally:
+        if request.content is not None:
+            request.content.seek(0)
+    if spec.attr is None:
+        if not isinstance(content, dict):
+            raise seams.InvalidRuleException("The rule must be a JSON object")
+        _check_conditions(spec.template, content)
+        conditions, actions = seams.rule_from_request(spec.template, spec.rule_id, content)
+    elif isinstance(content, dict) and isinstance(content.get("actions"), list):
+        conditions, actions = [], content["actions"]
+        seams.check_actions(actions)
+    else:
+        return
+    normalise(spec.template, conditions, actions)
+
+
+def _check_conditions(kind: str, content: Mapping[str, Any]) -> None:
+    conditions = content.get("conditions", [])
+    if kind in ("override", "underride") and not (
+        isinstance(conditions, list) and all(isinstance(c, dict) for c in conditions)
+    ):
+        raise seams.InvalidRuleException("'conditions' must be a list of objects")
+
+
 def _rule(device_path: DevicePath) -> tuple[RuleKey, seams.RuleSpec]:
     """The rule that a path names; raises as the same path in `global` does."""
     if device_path.profile_tag is None:
@@ -212,12 +261,11 @@ def _parse_rule(key: RuleKey, content: Any) -> tuple[list[Any], list[Any]]:
     """
     if not isinstance(content, dict):
         raise _bad_rule("The rule must be a JSON object")
-    if key.kind in ("override", "underride") and "conditions" in content:
-        conditions = content["conditions"]
-        if not isinstance(conditions, list) or not all(isinstance(c, dict) for c in conditions):
-            raise _bad_rule("'conditions' must be a list of objects")
-        if not all(isinstance(c["kind"], str) for c in conditions if "kind" in c):
-            raise _bad_rule("The 'kind' of a condition must be a string")
+    _check_conditions(key.kind, content)
+    if key.kind in ("override", "underride") and not all(
+        isinstance(condition.get("kind", ""), str) for condition in content.get("conditions", [])
+    ):
+        raise _bad_rule("The 'kind' of a condition must be a string")
     if key.kind == "content" and not isinstance(content.get("pattern", ""), str):
         raise _bad_rule("'pattern' must be a string")
     conditions, actions = seams.rule_from_request(key.kind, key.rule_id, content)

@@ -86,7 +86,7 @@ class PusherFields:
     device_display_name: str
     pushkey: str
     lang: str | None
-    data: Mapping[str, Any]
+    data: Mapping[str, Any] | None
     profile_tag: str
 
 
@@ -150,23 +150,31 @@ def _tags(value: Any, name: str, limit: int) -> tuple[str, ...]:
 
 
 def _text(value: Any, name: str) -> str:
-    """A string that both databases can store."""
+    """A string that both databases can store and index."""
+    limit = _MAX_BYTES.get(name)
+    if limit is not None and len(_string(value, name).encode("utf-8")) > limit:
+        raise _invalid(name, f"must have at most {limit} bytes")
+    return _string(value, name)
+
+
+def _string(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise _invalid(name, "must be a string")
     if "\0" in value:
         raise _invalid(name, "must not hold a null character")
     try:
-        size = len(value.encode("utf-8"))
+        value.encode("utf-8")
     except UnicodeEncodeError:
         raise _invalid(name, "must be valid Unicode") from None
-    limit = _MAX_BYTES.get(name)
-    if limit is not None and size > limit:
-        raise _invalid(name, f"must have at most {limit} bytes")
     return value
 
 
-def _data(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def _data(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if content["kind"] == "email":
+        _check_email(content["pushkey"])
     data = content["data"]
+    if data is None:  # For some kinds Synapse stores it, and for others it has its own error.
+        return None
     if not isinstance(data, dict):
         raise _invalid("data", "must be an object")
     try:
@@ -175,8 +183,6 @@ def _data(content: Mapping[str, Any]) -> Mapping[str, Any]:
         raise _invalid("data", f"is not valid JSON: {error}") from error
     if content["kind"] == "http" and isinstance(data.get("url"), str):
         _check_url(data["url"])
-    if content["kind"] == "email":
-        _check_email(content["pushkey"])
     return data
 
 
@@ -245,8 +251,8 @@ class PushersSetServlet(seams.PushersSetRestServlet):
         async with self._queue.queue(user_id):
             if _is_removal(content):
                 await self._pool.remove_pusher(
-                    _text(content["app_id"], "app_id"),
-                    _text(content["pushkey"], "pushkey"),
+                    _string(content["app_id"], "app_id"),
+                    _string(content["pushkey"], "pushkey"),
                     user_id=user_id,
                 )
             else:

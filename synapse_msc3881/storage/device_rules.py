@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attr
 from synapse.api.errors import Codes, SynapseError
@@ -97,11 +97,9 @@ class DeviceRuleStore:
             InvalidRuleException: Synapse cannot parse the rule.
             RuleNotFoundException: there is no rule `before` or `after`.
         """
-        raw_conditions, raw_actions = _encode(conditions), _encode(actions)
         self._check_id_length(key)
-        self._check_size(raw_conditions, raw_actions)
-        normal = seams.normalise_rule(key.rule_id, KINDS[key.kind], raw_conditions, raw_actions)
-        stored_conditions, stored_actions = (_encode(part) for part in normal)
+        self._check_size(_encode(conditions), _encode(actions))
+        stored_conditions, stored_actions = normalise(key.kind, conditions, actions)
 
         def write_txn(txn: LoggingTransaction) -> None:
             self._check_room_for_txn(txn, user_id, key)
@@ -161,7 +159,7 @@ class DeviceRuleStore:
             RuleNotFoundException: there is no such rule.
         """
         raw = _encode(actions)
-        _, normal = seams.normalise_rule(key.rule_id, KINDS.get(key.kind, 0), "[]", raw)
+        _, normal = normalise(key.kind, [], actions)
 
         def set_actions_txn(txn: LoggingTransaction) -> None:
             txn.execute(
@@ -174,7 +172,7 @@ class DeviceRuleStore:
             self._check_size(row[0], raw)
             txn.execute(
                 "UPDATE synapse_msc3881_device_rules SET actions = ? WHERE " + _IS_RULE,
-                (_encode(normal), *_args(user_id, key)),
+                (normal, *_args(user_id, key)),
             )
 
         await self._change(user_id, key, "ACTIONS", set_actions_txn)
@@ -325,6 +323,18 @@ def _make_place_txn(
         (user_id, key.profile_tag, key.kind, priority),
     )
     return priority
+
+
+def normalise(kind: str, conditions: Sequence[Any], actions: Sequence[Any]) -> tuple[str, str]:
+    """A rule's conditions and actions in JSON, as Synapse shows them once it has parsed them.
+
+    Raises:
+        InvalidRuleException: Synapse cannot parse the rule.
+    """
+    normal = seams.normalise_rule(
+        "rule", KINDS.get(kind, KINDS["override"]), _encode(conditions), _encode(actions)
+    )
+    return _encode(normal[0]), _encode(normal[1])
 
 
 def _encode(value: object) -> str:

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Push rules with device scopes in /sync, sliding sync and account data: SEMANTICS 3."""
+
+import itertools
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attr
+import pytest
+
+from synapse_msc3881.demo.client import JsonDict, Session, path
+from tests.harness.deployment import Deployment
+from tests.server.helpers import rule
+
+SLIDING_SYNC = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+#: How long a sync waits for news, and how soon it must be back once there are some.
+WAIT_MS = 30_000
+SOON_SECONDS = 20.0
+
+_IN_FLIGHT = re.compile(
+    r'^synapse_http_server_in_flight_requests_count\{.*servlet="(?:Sliding)?SyncRestServlet".*\}'
+    r" ([0-9.]+)$",
+    re.MULTILINE,
+)
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class News:
+    """What a sync brought: where the next one starts, and the push rules if they were in it."""
+
+    since: str
+    rules: JsonDict | None
+
+
+class Sync(Protocol):
+    """One sync of either sort."""
+
+    def __call__(self, session: Session, since: str | None = None, timeout_ms: int = 0) -> News: ...
+
+
+def classic(session: Session, since: str | None = None, timeout_ms: int = 0) -> News:
+    answer = session.sync(since, timeout_ms)
+    return News(answer["next_batch"], push_rules_in(answer.get("account_data", {}).get("events")))
+
+
+def sliding(session: Session, since: str | None = None, timeout_ms: int = 0) -> News:
+    where = SLIDING_SYNC + f"?timeout={timeout_ms}" + (f"&pos={since}" if since else "")
+    body = {"lists": {}, "extensions": {"account_data": {"enabled": True}}}
+    answer = session.call("POST", where, body)
+    account_data = answer.get("extensions", {}).get("account_data", {})
+    return News(answer["pos"], push_rules_in(account_data.get("global")))
+
+
+def push_rules_in(events: list[JsonDict] | None) -> JsonDict | None:
+    found = [event["content"] for event in events or () if event["type"] == "m.push_rules"]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def caught_up(session: Session, sync: Sync) -> News:
+    """Sync until there is nothing left that is not new."""
+    news = sync(session)
+    while (later := sync(session, news.since)).rules is not None:
+        news = later
+    return News(later.since, news.rules)
+
+
+class Waiting:
+    """A sync that waits on a connection of its own."""
+
+    def __init__(self, deployment: Deployment, session: Session, sync: Sync) -> None:
+        self._deployment = deployment
+        self._session = attr.evolve(session)
+        since = caught_up(session, sync).since
+        self._news: list[News] = []
+        self._thread = threading.Thread(
+            target=lambda: self._news.append(sync(self._session, since, WAIT_MS))
+        )
+
+    def wakes_up_for(self, change: Callable[[], Any]) -> News:
+        """What the sync brings after a change that is made while it waits."""
+        self._thread.start()
+        self._until_the_server_has_it()
+        started = time.monotonic()
+        change()
+        self._thread.join(SOON_SECONDS + WAIT_MS / 1000)
+        self._session.close()
+        assert self._news, "the sync failed"
+        assert time.monotonic() - started < SOON_SECONDS, "the sync waited until its time was up"
+        return self._news[0]
+
+    def _until_the_server_has_it(self) -> None:
+        deadline = time.monotonic() + SOON_SECONDS
+        while not any(float(count) for count in _IN_FLIGHT.findall(self._deployment.metrics())):
+            assert self._thread.is_alive(), "the sync came back with nothing new"
+            assert time.monotonic() < deadline, "the server does not count the sync"
+
+
+@pytest.fixture(params=[classic, sliding], ids=["sync", "sliding_sync"])
+def sync(request: pytest.FixtureRequest) -> Sync:
+    chosen: Sync = request.param
+    return chosen
+
+
+def account_data(session: Session) -> Any:
+    return session.call("GET", path("user", session.user_id, "account_data", "m.push_rules"))
+
+
+def test_a_first_sync_shows_what_the_push_rules_api_shows(
+    deployment: Deployment, alice: Session, bob: Session, sync: Sync
+) -> None:
+    # Another device: Synapse keeps the answer to a device's first sync for a while.
+    rules = sync(deployment.login(alice, "PHONE")).rules
+    assert rules == alice.get_rules()
+    assert set(rules) == {"global"}, "`device` is left out where there is none"
+
+    alice.put_rule("a/b", "override", "one", rule())
+    alice.put_rule("phone", "content", "two", rule("content", []))
+    alice.set_rule_enabled("phone", "content", "two", False)
+    rules = sync(alice).rules
+    assert rules is not None
+    assert rules == alice.get_rules() == account_data(alice)
+    assert set(rules["device"]) == {"a/b", "phone"}
+    others = sync(bob).rules
+    assert others == bob.get_rules() == account_data(bob)
+    assert set(others) == {"global"}
+
+
+def test_a_later_sync_shows_them_only_after_a_change(alice: Session, sync: Sync) -> None:
+    news = caught_up(alice, sync)
+    changes: list[Callable[[], None]] = [
+        lambda: alice.put_rule("phone", "override", "one", rule()),
+        lambda: alice.put_rule("phone", "override", "two", rule()),
+        lambda: alice.put_rule("phone", "override", "one", rule(), before="two"),
+        lambda: alice.set_rule_enabled("phone", "override", "one", False),
+        lambda: alice.set_rule_actions("phone", "override", "one", []),
+        lambda: alice.delete_rule("phone", "override", "one"),
+        lambda: alice.put_rule("other", "room", "!r:x", rule("room")),
+        lambda: alice.delete_rule("phone", "override", "two"),
+        lambda: alice.delete_rule("other", "room", "!r:x"),
+    ]
+    seen = []
+    for number, change in enumerate(changes):
+        change()
+        news = sync(alice, news.since)
+        assert news.rules == alice.get_rules() == account_data(alice), number
+        seen.append(news.rules)
+        news = sync(alice, news.since)
+        assert news.rules is None, f"{number}: nothing has changed since"
+    assert all(one != next_one for one, next_one in itertools.pairwise(seen))
+    assert "device" not in seen[-1]
+
+
+def test_what_is_refused_changes_nothing(alice: Session, sync: Sync) -> None:
+    alice.put_rule("phone", "override", "one", rule())
+    news = caught_up(alice, sync)
+    root = path("pushrules", "device", "phone", "override")
+    for method, tail, body in (
+        ("PUT", "/one", {"conditions": [], "actions": ["unknown"]}),
+        ("PUT", "/two?before=unknown", rule()),
+        ("PUT", "/two/enabled", {"enabled": False}),
+        ("PUT", "/one/actions", {"actions": [{"set_tweak": "x" * 2000}]}),
+        ("DELETE", "/two", None),
+    ):
+        assert alice.request(method, root + tail, body).status >= 400
+    assert sync(alice, news.since).rules is None
+
+
+@pytest.mark.parametrize("change", ["first", "enabled", "actions", "deletes one", "last"])
+def test_a_waiting_sync_wakes_up(
+    deployment: Deployment, alice: Session, sync: Sync, change: str
+) -> None:
+    if change != "first":
+        alice.put_rule("phone", "override", "one", rule())
+    if change == "deletes one":
+        alice.put_rule("phone", "override", "two", rule())
+    changes: dict[str, Callable[[], None]] = {
+        "first": lambda: alice.put_rule("phone", "override", "one", rule()),
+        "enabled": lambda: alice.set_rule_enabled("phone", "override", "one", False),
+        "actions": lambda: alice.set_rule_actions("phone", "override", "one", []),
+        "deletes one": lambda: alice.delete_rule("phone", "override", "two"),
+        "last": lambda: alice.delete_rule("phone", "override", "one"),
+    }
+    news = Waiting(deployment, alice, sync).wakes_up_for(changes[change])
+
+    assert news.rules == alice.get_rules()
+    if change == "last":
+        assert "device" not in news.rules
+        return
+    (one,) = news.rules["device"]["phone"]["override"]
+    assert (one["enabled"], one["actions"]) == {
+        "enabled": (False, ["notify"]),
+        "actions": (True, []),
+    }.get(change, (True, ["notify"]))
+
+
+def test_the_change_of_one_user_is_no_news_to_another(
+    alice: Session, bob: Session, sync: Sync
+) -> None:
+    since = caught_up(bob, sync).since
+    alice.put_rule("phone", "override", "one", rule())
+    assert sync(bob, since, 300).rules is None
+
+
+def test_all_sessions_of_a_user_hear_of_a_change(
+    deployment: Deployment, alice: Session, sync: Sync
+) -> None:
+    phone = deployment.login(alice, "PHONE")
+    news = Waiting(deployment, phone, sync).wakes_up_for(
+        lambda: alice.put_rule("phone", "override", "one", rule())
+    )
+    assert news.rules == phone.get_rules()
