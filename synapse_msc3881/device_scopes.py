@@ -4,6 +4,9 @@
 Each process holds the set of users whose pushers have profile tags, read once at startup, and a
 bounded cache of their compiled scopes. A change of tags or rules, on whichever process, comes
 here as an invalidation: the user may have scopes now, and what is compiled is stale.
+
+A disabled pusher's tags count here like any other's. Its scopes are evaluated for nothing, but
+switching a pusher changes nothing that a process holds, and so can leave nothing stale.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ class HeldScopes:
 
     def keep(self, user_id: str, scopes: Scopes) -> None:
         """Keep a user's compiled scopes."""
+        self.compiled.pop(user_id, None)
         while len(self.compiled) >= self._max_compiled:
             del self.compiled[next(iter(self.compiled))]
         self.compiled[user_id] = scopes

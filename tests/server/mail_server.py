@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A mail server on loopback that keeps what it is sent."""
+
+import socketserver
+import threading
+from types import TracebackType
+
+from typing_extensions import Self
+
+
+class MailServer:
+    """Serves SMTP in a `with`; thread safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._mails: list[tuple[str, bytes]] = []
+        self._server = _Server(self)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), name="mail server", daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def mails(self, address: str) -> list[bytes]:
+        """What was sent to an address so far."""
+        with self._changed:
+            return [mail for to, mail in self._mails if to == address]
+
+    def wait_for(self, address: str, timeout: float = 15.0) -> bytes:
+        """The first mail to an address."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.mails(address), timeout):
+                raise TimeoutError(f"no mail to {address}; these came: {self._mails}")
+            return self.mails(address)[0]
+
+    def _receive(self, recipients: list[str], mail: bytes) -> None:
+        with self._changed:
+            self._mails += [(recipient, mail) for recipient in recipients]
+            self._changed.notify_all()
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, mail_server: MailServer) -> None:
+        self.mail_server = mail_server
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    """As much of SMTP as Synapse speaks."""
+
+    server: _Server
+
+    def handle(self) -> None:
+        recipients: list[str] = []
+        self._say(220, "mail.example.org")
+        for line in self.rfile:
+            command = line.strip().upper()
+            if command.startswith(b"RCPT TO:"):
+                recipients.append(line.decode().partition("<")[2].partition(">")[0])
+            if command == b"DATA":
+                self._say(354, "go on")
+                self.server.mail_server._receive(recipients, self._mail())
+            if command == b"QUIT":
+                self._say(221, "bye")
+                return
+            self._say(250, "fine")
+
+    def _mail(self) -> bytes:
+        lines = []
+        for line in self.rfile:
+            if line == b".\r\n":
+                break
+            lines.append(line.removeprefix(b"."))
+        return b"".join(lines)
+
+    def _say(self, code: int, text: str) -> None:
+        self.wfile.write(f"{code} {text}\r\n".encode())

@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What pushers do with what was decided: drop, push, stop, start again (SEMANTICS 2 and 5)."""
+
+import time
+from collections.abc import Callable, Iterator
+from email import message_from_bytes
+from email.message import Message
+
+import pytest
+
+from synapse_msc3881.demo.client import Session
+from synapse_msc3881.demo.gateway import Behaviour, Gateway, Push
+from tests.conftest import FreshDeployment
+from tests.harness.deployment import Deployment
+from tests.server.cascade_helpers import (
+    NOTIFY,
+    SILENT,
+    SIREN,
+    Device,
+    Scene,
+    device,
+    fence_off,
+    make_scene,
+    on_all,
+    on_body,
+    tags_in_database,
+)
+from tests.server.mail_server import MailServer
+
+# Synapse tries again after 1 s, then 2 s: what did not come in this time will not come.
+LONGER_THAN_A_RETRY = 2.5
+
+
+@pytest.fixture
+def scene(deployment: Deployment, gateway: Gateway) -> Scene:
+    return make_scene(deployment, gateway)
+
+
+@pytest.fixture(scope="module")
+def mail_server() -> Iterator[MailServer]:
+    with MailServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_deployment(
+    deployment_kind: str, make_deployment: FreshDeployment, mail_server: MailServer
+) -> Iterator[Deployment]:
+    """A server that a test may restart, and that sends its mails to ours, at once."""
+    email = {
+        "smtp_host": "127.0.0.1",
+        "smtp_port": mail_server.port,
+        "require_transport_security": False,
+        "enable_tls": False,
+        "notif_from": "Matrix <noreply@synapse.test>",
+        "enable_notifs": True,
+        "notif_for_new_users": False,
+        "notif_delay_before_mail": "0s",
+    }
+    deployment = make_deployment(deployment_kind, extra={"email": email})
+    yield deployment
+    deployment.stop()
+    deployment.assert_log_is_clean()
+
+
+def position(deployment: Deployment, pusher: Device) -> int:
+    """Where the pusher stands in the stream of events, by the database."""
+    ((ordering,),) = deployment.sql(
+        "SELECT last_stream_ordering FROM pushers WHERE user_name = ? AND pushkey = ?",
+        [pusher.user.user_id, pusher.pushkey],
+    )
+    return int(ordering)
+
+
+def stream_ordering(deployment: Deployment, event_id: str) -> int:
+    ((ordering,),) = deployment.sql(
+        "SELECT stream_ordering FROM events WHERE event_id = ?", [event_id]
+    )
+    return int(ordering)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not in time"
+        time.sleep(0.02)
+
+
+def nothing_came(pusher: Device, seconds: float) -> bool:
+    """Whether nothing at all reaches the gateway for a pusher in a while, badges included."""
+    before = len(pusher.gateway.pushes(pusher.pushkey))
+    time.sleep(seconds)
+    return len(pusher.gateway.pushes(pusher.pushkey)) == before
+
+
+def disable(pusher: Device, tags: list[str]) -> None:
+    pusher.set(enabled=False, profile_tags=tags)
+
+
+# --- Dropping -----------------------------------------------------------------------------------
+
+
+def test_after_200_dropped_events_the_next_is_pushed_and_never_again(
+    own_deployment: Deployment, gateway: Gateway
+) -> None:
+    deployment = own_deployment
+    scene = make_scene(deployment, gateway)
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SILENT))
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    phone, native = scene.device(["phone", "global"]), scene.device()
+    started_at = position(deployment, phone)
+
+    for number in range(200):
+        scene.message(f"Number {number}")
+    alarm = scene.message("alarm")
+
+    assert phone.pushes_until(alarm) == []
+    ordering = stream_ordering(deployment, alarm)
+    assert started_at < ordering
+    wait_until(lambda: position(deployment, phone) == ordering, "the position of the phone")
+    native.wait_for(alarm)
+
+    # What is dropped after the last push is dropped again after a restart.
+    last_dropped = scene.message("One more")
+    native.wait_for(last_dropped)
+    deployment.restart()
+    again = scene.message("alarm")
+    phone.wait_for(again)
+    assert phone.event_ids() == [alarm, again]
+
+
+def test_a_pusher_that_was_off_the_air_walks_its_tags_at_the_restart(
+    own_deployment: Deployment, gateway: Gateway
+) -> None:
+    deployment = own_deployment
+    scene = make_scene(deployment, gateway)
+    scene.bob.put_rule("global", "room", scene.room, on_all(SILENT))
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    phone = scene.device(["phone", "global"])
+    disabled = scene.device(["phone"])
+    disable(disabled, ["phone"])
+    gateway.behave(phone.pushkey, Behaviour.CLOSE)
+    scene.message("dropped")
+    alarm = scene.message("alarm")
+    phone.wait_for(alarm)
+
+    deployment.kill()
+    gateway.clear()
+    gateway.behave(phone.pushkey, Behaviour.OK)
+    deployment.restart()
+
+    # Nothing but the start itself wakes the pusher up: the row does not count for `global`.
+    assert phone.wait_for(alarm).tweaks == {"sound": "siren"}
+    assert phone.event_ids() == [alarm]
+    assert disabled.pushes() == []
+    stored = disabled.stored()
+    assert stored is not None
+    assert (stored["enabled"], stored["profile_tags"]) == (False, ["phone"])
+
+
+# --- Stopping and starting ----------------------------------------------------------------------
+
+TAGS = pytest.mark.parametrize("tags", [["global"], ["phone", "global"]], ids=",".join)
+
+
+@TAGS
+def test_a_disabled_pusher_pushes_nothing_and_starts_from_the_present(
+    scene: Scene, tags: list[str]
+) -> None:
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    pusher, witness = scene.device(tags), scene.device()
+    first = scene.message("one")
+    pusher.wait_for(first)
+
+    disable(pusher, tags)
+    second, third = scene.message("alarm"), scene.message("three")
+    witness.wait_for(third)
+    scene.bob.read(scene.room, second)
+    scene.bob.read(scene.room, third)
+    scene.gateway.wait_for(lambda push: push.is_badge_update, pushkey=witness.pushkey)
+    assert [push.event_id for push in scene.gateway.pushes(pusher.pushkey)] == [first]
+    scene.message("four")
+
+    pusher.set(enabled=True, profile_tags=tags)
+    fifth = scene.message("five")
+    pusher.wait_for(fifth)
+    assert pusher.event_ids() == [first, fifth]
+
+
+@TAGS
+def test_disabling_ends_a_retry_loop(scene: Scene, tags: list[str]) -> None:
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    pusher = scene.device(tags)
+    scene.gateway.behave(pusher.pushkey, Behaviour.ERROR)
+    lost = scene.message("alarm")
+    pusher.wait_for(lost)
+
+    disable(pusher, tags)
+    scene.gateway.behave(pusher.pushkey, Behaviour.OK)
+    assert nothing_came(pusher, LONGER_THAN_A_RETRY)
+
+    pusher.set(enabled=True, profile_tags=tags)
+    event_id = scene.message("alarm")
+    pusher.wait_for(event_id)
+    assert [p.event_id for p in pusher.pushes() if p.behaviour is Behaviour.OK] == [event_id]
+
+
+@TAGS
+@pytest.mark.parametrize("then", [Behaviour.OK, Behaviour.ERROR], ids=lambda b: b.name.lower())
+def test_disabling_while_a_push_hangs_ends_it_there(
+    scene: Scene, tags: list[str], then: Behaviour
+) -> None:
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    pusher = scene.device(tags)
+    scene.gateway.behave(pusher.pushkey, Behaviour.HANG)
+    first = scene.message("alarm")
+    pusher.wait_for(first)
+    scene.message("alarm")
+
+    disable(pusher, tags)
+    if then is Behaviour.ERROR:  # The hanging push itself is answered with 200 or not at all.
+        scene.gateway.behave(pusher.pushkey, Behaviour.ERROR)
+    scene.gateway.release(pusher.pushkey)
+    assert nothing_came(pusher, 1.5)
+    assert pusher.event_ids() == [first]
+    last = position(scene.deployment, pusher)
+
+    pusher.set(enabled=True, profile_tags=tags)
+    third = scene.message("alarm")
+    pusher.wait_for(third)
+    assert pusher.event_ids() == [first, third]
+    assert last <= position(scene.deployment, pusher)
+
+
+@TAGS
+def test_off_and_on_again_while_a_push_hangs_delivers_nothing_twice(
+    scene: Scene, tags: list[str]
+) -> None:
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    pusher = scene.device(tags)
+    scene.gateway.behave(pusher.pushkey, Behaviour.HANG)
+    first = scene.message("alarm")
+    pusher.wait_for(first)
+    scene.message("alarm")  # Waits behind the first, and is from before the pusher was off.
+
+    disable(pusher, tags)
+    pusher.set(enabled=True, profile_tags=tags)
+    scene.gateway.release(pusher.pushkey)
+    third = scene.message("alarm")
+    pusher.wait_for(third)
+    fourth = scene.message("alarm")
+    pusher.wait_for(fourth)
+    assert pusher.event_ids() == [first, third, fourth]
+    wait_until(
+        lambda: position(scene.deployment, pusher) == stream_ordering(scene.deployment, fourth),
+        "the pusher's position",
+    )
+
+
+def test_removing_a_pusher_while_a_push_hangs_ends_it_there(scene: Scene) -> None:
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+    pusher = scene.device(["phone"])
+    scene.gateway.behave(pusher.pushkey, Behaviour.HANG)
+    first = scene.message()
+    pusher.wait_for(first)
+    scene.message()
+    scene.bob.delete_pusher(pusher.pushkey, pusher.app_id)
+    scene.gateway.release(pusher.pushkey)
+    assert nothing_came(pusher, 1.0)
+    assert pusher.event_ids() == [first]
+    assert pusher.stored() is None
+    assert tags_in_database(scene.deployment, scene.bob) == {}
+
+
+def test_a_pusher_that_is_set_again_while_it_fails_goes_by_its_new_tags(scene: Scene) -> None:
+    scene.bob.put_rule("loud", "room", scene.room, on_all(SIREN))
+    scene.bob.put_rule("calm", "room", scene.room, on_all(NOTIFY))
+    pusher = scene.device(["loud"])
+    scene.gateway.behave(pusher.pushkey, Behaviour.ERROR)
+    lost = scene.message()
+    pusher.wait_for(lost)
+
+    pusher.set(profile_tags=["calm"])
+    scene.gateway.behave(pusher.pushkey, Behaviour.OK)
+    event_id = scene.message()
+
+    assert pusher.wait_for(event_id).tweaks == {}
+    assert nothing_came(pusher, LONGER_THAN_A_RETRY)
+    accepted = [push.event_id for push in pusher.pushes() if push.behaviour is Behaviour.OK]
+    assert accepted == [event_id]
+    ((failing_since,),) = scene.deployment.sql(
+        "SELECT failing_since FROM pushers WHERE pushkey = ?", [pusher.pushkey]
+    )
+    assert failing_since is None
+
+
+def test_setting_the_same_again_while_a_push_hangs_delivers_it_once(scene: Scene) -> None:
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+    pusher = scene.device(["phone"])
+    scene.gateway.behave(pusher.pushkey, Behaviour.HANG)
+    first = scene.message()
+    pusher.wait_for(first)
+    pusher.set(profile_tags=["phone"])
+    scene.gateway.release(pusher.pushkey)
+    second = scene.message()
+    pusher.wait_for(second)
+    assert pusher.event_ids() == [first, second]
+
+
+def test_a_rejected_pushkey_is_removed_with_its_tags(scene: Scene) -> None:
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+    rejected, kept = scene.device(["phone"]), scene.device(["phone", "global"])
+    assert set(tags_in_database(scene.deployment, scene.bob)) == {rejected.pushkey, kept.pushkey}
+    scene.gateway.behave(rejected.pushkey, Behaviour.REJECT)
+
+    first = scene.message()
+    rejected.wait_for(first)
+    wait_until(lambda: rejected.stored() is None, "the removal")
+    second = scene.message()
+    kept.wait_for(second)
+
+    assert tags_in_database(scene.deployment, scene.bob) == {kept.pushkey: '["phone","global"]'}
+    assert rejected.event_ids() == [first]
+
+
+def test_changing_tags_takes_effect_with_the_next_event(scene: Scene) -> None:
+    scene.bob.put_rule("loud", "room", scene.room, on_all(SIREN))
+    pusher = scene.device()
+    native = pusher.wait_for(scene.message())
+    assert native.tweaks.get("sound") != "siren"
+    for tags, sound in ((["loud"], "siren"), (["global"], None), (["nothing", "loud"], "siren")):
+        pusher.set(profile_tags=tags)
+        got = pusher.wait_for(scene.message()).tweaks.get("sound")
+        assert sound in (got, None)
+        assert (got == "siren") == (sound == "siren")
+    # Left out, they are the default again.
+    pusher.set()
+    assert pusher.wait_for(scene.message()).tweaks.get("sound") != "siren"
+    assert tags_in_database(scene.deployment, scene.bob) == {}
+
+
+def test_a_receipt_updates_the_badge_of_a_pusher_with_tags(scene: Scene) -> None:
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SILENT))
+    fence_off(scene.bob, "phone")
+    pusher = scene.device(["phone", "global"])
+    event_id = scene.message()
+    scene.bob.read(scene.room, event_id)
+
+    def is_empty_badge(push: Push) -> bool:
+        return push.is_badge_update and push.counts == {"unread": 0}
+
+    scene.gateway.wait_for(is_empty_badge, pushkey=pusher.pushkey)
+    assert pusher.pushes() == []
+
+
+# --- E-mail -------------------------------------------------------------------------------------
+
+
+def mail_pusher(deployment: Deployment, user: Session, tags: list[str]) -> str:
+    """Give a user an e-mail address and an e-mail pusher; returns the address."""
+    address = f"{user.user_id[1:].partition(':')[0]}@example.org"
+    deployment.sql(
+        "INSERT INTO user_threepids (user_id, medium, address, validated_at, added_at)"
+        " VALUES (?, 'email', ?, 1, 1)",
+        [user.user_id, address],
+    )
+    set_mail_pusher(user, address, tags)
+    return address
+
+
+def set_mail_pusher(user: Session, address: str, tags: list[str], enabled: bool = True) -> None:
+    user.set_pusher(
+        address,
+        "m.email",
+        "",
+        kind="email",
+        data={},
+        profile_tags=tags,
+        enabled=enabled,
+    )
+
+
+def about(mail: Message) -> str:
+    """The mail as text, to look for what it tells about."""
+    part = next(part for part in mail.walk() if part.get_content_type() == "text/plain")
+    content = part.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    return content.decode()
+
+
+def test_a_mail_is_sent_for_what_the_tags_say(
+    own_deployment: Deployment, mail_server: MailServer, gateway: Gateway
+) -> None:
+    scene = make_scene(own_deployment, gateway)
+    loud = scene.alice.create_room(preset="public_chat")
+    scene.bob.join(loud)
+    scene.bob.put_rule("mail", "room", scene.room, on_all(SILENT))
+    scene.bob.put_rule("mail", "room", loud, on_all(NOTIFY))
+    scene.bob.put_rule("global", "room", loud, on_all(SILENT))
+    address = mail_pusher(own_deployment, scene.bob, ["mail", "global"])
+    witness = device(scene.bob, gateway)
+
+    silenced = scene.message("A silenced word")
+    witness.wait_for(silenced)
+    assert mail_server.mails(address) == []
+    scene.alice.send(loud, "A loud word")
+
+    mail = about(message_from_bytes(mail_server.wait_for(address)))
+    assert "A loud word" in mail
+    assert "A silenced word" not in mail
+
+
+def test_a_disabled_mail_pusher_sends_nothing(
+    own_deployment: Deployment, mail_server: MailServer, gateway: Gateway
+) -> None:
+    scene = make_scene(own_deployment, gateway)
+    scene.bob.put_rule("mail", "room", scene.room, on_all(NOTIFY))
+    address = mail_pusher(own_deployment, scene.bob, ["mail"])
+    set_mail_pusher(scene.bob, address, ["mail"], enabled=False)
+    witness = scene.device(["mail"])
+    witness.wait_for(scene.message("Unheard"))
+
+    set_mail_pusher(scene.bob, address, ["mail"], enabled=True)
+    scene.message("Heard")
+
+    mail = about(message_from_bytes(mail_server.wait_for(address)))
+    assert "Heard" in mail
+    assert len(mail_server.mails(address)) == 1

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How long device rules and profile tags live, and Synapse with and without the module.
+
+SEMANTICS 6 and 7.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synapse_msc3881.demo.client import JsonDict, Session
+from synapse_msc3881.demo.gateway import Gateway
+from synapse_msc3881.demo.homeserver import PASSWORD, Homeserver, Options
+from synapse_msc3881.demo.process import ProcessError
+from tests.conftest import FreshDeployment
+from tests.harness.deployment import MODULE, Deployment
+from tests.server.cascade_helpers import (
+    BELL,
+    NOTIFY,
+    SILENT,
+    SIREN,
+    Scene,
+    device,
+    fence_off,
+    make_scene,
+    on_all,
+    on_type,
+    rules_in_database,
+    tags_in_database,
+)
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def scene(deployment: Deployment, gateway: Gateway) -> Scene:
+    return make_scene(deployment, gateway)
+
+
+# --- Devices and users --------------------------------------------------------------------------
+
+
+def test_logging_out_removes_the_devices_pushers_and_tags_and_no_scope(
+    scene: Scene, gateway: Gateway
+) -> None:
+    phone = scene.deployment.login(scene.bob, "PHONE")
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+    phones, desktops = device(phone, gateway, ["phone"]), scene.device(["phone", "global"])
+
+    phone.logout()
+
+    assert [pusher["pushkey"] for pusher in scene.bob.get_pushers()] == [desktops.pushkey]
+    assert set(tags_in_database(scene.deployment, scene.bob)) == {desktops.pushkey}
+    assert "phone" in scene.bob.get_rules()["device"]
+    event_id = scene.message()
+    assert desktops.wait_for(event_id).tweaks == {"sound": "siren"}
+    assert phones.pushes() == []
+
+
+def test_deleting_the_last_pusher_removes_its_tags_and_no_scope(scene: Scene) -> None:
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+    pusher = scene.device(["phone"])
+    scene.bob.delete_pusher(pusher.pushkey, pusher.app_id)
+    assert tags_in_database(scene.deployment, scene.bob) == {}
+    assert rules_in_database(scene.deployment, scene.bob) == 1
+    # The same pushkey starts afresh.
+    pusher.set()
+    stored = pusher.stored()
+    assert stored is not None
+    assert stored["profile_tags"] == ["global"]
+
+
+def test_deactivating_removes_the_rules_and_tags_of_that_user_alone(
+    scene: Scene, gateway: Gateway
+) -> None:
+    carol = scene.deployment.register()
+    for user in (scene.bob, carol):
+        user.put_rule("phone", "room", scene.room, on_all(SIREN))
+        user.put_rule("tablet", "override", "r", on_all(SILENT))
+        device(user, gateway, ["phone", "tablet"])
+
+    scene.bob.deactivate(PASSWORD)
+
+    assert rules_in_database(scene.deployment, scene.bob) == 0
+    assert tags_in_database(scene.deployment, scene.bob) == {}
+    assert rules_in_database(scene.deployment, carol) == 2
+    assert len(tags_in_database(scene.deployment, carol)) == 1
+    scene.message()
+
+
+# --- Room upgrades ------------------------------------------------------------------------------
+
+
+def about_room(room: str, actions: list[Any], **more: Any) -> JsonDict:
+    condition = {"kind": "event_match", "key": "room_id", "pattern": room}
+    mention = {"kind": "event_match", "key": "content.body", "pattern": "hello"}
+    return {"conditions": [mention, condition], "actions": actions, **more}
+
+
+def enabled_rules(user: Session, scope: str, kind: str) -> dict[str, JsonDict]:
+    rules = user.get_rules(scope)[kind]
+    return {rule["rule_id"]: rule for rule in rules if not rule["default"] and rule["enabled"]}
+
+
+def test_a_room_upgrade_copies_the_rules_about_the_room_in_all_scopes(scene: Scene) -> None:
+    bob, old = scene.bob, scene.room
+    bob.put_rule("phone", "room", old, on_all(SIREN))
+    bob.put_rule("tablet", "override", "mentions", about_room(old, BELL))
+    bob.put_rule("tablet", "override", "other", on_type("org.example.x", BELL))
+    bob.put_rule("tablet", "room", "!other:synapse.test", on_all(BELL))
+    bob.put_rule("off", "room", old, on_all(SIREN))
+    bob.set_rule_enabled("off", "room", old, False)
+    bob.put_rule("global", "room", old, on_all(SILENT))
+    phone, tablet = scene.device(["phone", "global"]), scene.device(["tablet", "global"])
+
+    new = scene.alice.upgrade_room(old, "10")
+    bob.join(new)
+
+    assert {*enabled_rules(bob, "global", "room")} == {old, new}
+    assert {*enabled_rules(bob, "phone", "room")} == {old, new}
+    assert enabled_rules(bob, "phone", "room")[new]["actions"] == SIREN
+    assert {*enabled_rules(bob, "tablet", "room")} == {"!other:synapse.test"}
+    overrides = enabled_rules(bob, "tablet", "override")
+    assert overrides.pop("mentions")["conditions"] == about_room(old, BELL)["conditions"]
+    assert overrides.pop("other")["conditions"] == on_type("org.example.x", BELL)["conditions"]
+    (copied,) = overrides.values()
+    assert (copied["conditions"], copied["actions"]) == (
+        about_room(new, BELL)["conditions"],
+        BELL,
+    )
+    assert [rule["rule_id"] for rule in bob.get_rules("off")["room"]] == [old]
+
+    event_id = scene.alice.send(new, "Hello there")
+    assert phone.wait_for(event_id).tweaks == {"sound": "siren"}
+    assert tablet.wait_for(event_id).tweaks == {"sound": "bell"}
+
+
+def test_a_room_upgrade_keeps_each_of_several_rules_about_the_room(scene: Scene) -> None:
+    bob, old = scene.bob, scene.room
+    for scope in ("global", "phone"):
+        bob.put_rule(scope, "override", "a", about_room(old, SIREN))
+        bob.put_rule(scope, "underride", "b", about_room(old, NOTIFY))
+        bob.put_rule(scope, "room", old, on_all(SILENT))
+
+    new = scene.alice.upgrade_room(old, "10")
+    bob.join(new)
+
+    def copies(scope: str) -> dict[str, list[tuple[list[Any], list[Any]]]]:
+        return {
+            kind: [
+                (rule.get("conditions", []), rule["actions"])
+                for rule in bob.get_rules(scope)[kind]
+                if not rule["default"] and (new in repr(rule))
+            ]
+            for kind in ("override", "room", "underride")
+        }
+
+    assert copies("phone") == copies("global")
+
+
+# --- The module, taken out and put back ---------------------------------------------------------
+
+
+def applied_schemas(deployment: Deployment) -> list[tuple[Any, ...]]:
+    return deployment.sql(
+        "SELECT module_name, file FROM applied_module_schemas ORDER BY module_name, file"
+    )
+
+
+def test_taking_the_module_out_and_putting_it_back(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    deployment = fresh_deployment()
+    scene = make_scene(deployment, gateway)
+    schemas = applied_schemas(deployment)
+    assert schemas
+    assert {name for name, _ in schemas} == {"synapse_msc3881"}
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SILENT))
+    fence_off(scene.bob, "phone")
+    rules = scene.bob.get_rules()
+    phone, gone = scene.device(["phone", "global"]), scene.device(["phone"])
+    disabled = scene.device(["phone", "global"], enabled=False)
+
+    # With rows that hold our mark still to be read.
+    scene.message("Before")
+    deployment.restart(with_module=False)
+
+    event_id = scene.message("Without the module")
+    assert phone.wait_for(event_id).tweaks.get("sound") in (None, "default")
+    assert "device" not in scene.bob.get_rules()
+    assert scene.bob.request("GET", "/_matrix/client/v3/pushrules/device/").status == 400
+    listed = scene.bob.call("GET", "/_matrix/client/v3/notifications")["notifications"]
+    assert event_id in [entry["event"]["event_id"] for entry in listed]
+    assert "profile_tags" not in repr(scene.bob.get_pushers())
+    assert rules_in_database(deployment, scene.bob) == 2
+    # Its tags are without an owner now.
+    scene.bob.delete_pusher(gone.pushkey, gone.app_id)
+    phone.wait_for(scene.message("Before the module is back"))
+
+    # Back, and listed twice: the first one counts.
+    twice = [{"module": MODULE, "config": {}}, {"module": MODULE, "config": {}}]
+    deployment.restart(with_module=True, extra={"modules": twice})
+
+    assert deployment.log_text().count("the module is in the config twice") == 1
+    assert applied_schemas(deployment) == schemas
+    assert scene.bob.get_rules() == rules
+    assert tags_in_database(deployment, scene.bob) == {
+        phone.pushkey: '["phone","global"]',
+        disabled.pushkey: '["phone","global"]',
+    }
+    before = phone.event_ids()
+    scene.message("With the module again")
+    fence = scene.fence()
+    phone.wait_for(fence)
+    assert phone.event_ids()[len(before) :] == [fence]
+    assert disabled.pushes() == []
+
+
+# --- A bad config -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        ({"keep_omited": True}, "keep_omited"),
+        ({"keep_omitted": "yes"}, "keep_omitted"),
+        ({"limits": {"device_scopes_per_user": 0}}, "limits.device_scopes_per_user"),
+    ],
+    ids=["an unknown option", "a wrong type", "a limit below 1"],
+)
+def test_a_bad_option_stops_synapse_and_is_named(
+    tmp_path: Path, config: JsonDict, path: str
+) -> None:
+    modules = [{"module": MODULE, "config": config}]
+    homeserver = Homeserver(tmp_path, Options(modules=modules, python_path=[CHECKOUT]))
+    with pytest.raises(ProcessError) as caught:
+        homeserver.start()
+    assert f"modules.<item 0>.config.{path}" in str(caught.value)
+    assert homeserver.pid is None

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The check of Synapse's internals at startup."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import synapse
+import synapse.rest
+from synapse.push import bulk_push_rule_evaluator
+from synapse.push.pusherpool import PusherPool
+
+from synapse_msc3881 import seams
+from synapse_msc3881.seams import Seam, SeamError, inspect_seams, verify
+
+IN_A_HOMESERVER = [seam.where for seam in seams.SEAMS if seam.where.startswith("hs:")]
+
+
+@pytest.fixture
+def hs() -> Any:
+    """As much of a homeserver as the seams below `hs:` ask for."""
+    factory = SimpleNamespace(pusher_types={})
+    pool = SimpleNamespace(pushers={}, pusher_factory=factory)
+    return SimpleNamespace(get_pusherpool=lambda: pool)
+
+
+def problems(hs: Any = None) -> dict[str, str]:
+    return {s.seam.where: s.problem for s in inspect_seams(hs) if s.problem is not None}
+
+
+def test_nothing_is_wrong_with_this_synapse(hs: Any) -> None:
+    assert problems() == {}
+    assert problems(hs) == {}
+    verify(hs)
+
+
+def test_every_seam_is_declared_once_and_says_what_it_is_for() -> None:
+    assert len({seam.where for seam in seams.SEAMS}) == len(seams.SEAMS)
+    assert all(seam.relies_on for seam in seams.SEAMS)
+    assert IN_A_HOMESERVER
+
+
+def test_without_a_homeserver_its_own_seams_are_left_out(hs: Any) -> None:
+    without = {status.seam.where for status in inspect_seams()}
+    assert without.isdisjoint(IN_A_HOMESERVER)
+    assert {status.seam.where for status in inspect_seams(hs)} == without | set(IN_A_HOMESERVER)
+
+
+def test_a_missing_method_is_named_with_the_versions(
+    hs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(PusherPool, "remove_pusher")
+    with pytest.raises(SeamError) as caught:
+        verify(hs)
+    message = str(caught.value)
+    assert "synapse.push.pusherpool:PusherPool.remove_pusher: missing" in message
+    assert f"Synapse {synapse.__version__}" in message
+    for version in seams.TESTED_VERSIONS:
+        assert version in message
+
+
+def test_a_method_with_other_parameters_is_named_with_them(
+    hs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_pusher(self: Any, app_id: str, key: str) -> None: ...
+
+    monkeypatch.setattr(PusherPool, "remove_pusher", remove_pusher)
+    with pytest.raises(SeamError, match=r"remove_pusher: does not take pushkey, user_id; it takes"):
+        verify(hs)
+
+
+def test_all_that_is_broken_is_named_at_once(hs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = (
+        Seam("synapse.no.such.module:thing", "a module"),
+        Seam("synapse.push:no_such_thing", "an attribute"),
+        Seam("synapse.push:Pusher.no.such", "an attribute of an attribute"),
+        Seam("hs:get_no_such_thing().x", "a method of the homeserver"),
+        Seam("hs:get_pusherpool().no_such_thing", "an attribute of what it returns"),
+        Seam("synapse.push:Pusher.on_stop", "a parameter", parameters=("why",)),
+    )
+    monkeypatch.setattr(seams, "SEAMS", broken)
+    with pytest.raises(SeamError) as caught:
+        verify(hs)
+    lines = [line for line in str(caught.value).splitlines() if line.startswith("  - ")]
+    assert len(lines) == len(broken)
+    for seam, line in zip(broken, lines, strict=True):
+        assert line.startswith(f"  - {seam.where}: ")
+
+
+@pytest.mark.parametrize("seam", seams.SEAMS, ids=lambda seam: seam.where)
+def test_each_seam_is_found_broken_when_it_is_gone(
+    seam: Seam, hs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Seam(f"{seam.where}_gone", seam.relies_on, parameters=seam.parameters)
+    monkeypatch.setattr(seams, "SEAMS", (gone,))
+    assert set(problems(hs)) == {gone.where}
+
+
+def test_the_check_finds_nothing_wrong_once_the_module_is_installed(
+    hs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is changed is changed in the process, so put it back after the test.
+    evaluators: Any = bulk_push_rule_evaluator
+    monkeypatch.setattr(evaluators, "PushRuleEvaluator", evaluators.PushRuleEvaluator)
+    monkeypatch.setattr(synapse.rest, "SERVLET_GROUPS", dict(synapse.rest.SERVLET_GROUPS))
+
+    def register(_hs: object, _http_server: object) -> None: ...
+
+    for _ in range(2):
+        seams.wrap_evaluators(lambda evaluator, _keys: evaluator)
+        seams.register_servlets(register)
+    assert problems(hs) == {}
+    # Twice is once.
+    assert not hasattr(evaluators.PushRuleEvaluator.native, "native")
+    assert list(synapse.rest.SERVLET_GROUPS["client"]).count(register) == 1
+
+
+def test_a_wrapper_is_put_on_one_object_only() -> None:
+    class Store:
+        def read(self) -> str:
+            return "native"
+
+    wrapped, other = Store(), Store()
+    seams.wrap(wrapped, "read", lambda native: lambda: f"wrapped {native()}")
+    assert (wrapped.read(), other.read()) == ("wrapped native", "native")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The pure parts of the migrations. The rest is tested against real databases."""
+
+import re
+import sqlite3
+from importlib import resources
+
+from synapse_msc3881.storage.migrations import _TAGGED_USERS, _TIDY, _statements
+
+SCHEMA = sorted(
+    resources.files("synapse_msc3881.storage").joinpath("schema").iterdir(),
+    key=lambda file: file.name,
+)
+
+
+def test_a_script_is_taken_apart_into_its_statements() -> None:
+    script = """-- A comment; with a semicolon
+    CREATE TABLE a (b TEXT);
+
+      -- Another; one
+    CREATE INDEX c
+        ON a (b);
+    """
+    assert [" ".join(s.split()) for s in _statements(script)] == [
+        "CREATE TABLE a (b TEXT)",
+        "CREATE INDEX c ON a (b)",
+    ]
+    assert _statements("-- Nothing;\n;\n;") == []
+
+
+def test_the_schema_files_are_numbered_and_hold_no_string_with_a_semicolon() -> None:
+    assert SCHEMA
+    for number, file in enumerate(SCHEMA, 1):
+        assert re.fullmatch(rf"{number:02}_\w+\.sql", file.name)
+        for statement in _statements(file.read_text()):
+            assert statement.count("'") % 2 == 0
+
+
+def test_the_statements_make_tables_that_the_others_find() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE pushers (user_name, app_id, pushkey)")
+    connection.execute("CREATE TABLE users (name, deactivated)")
+    for file in SCHEMA:
+        for statement in _statements(file.read_text()):
+            connection.execute(statement)
+    connection.execute("INSERT INTO pushers VALUES ('@a', 'app', 'key')")
+    connection.execute("INSERT INTO users VALUES ('@a', 0), ('@gone', 1)")
+    connection.executemany(
+        "INSERT INTO synapse_msc3881_pusher_tags VALUES (?, 'app', ?, '[]')",
+        [("@a", "key"), ("@a", "gone"), ("@b", "key")],
+    )
+    connection.executemany(
+        "INSERT INTO synapse_msc3881_device_rules VALUES (?, 'phone', 'room', '!r', 0, '', '', 1)",
+        [("@a",), ("@gone",), ("@unknown",)],
+    )
+
+    for statement in _TIDY:
+        connection.execute(statement)
+
+    tags = connection.execute("SELECT user_id, pushkey FROM synapse_msc3881_pusher_tags")
+    assert tags.fetchall() == [("@a", "key")]
+    assert connection.execute(_TAGGED_USERS).fetchall() == [("@a",)]
+    rules = connection.execute("SELECT user_id FROM synapse_msc3881_device_rules ORDER BY user_id")
+    assert rules.fetchall() == [("@a",), ("@unknown",)]
+    connection.close()
