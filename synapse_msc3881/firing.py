@@ -111,7 +111,7 @@ class Backlog:
         return True
 
     def _decide(self, row: PushActionRow) -> Decision | None:
-        actions: list[Action] = []
+        actions: list[Action] = ["notify"]  # What `global` says, should they not be readable.
         try:
             actions = seams.deserialize_actions(row.actions, row.highlight)
             return decide(self._tags, actions, row.notif)

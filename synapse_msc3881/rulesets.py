@@ -64,6 +64,30 @@ def to_json(value: object) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
+def from_json(stored: str) -> Any:
+    """Read JSON from a row of ours, which somebody may have tampered with.
+
+    Raises:
+        ValueError: it is no JSON, or holds what no client and no gateway could be sent: a number
+            that JSON has not, or half a character. Python alone would accept these.
+    """
+    value = json.loads(stored, parse_constant=_refuse)
+    if "\\ud" in stored.lower():
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _actions(stored: str) -> list[Any]:
+    actions = from_json(stored)
+    if not isinstance(actions, list):
+        raise TypeError("the actions of a rule are no list")
+    return actions
+
+
 def by_priority(rules: Iterable[DeviceRule]) -> list[DeviceRule]:
     """The rules in the order in which they are evaluated, for rules of one scope."""
     return sorted(rules, key=lambda rule: (KINDS.get(rule.kind, 0), rule.priority), reverse=True)
@@ -110,9 +134,9 @@ def _format_rule(rule: DeviceRule) -> dict[str, Any]:
         "rule_id": rule.rule_id,
         "default": False,
         "enabled": rule.enabled,
-        "actions": json.loads(rule.actions),
+        "actions": _actions(rule.actions),
     }
-    conditions = json.loads(rule.conditions)
+    conditions = from_json(rule.conditions)
     if rule.kind in ("override", "underride"):
         formatted["conditions"] = conditions
     elif rule.kind == "content":
@@ -184,7 +208,7 @@ def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> Compil
     ]
     return CompiledScope(
         evaluated=compile_rules(raw) if raw else None,
-        actions=tuple(json.loads(rule.actions) for rule in evaluated),
+        actions=tuple(_actions(rule.actions) for rule in evaluated),
         before_room=len(before),
         rooms=_by_id(enabled, "room"),
         senders=_by_id(enabled, "sender"),
@@ -192,7 +216,7 @@ def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> Compil
 
 
 def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Actions]:
-    return {rule.rule_id: json.loads(rule.actions) for rule in rules if rule.kind == kind}
+    return {rule.rule_id: _actions(rule.actions) for rule in rules if rule.kind == kind}
 
 
 def _mark(number: int) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from synapse_msc3881.demo.client import Session
 from synapse_msc3881.demo.gateway import Gateway
+from tests.harness.cluster import Cluster
 from tests.harness.deployment import KINDS, Deployment
 from tests.harness.postgres import Postgres
 
@@ -22,7 +23,7 @@ FreshDeployment = Callable[..., Deployment]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--deployments",
-        default=",".join(KINDS),
+        default="sqlite,postgres",
         help=f"what to run the server tests on, separated by commas: {', '.join(KINDS)}",
     )
 
@@ -58,9 +59,10 @@ def make_deployment(
     """Call it with a kind, and options of Deployment, for one that is started."""
 
     def make(kind: str, **options: Any) -> Deployment:
-        postgres = start_postgres() if kind == "postgres" else None
+        postgres = start_postgres() if kind != "sqlite" else None
         directory = tmp_path_factory.mktemp(f"synapse-{kind}")
-        return Deployment(kind=kind, directory=directory, postgres=postgres, **options).start()
+        make_it = Cluster if kind == "cluster" else Deployment
+        return make_it(kind=kind, directory=directory, postgres=postgres, **options).start()
 
     return make
 

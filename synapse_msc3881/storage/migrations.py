@@ -42,29 +42,23 @@ _TAGGED_USERS = "SELECT DISTINCT user_id FROM synapse_msc3881_pusher_tags"
 
 
 def prepare_tables(hs: HomeServer) -> set[str]:
-    """Bring the tables up to date on the main process, and read who uses profile tags.
+    """Bring the tables up to date, and read who uses profile tags.
 
     Blocks, as Synapse's own migrations do: the tables must be there before the first request.
+    Each process does this, so that none depends on another's being up first; on PostgreSQL they
+    take turns.
 
     Returns:
-        The users who have a pusher with profile tags. Empty on a worker that starts before the
-        main process has made the tables: then nobody has any, and a later change reaches the
-        worker like any other.
+        The users who have a pusher with profile tags.
     """
     connection, give_back = seams.connection_of_this_thread(hs)
     engine = hs.get_datastores().main.database_engine
     try:
         cursor = connection.cursor()
+        _upgrade(cursor, engine)
         if hs.config.worker.worker_app is None:
-            _upgrade(cursor, engine)
             for statement in _TIDY:
                 cursor.execute(statement)
-        elif not seams.has_table(cursor, engine, _LATEST_TABLE):
-            logger.warning(
-                "msc3881: the main process has not made the module's tables yet. Start it with "
-                "the module in its config; until then there are no device rules"
-            )
-            return set()
         cursor.execute(_TAGGED_USERS)
         tagged_users = {user_id for (user_id,) in cursor.fetchall()}
         connection.commit()
@@ -77,7 +71,7 @@ def prepare_tables(hs: HomeServer) -> set[str]:
 
 
 def _upgrade(cursor: Any, engine: Any) -> None:
-    # PostgreSQL only: keeps a second main process, started by mistake, from doing the same.
+    # The first statement, since PostgreSQL shows the transaction what there is after the lock.
     engine.lock_table(cursor, "applied_module_schemas")
     applied = _applied(cursor, engine)
     if applied and not seams.has_table(cursor, engine, _LATEST_TABLE):

@@ -18,10 +18,12 @@ from synapse_msc3881.demo.homeserver import Homeserver, Options
 from tests.harness.postgres import Database, Postgres
 
 MODULE = "synapse_msc3881.PusherControl"
-KINDS = ("sqlite", "postgres")
+KINDS = ("sqlite", "postgres", "cluster")
 
 # The server runs the same package as the tests, installed or not.
 _PACKAGE_PARENT = Path(synapse_msc3881.__file__).parent.parent
+# It also runs modules that are here for tests only.
+CHECKOUT = Path(__file__).parent.parent.parent
 
 # A traceback in the log goes on until a line that is a log line again.
 _LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d ", re.MULTILINE)
@@ -32,12 +34,14 @@ class Deployment:
     """One Synapse process on SQLite, or on a PostgreSQL database of its own.
 
     Attributes:
-        kind: "sqlite" or "postgres".
+        kind: "sqlite" or "postgres"; see `Cluster` for "cluster".
         directory: for its configuration, log and data.
-        postgres: where to make the database; needed for that kind only.
+        postgres: where to make the database; needed for all kinds but "sqlite".
         with_module: False runs a vanilla Synapse.
         module_config: the module's `config`.
         extra: further top-level options of homeserver.yaml.
+        further_modules: what comes after ours in its `modules`.
+        server_name: the part of user ids after the colon.
     """
 
     kind: str
@@ -46,16 +50,18 @@ class Deployment:
     with_module: bool = True
     module_config: JsonDict = attr.ib(factory=dict)
     extra: Mapping[str, Any] = attr.ib(factory=dict)
+    further_modules: Sequence[JsonDict] = ()
+    server_name: str = "synapse.test"
     homeserver: Homeserver = attr.ib(init=False)
     _database: Database | None = attr.ib(default=None, init=False)
     _log_checked: int = attr.ib(default=0, init=False)
     _allowed_in_log: list[str] = attr.ib(factory=list, init=False)
 
     def start(self) -> Self:
-        if self.kind == "postgres":
+        if self.kind != "sqlite":
             assert self.postgres is not None, "this kind needs a PostgreSQL server"
             self._database = self.postgres.create_database()
-        self.homeserver = Homeserver(self.directory, self._options())
+        self.homeserver = self._make_homeserver()
         self.homeserver.start()
         return self
 
@@ -83,7 +89,7 @@ class Deployment:
             self.module_config = module_config
         if extra is not None:
             self.extra = extra
-        self.homeserver.restart(self._options())
+        self.homeserver.restart(self.options())
 
     # Users
 
@@ -96,6 +102,18 @@ class Deployment:
         """A further device of an existing user."""
         user_id = user.user_id if isinstance(user, Session) else user
         return self.homeserver.login(user_id, device_id)
+
+    def direct(self, user: Session) -> Session:
+        """A second session of the same device, for another thread; it waits for no process."""
+        return Session(
+            route=self.homeserver.route_at_once,
+            user_id=user.user_id,
+            device_id=user.device_id,
+            access_token=user.access_token,
+        )
+
+    def settle(self) -> None:
+        """Return when all processes have seen all that was written by now; here, there is one."""
 
     # Looking inside
 
@@ -138,14 +156,19 @@ class Deployment:
                 where = self.homeserver.log_file
                 raise AssertionError(f"Synapse logged a traceback, see {where}:\n{entry[-4000:]}")
 
-    def _options(self) -> Options:
+    def _make_homeserver(self) -> Homeserver:
+        return Homeserver(self.directory, self.options())
+
+    def options(self) -> Options:
+        """What its homeserver is, or is to be, started with."""
         module = {"module": MODULE, "config": self.module_config}
         return Options(
+            server_name=self.server_name,
             metrics=True,
-            modules=[module] if self.with_module else [],
+            modules=[*([module] if self.with_module else []), *self.further_modules],
             database=self._database.synapse_config() if self._database else None,
             extra=self.extra,
-            python_path=[_PACKAGE_PARENT],
+            python_path=[_PACKAGE_PARENT, CHECKOUT],
         )
 
 

@@ -75,6 +75,13 @@ class Postgres:
             raise
         return self
 
+    def restart(self) -> None:
+        """Stop the server in an orderly way, ending all connections, and start it again."""
+        assert self._child is not None, "start() comes first"
+        self._child.stop(30)
+        self._child.spawn()
+        self._child.wait_until(self._answers, 60)
+
     def stop(self) -> None:
         """Stop the server and remove all that it stored."""
         if self._child is not None:

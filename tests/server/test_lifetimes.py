@@ -202,7 +202,7 @@ def test_taking_the_module_out_and_putting_it_back(
     twice = [{"module": MODULE, "config": {}}, {"module": MODULE, "config": {}}]
     deployment.restart(with_module=True, extra={"modules": twice})
 
-    assert deployment.log_text().count("the module is in the config twice") == 1
+    assert "the module is in the config twice" in deployment.log_text()
     assert applied_schemas(deployment) == schemas
     assert scene.bob.get_rules() == rules
     assert tags_in_database(deployment, scene.bob) == {

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Processes that die and services that go away, under a load with known expected pushes.
+
+Lost: 0. Wrong (pushed though silenced, or with another sound): 0. Repeated: only where Synapse
+without the module repeats too. So each fault strikes both, one after the other, and the counts of
+both are printed at the end (`pytest -rA`, or the summary of `tests/cluster/conftest.py`).
+"""
+
+import http.client
+import json
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from synapse_msc3881.demo.gateway import Behaviour, Gateway
+from tests.cluster import saboteur
+from tests.cluster.conftest import FaultReport
+from tests.cluster.load import MESSAGE, Load, send_surely
+from tests.conftest import FreshDeployment
+from tests.harness.cluster import CLIENT_WORKERS, MAIN, PERSISTERS, PUSH_RULES_WRITER, Cluster
+from tests.harness.deployment import Deployment
+
+SABOTEUR = {"module": "tests.cluster.saboteur.Saboteur", "config": {}}
+
+# What Synapse logs with a traceback when what it talks to is gone.
+_EXPECTED_TRACEBACKS = (
+    r"psycopg2\.(OperationalError|InterfaceError|errors\.\w*Shutdown)",
+    r"twisted\.internet\.error\.\w+",
+    r"twisted\.web\._newclient\.\w+",
+    r"synapse\.api\.errors\.(HttpResponseException|SynapseError)",
+    r"Failed to (process|handle|talk|send)",
+    r"txredisapi",
+    r"Rollback failed",
+    r"(CancelledError|ConnectionResetError|RedirectException|ResponseNeverReceived)",
+)
+
+Strike = Callable[[Deployment], None]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["vanilla", "module"])
+def cluster(request: pytest.FixtureRequest, make_deployment: FreshDeployment) -> Iterator[Cluster]:
+    """A cluster without the module, then one with it."""
+    cluster = make_deployment("cluster", with_module=request.param, further_modules=[SABOTEUR])
+    assert isinstance(cluster, Cluster)
+    for pattern in _EXPECTED_TRACEBACKS:
+        cluster.allow_in_log(pattern)
+    yield cluster
+    cluster.stop()
+    cluster.assert_log_is_clean()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["vanilla", "module"])
+def single(
+    request: pytest.FixtureRequest, make_deployment: FreshDeployment
+) -> Iterator[Deployment]:
+    """A process on SQLite without the module, then one with it."""
+    deployment = make_deployment("sqlite", with_module=request.param)
+    yield deployment
+    deployment.stop()
+    deployment.assert_log_is_clean()
+
+
+def judge(report: FaultReport, load: Load, fault: str) -> None:
+    """Count, and compare with what Synapse does without the module."""
+    count = load.count()
+    report.add(fault, load.with_module, count)
+    assert (count.lost, count.wrong) == (0, 0), str(count)
+    if load.with_module and count.repeated:
+        vanilla = report.vanilla(fault)
+        assert vanilla is None or vanilla.repeated > 0, (str(count), str(vanilla))
+
+
+def kill_and_start(cluster: Cluster, name: str) -> None:
+    cluster.kill_process(name)
+    cluster.start_process(name)
+
+
+@pytest.mark.parametrize(
+    "name", [MAIN, PUSH_RULES_WRITER, *PERSISTERS, CLIENT_WORKERS[0], "federation"]
+)
+def test_kill_9_of_a_process(
+    cluster: Cluster, gateway: Gateway, fault_report: FaultReport, name: str
+) -> None:
+    load = Load(cluster, gateway)
+    with load.sending():
+        kill_and_start(cluster, name)
+    judge(fault_report, load, f"kill -9 of {name}")
+
+
+def test_kill_9_of_a_pusher_worker(
+    cluster: Cluster, gateway: Gateway, fault_report: FaultReport
+) -> None:
+    """While some of its pushes hang at the gateway, and others are being delivered."""
+    load = Load(cluster, gateway)
+    hanging = load.recipients[:4]
+    for recipient in hanging:
+        gateway.behave(recipient.pushkey, Behaviour.HANG)
+    with load.sending():
+        for name in ("pusher1", "pusher2"):
+            cluster.kill_process(name)
+        for recipient in hanging:
+            gateway.release(recipient.pushkey)
+        for name in ("pusher1", "pusher2"):
+            cluster.start_process(name)
+    judge(fault_report, load, "kill -9 of the pusher workers")
+
+
+def test_kill_9_of_a_client_worker_between_evaluating_and_persisting(
+    cluster: Cluster, gateway: Gateway, fault_report: FaultReport
+) -> None:
+    load = Load(cluster, gateway)
+    victim, other = CLIENT_WORKERS
+    cluster.settle()
+    url = urllib.parse.urlsplit(cluster.homeserver.url_of(victim)).netloc
+
+    def ask(method: str, query: str = "") -> Any:
+        connection = http.client.HTTPConnection(url, timeout=30)
+        connection.request(method, saboteur.PATH + query)
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer
+
+    ask("PUT", f"?user={urllib.parse.quote(load.alice.user_id)}")
+    session = cluster.direct(load.alice)
+    turns = iter([victim])
+    session.route = lambda *_: cluster.homeserver.url_of(next(turns, other))
+    thread = threading.Thread(
+        target=send_surely, args=(session, load.room, MESSAGE, "loud"), name="cut off"
+    )
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not ask("GET")["stopped"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    kill_and_start(cluster, victim)
+    thread.join()
+    session.close()
+    with load.sending():
+        pass
+    judge(fault_report, load, "kill -9 between evaluating and persisting")
+
+
+def test_valkey_restarts(cluster: Cluster, gateway: Gateway, fault_report: FaultReport) -> None:
+    load = Load(cluster, gateway)
+    with load.sending():
+        cluster.valkey.kill()
+        # Nothing that happens now is replicated at once.
+        load.wait_for_more(5)
+        cluster.valkey.start()
+    judge(fault_report, load, "Valkey restarted")
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour.ERROR, Behaviour.HANG, Behaviour.CLOSE])
+def test_the_gateway_fails_for_a_while(
+    cluster: Cluster, gateway: Gateway, fault_report: FaultReport, behaviour: Behaviour
+) -> None:
+    load = Load(cluster, gateway, users=2)
+    with load.sending():
+        for recipient in load.recipients:
+            gateway.behave(recipient.pushkey, behaviour)
+        load.wait_for_more(12)
+        for recipient in load.recipients:
+            gateway.behave(recipient.pushkey, Behaviour.OK)
+    judge(fault_report, load, f"the gateway {behaviour.value}")
+
+
+def test_the_gateway_rejects_one_pushkey(
+    cluster: Cluster, gateway: Gateway, fault_report: FaultReport
+) -> None:
+    load = Load(cluster, gateway, users=2)
+    gone = load.recipients.pop(0)
+    with load.sending():
+        gateway.behave(gone.pushkey, Behaviour.REJECT)
+    judge(fault_report, load, "the gateway rejects another pushkey")
+    rows = cluster.sql("SELECT 1 FROM pushers WHERE pushkey = ?", [gone.pushkey])
+    assert rows == []
+
+
+def test_postgresql_restarts(cluster: Cluster, gateway: Gateway, fault_report: FaultReport) -> None:
+    """The last one: each process may go on answering 500 once for each connection it lost."""
+    load = Load(cluster, gateway)
+    assert cluster.postgres is not None
+    with load.sending():
+        cluster.postgres.restart()
+    judge(fault_report, load, "PostgreSQL restarted")
+
+
+def test_kill_9_of_the_only_process_on_sqlite(
+    single: Deployment, gateway: Gateway, fault_report: FaultReport
+) -> None:
+    load = Load(single, gateway)
+    for recipient in load.recipients[:4]:
+        gateway.behave(recipient.pushkey, Behaviour.HANG)
+    with load.sending():
+        for _ in range(2):
+            single.kill()
+            for recipient in load.recipients[:4]:
+                gateway.release(recipient.pushkey)
+            single.restart()
+            load.wait_for_more(6)
+    judge(fault_report, load, "kill -9 of the only process, on SQLite, twice")

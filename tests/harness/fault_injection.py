@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A Synapse module for tests: makes one of our points fail, in a running process.
+
+``PUT /_test/fail?point=compile`` makes that point raise from then on, ``point=`` none of them.
+It comes after ours in the config. Points are named in `POINTS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from synapse.module_api import ModuleApi
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from synapse_msc3881 import device_scopes, evaluation, firing
+from synapse_msc3881.evaluation import ScopedEvaluator
+from synapse_msc3881.profile_tags import DEFAULT_TAGS
+from synapse_msc3881.storage.pusher_tags import PusherTagStore
+
+PATH = "/_test/fail"
+
+#: Each point with the object and the name of what is to raise there.
+POINTS: dict[str, tuple[Any, str]] = {
+    "load": (PusherTagStore, "lists_for_users"),
+    "compile": (device_scopes, "compile_user"),
+    "evaluate": (ScopedEvaluator, "match"),
+    "serialise": (evaluation, "with_outcomes"),
+    "fire": (firing, "decide"),
+}
+
+
+class InjectedError(Exception):
+    """What the points raise."""
+
+
+class FaultInjection:
+    """Serves `PATH` on each HTTP listener of the process."""
+
+    def __init__(self, config: Any, api: ModuleApi) -> None:
+        del config
+        api.register_web_resource(PATH, _FaultResource())
+
+
+class _FaultResource(Resource):
+    isLeaf = True  # noqa: N815 - Twisted's name
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._point = ""
+        for point, (target, name) in POINTS.items():
+            setattr(target, name, self._failing(point, getattr(target, name)))
+
+    def _failing(self, point: str, native: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # What `fire` falls back to is the same function, with the tags that need nothing of us.
+            if self._point == point and args[0] != DEFAULT_TAGS:
+                raise InjectedError(f"injected at {point}: secret-rule-text")
+            return native(*args, **kwargs)
+
+        return call
+
+    def render_PUT(self, request: Request) -> bytes:
+        self._point = request.args[b"point"][0].decode()
+        return b"{}"

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Nothing of ours fails an event: whatever breaks, it is sent, and pushers go by `global`.
+
+Each failure is logged once with the user and the seam, and counted each time.
+"""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+from synapse_msc3881.demo.client import JsonDict
+from synapse_msc3881.demo.gateway import Behaviour, Gateway
+from tests.conftest import FreshDeployment
+from tests.harness import fault_injection
+from tests.harness.cluster import ClusterHomeserver
+from tests.harness.deployment import Deployment
+from tests.server.cascade_helpers import (
+    BELL,
+    SIREN,
+    Device,
+    Scene,
+    make_scene,
+    on_body,
+)
+
+INJECTION = {"module": "tests.harness.fault_injection.FaultInjection", "config": {}}
+RULES = "synapse_msc3881_device_rules"
+TAGS = "synapse_msc3881_pusher_tags"
+
+
+@pytest.fixture(scope="module")
+def breaking(deployment_kind: str, make_deployment: FreshDeployment) -> Iterator[Deployment]:
+    """A server with points that can be made to fail."""
+    deployment = make_deployment(deployment_kind, further_modules=[INJECTION])
+    yield deployment
+    deployment.stop()
+    deployment.assert_log_is_clean()
+
+
+@pytest.fixture
+def scene(breaking: Deployment, gateway: Gateway) -> Iterator[Scene]:
+    """Bob's `global` rings a bell at "loud" and "soft", his phone a siren at "loud"."""
+    scene = make_scene(breaking, gateway)
+    for word in ("loud", "soft"):
+        scene.bob.put_rule("global", "override", word, on_body(word, BELL))
+    scene.bob.put_rule("phone", "override", "loud", on_body("loud", SIREN))
+    yield scene
+    fail_at(breaking, "")
+    breaking.homeserver.close_sessions()
+    breaking.assert_log_is_clean()
+
+
+def fail_at(deployment: Deployment, point: str) -> None:
+    """Make a point fail on all processes from now on; "" for none."""
+    session = deployment.register()
+    homeserver = deployment.homeserver
+    where = f"{fault_injection.PATH}?point={quote(point)}"
+    urls = [homeserver.base_url]
+    if isinstance(homeserver, ClusterHomeserver):
+        urls = [f"http://127.0.0.1:{port}" for port in homeserver.replication_ports.values()]
+    for url in urls:
+        session.route = lambda *_, url=url: url
+        session.call("PUT", where, token=False)
+    session.close()
+
+
+def fallbacks(deployment: Deployment, seam: str) -> float:
+    """How often a seam fell back so far."""
+    pattern = rf'^synapse_msc3881_fallbacks_total\{{[^}}]*seam="{seam}"[^}}]*\}} (\S+)$'
+    return sum(float(n) for n in re.findall(pattern, deployment.metrics(), re.MULTILINE))
+
+
+def log_lines(deployment: Deployment, scene: Scene, seam: str) -> list[str]:
+    """What was logged about a seam and Bob."""
+    about = f"msc3881: {seam} failed for {scene.bob.user_id}"
+    return [line for line in deployment.log_text().splitlines() if about in line]
+
+
+def sound(pusher: Device, event_id: str) -> object:
+    return pusher.wait_for(event_id).tweaks.get("sound")
+
+
+# Where each point's failure is reported.
+REPORTED = {
+    "load": "load",
+    "compile": "compile",
+    "evaluate": "evaluate",
+    "serialise": "evaluate",
+    "fire": "fire",
+}
+
+
+@pytest.mark.parametrize("point", fault_injection.POINTS)
+def test_a_failure_leaves_the_event_and_goes_by_global(
+    breaking: Deployment, scene: Scene, point: str
+) -> None:
+    phone, only_phone = scene.device(["phone", "global"]), scene.device(["phone"])
+    others = scene.device()
+    seam = REPORTED[point]
+    before = fallbacks(breaking, seam)
+    fail_at(breaking, point)
+    if point in ("load", "compile"):
+        # What is compiled already does not fail.
+        scene.bob.put_rule("phone", "override", "more", on_body("more", SIREN))
+
+    event_ids = [scene.message("loud") for _ in range(3)]
+
+    for event_id in event_ids:
+        for pusher in (phone, only_phone, others):
+            assert sound(pusher, event_id) == "bell"
+    expected = 1 if point == "compile" else 3
+    assert fallbacks(breaking, seam) - before >= expected
+    lines = log_lines(breaking, scene, seam)
+    # In a cluster each process that meets it logs it once.
+    assert 1 <= len(lines) <= (2 if isinstance(breaking.homeserver, ClusterHomeserver) else 1)
+    assert "secret-rule-text" not in breaking.log_text()
+
+    # And it ends with the failure.
+    fail_at(breaking, "")
+    scene.bob.put_rule("phone", "override", "again", on_body("again", SIREN))
+    assert sound(phone, scene.message("loud")) == "siren"
+
+
+BAD_ROWS: dict[str, tuple[str, str]] = {
+    "actions are no JSON": (RULES, "actions = '['"),
+    "actions are a number": (RULES, "actions = '5'"),
+    "actions are null": (RULES, "actions = 'null'"),
+    "actions are an object": (RULES, """actions = '{"notify": 1}'"""),
+    "actions hold NaN": (RULES, """actions = '["notify", NaN]'"""),
+    "actions hold infinity": (
+        RULES,
+        """actions = '["notify", {"set_tweak": "sound", "value": -Infinity}]'""",
+    ),
+    "actions hold half a character": (
+        RULES,
+        r"""actions = '["notify", {"set_tweak": "sound", "value": "\ud800"}]'""",
+    ),
+    "conditions are no JSON": (RULES, "conditions = 'x'"),
+    "conditions are an object": (RULES, "conditions = '{}'"),
+    "conditions no longer parse": (RULES, """conditions = '[{"kind": 5}]'"""),
+    "the kind is unknown": (RULES, "kind = 'nonsense'"),
+    "tags are no JSON": (TAGS, "profile_tags = '['"),
+    "tags are an object": (TAGS, "profile_tags = '{}'"),
+    "tags are numbers": (TAGS, "profile_tags = '[1]'"),
+    "tags are null": (TAGS, "profile_tags = 'null'"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_a_corrupt_row_does_no_harm(breaking: Deployment, scene: Scene, bad: str) -> None:
+    """Whatever stands in our tables: the event is sent, and pushed in some sensible way."""
+    phone, others = scene.device(["phone", "global"]), scene.device()
+    table, change = BAD_ROWS[bad]
+    before = breaking.log_text().count(f"failed for {scene.bob.user_id}")
+    breaking.sql(f"UPDATE {table} SET {change} WHERE user_id = ?", [scene.bob.user_id])
+    # Bob's rules are read again, here and at a restart.
+    scene.device(["unrelated"])
+    assert scene.bob.request("GET", "/_matrix/client/v3/pushrules/").status == 200
+    assert scene.bob.request("GET", "/_matrix/client/v3/pushers").status == 200
+    assert scene.bob.sync()
+
+    for word in ("loud", "soft", "loud"):
+        event_id = scene.message(word)
+        assert sound(others, event_id) == "bell"
+        if word == "soft":
+            assert sound(phone, event_id) == "bell"
+        else:
+            # The rule is gone by, or what is bad does not keep it from being matched.
+            assert sound(phone, event_id) in ("bell", "siren")
+    logged = breaking.log_text().count(f"failed for {scene.bob.user_id}") - before
+    assert logged <= 4  # one for each seam that met it, however many events
+
+
+def test_a_corrupt_outcome_goes_by_global(breaking: Deployment, scene: Scene) -> None:
+    pusher = scene.device(["phone", "global"])
+    scene.gateway.behave(pusher.pushkey, Behaviour.ERROR)
+    first = scene.message("loud")
+    pusher.wait_for(first)
+    rows: list[JsonDict | str] = ["[]", "x", '[{"org.matrix.msc3837.outcomes": [1]}, "notify"]']
+    event_ids = [scene.message("loud") for _ in rows]
+    for event_id, row in zip(event_ids, rows, strict=True):
+        breaking.sql(
+            "UPDATE event_push_actions SET actions = ? WHERE event_id = ?", [row, event_id]
+        )
+    last = scene.message("loud")
+    scene.gateway.behave(pusher.pushkey, Behaviour.OK)
+    scene.gateway.wait_for(
+        lambda push: push.behaviour is Behaviour.OK, pushkey=pusher.pushkey, event_id=last
+    )
+    accepted = [p for p in pusher.pushes() if p.behaviour is Behaviour.OK]
+    assert [p.event_id for p in accepted][-1] == last
+    assert accepted[-1].tweaks == {"sound": "siren"}
