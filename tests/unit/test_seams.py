@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The check of Synapse's internals at startup."""
 
+import importlib.metadata
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import synapse
 import synapse.rest
 from synapse.push import bulk_push_rule_evaluator
 from synapse.push.pusherpool import PusherPool
@@ -54,7 +54,7 @@ def test_a_missing_method_is_named_with_the_versions(
         verify(hs)
     message = str(caught.value)
     assert "synapse.push.pusherpool:PusherPool.remove_pusher: missing" in message
-    assert f"Synapse {synapse.__version__}" in message
+    assert f"Synapse {importlib.metadata.version('matrix-synapse')}" in message
     for version in seams.TESTED_VERSIONS:
         assert version in message
 

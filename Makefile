@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+#
+# Everything below needs Python 3.10 or newer and pip's package index, and nothing else: no root, no
+# containers, no packages of the system. What it makes is git-ignored, in the checkout and nowhere else.
+
+# The Python that the environments are made with.
+PYTHON ?= python3
+# Which Synapse: a file tests/requirements/synapse-….txt. The newest that is supported, by default.
+SYNAPSE ?= 1.163
+# More arguments, for what is run: make test ARGS="-k pushers -x"
+ARGS ?=
+
+OLDEST := 1.120
+NEWEST := 1.163
+VENV := .venv$(if $(filter-out $(NEWEST),$(SYNAPSE)),-$(SYNAPSE))
+REQUIREMENTS := tests/requirements/synapse-$(SYNAPSE).txt
+BIN := $(VENV)/bin
+
+# Sets up $(VENV) with the extras that are its argument, unless it is as it should be.
+venv = @$(PYTHON) scripts/venv.py $(VENV) $(REQUIREMENTS) $(1)
+
+.PHONY: help
+help:  ## Say what there is to make (this)
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) \
+	    | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+	@echo
+	@echo '  SYNAPSE=$(OLDEST)       another Synapse ($(patsubst tests/requirements/synapse-%.txt,%,$(sort $(wildcard tests/requirements/synapse-*.txt))))'
+	@echo '  PYTHON=python3.12   another Python'
+	@echo '  ARGS="-k pushers"   more arguments for what is run'
+
+.PHONY: test
+test: python  ## Run the tests
+	$(call venv,test)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore $(FAULTS) $(ARGS)
+
+# Minutes long, since what is killed has to come back, with and without the module.
+FAULTS := tests/cluster/test_faults.py
+.PHONY: test-faults
+test-faults: python  ## Kill each process of a cluster under load, and count the pushes
+	$(call venv,test)
+	$(BIN)/python -m pytest $(FAULTS) $(ARGS)
+
+.PHONY: test-oldest
+test-oldest:  ## Run the tests on the oldest Synapse that is supported
+	@$(MAKE) --no-print-directory test SYNAPSE=$(OLDEST) ARGS='$(ARGS)'
+
+.PHONY: synapse-suite
+synapse-suite: python  ## Run Synapse's own push tests, without and with the module
+	$(call venv,test)
+	$(BIN)/python -m tests.synapse_suite $(ARGS)
+
+.PHONY: demo
+demo: python  ## Show the module at work on a throwaway server
+	$(call venv)
+	@$(BIN)/python -m synapse_msc3881.demo $(ARGS)
+
+.PHONY: lint
+lint: python  ## Check style and formatting
+	$(call venv,dev)
+	$(BIN)/ruff check $(ARGS) .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: python  ## Put style and formatting right, where that can be done by itself
+	$(call venv,dev)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: types
+types: python  ## Check the types
+	$(call venv,test$(comma)dev)
+	$(BIN)/mypy $(ARGS)
+
+comma := ,
+
+.PHONY: check
+check: lint types test  ## lint, types and test
+
+.PHONY: clean
+clean:  ## Remove all that make and the tools have made
+	rm -rf .venv .venv-* .tox .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find synapse_msc3881 tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+# A message for a human when there is no Python, or an old one.
+.PHONY: python
+python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	    echo 'There is no $(PYTHON). Install Python 3.10 or newer, or name one: make PYTHON=python3.12 …' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "Python 3.10 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 …" >&2; exit 1; }
