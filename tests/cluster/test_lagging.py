@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Processes that lag behind, that start in another order, or that lack the module."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,14 +16,6 @@ from tests.server.cascade_helpers import (
     on_all,
     on_type,
 )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
 
 # --- A pusher worker that lags behind -----------------------------------------------------------
 

@@ -17,6 +17,7 @@ import attr
 from synapse_msc3881.demo.client import JsonDict, Session
 from synapse_msc3881.demo.gateway import Gateway, Push
 from tests.harness.deployment import Deployment
+from tests.harness.waiting import wait_until
 
 APP = "org.example.app"
 THING = "org.example.thing"
@@ -168,3 +169,25 @@ def rules_in_database(deployment: Deployment, user: Session) -> int:
         "SELECT COUNT(*) FROM synapse_msc3881_device_rules WHERE user_id = ?", [user.user_id]
     )
     return int(count)
+
+
+def position(deployment: Deployment, pusher: Device) -> int:
+    """Where the pusher stands in the stream of events, by the database."""
+    ((ordering,),) = deployment.sql(
+        "SELECT last_stream_ordering FROM pushers WHERE user_name = ? AND pushkey = ?",
+        [pusher.user.user_id, pusher.pushkey],
+    )
+    return int(ordering)
+
+
+def stream_ordering(deployment: Deployment, event_id: str) -> int:
+    ((ordering,),) = deployment.sql(
+        "SELECT stream_ordering FROM events WHERE event_id = ?", [event_id]
+    )
+    return int(ordering)
+
+
+def wait_until_recorded(deployment: Deployment, pusher: Device, event_id: str) -> None:
+    """Wait until Synapse has noted that a push arrived: until then, a restart repeats it."""
+    ordering = stream_ordering(deployment, event_id)
+    wait_until(lambda: position(deployment, pusher) >= ordering, "the pusher's position")

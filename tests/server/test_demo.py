@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from synapse_msc3881.demo.gateway import Behaviour, Push
 from synapse_msc3881.demo.process import free_port
 from synapse_msc3881.demo.story import Outcome
 from synapse_msc3881.demo.table import cut, display_width, fit, pad
+from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = (sys.executable, "-u", "-m", "synapse_msc3881.demo")
@@ -96,13 +97,6 @@ def read_until(demo: "subprocess.Popen[str]", expected: str) -> list[str]:
         if expected in line:
             return lines
     raise AssertionError(f"{expected!r} never came:\n" + "\n".join(lines))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def assert_nothing_left(environment: dict[str, str]) -> None:

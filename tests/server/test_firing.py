@@ -2,7 +2,7 @@
 """What pushers do with what was decided: drop, push, stop, start again (SEMANTICS 2 and 5)."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email import message_from_bytes
 from email.message import Message
 
@@ -12,6 +12,7 @@ from synapse_msc3881.demo.client import Session
 from synapse_msc3881.demo.gateway import Behaviour, Gateway, Push
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
+from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
     NOTIFY,
     SILENT,
@@ -23,6 +24,8 @@ from tests.server.cascade_helpers import (
     make_scene,
     on_all,
     on_body,
+    position,
+    stream_ordering,
     tags_in_database,
 )
 from tests.server.mail_server import MailServer
@@ -61,29 +64,6 @@ def own_deployment(
     yield deployment
     deployment.stop()
     deployment.assert_log_is_clean()
-
-
-def position(deployment: Deployment, pusher: Device) -> int:
-    """Where the pusher stands in the stream of events, by the database."""
-    ((ordering,),) = deployment.sql(
-        "SELECT last_stream_ordering FROM pushers WHERE user_name = ? AND pushkey = ?",
-        [pusher.user.user_id, pusher.pushkey],
-    )
-    return int(ordering)
-
-
-def stream_ordering(deployment: Deployment, event_id: str) -> int:
-    ((ordering,),) = deployment.sql(
-        "SELECT stream_ordering FROM events WHERE event_id = ?", [event_id]
-    )
-    return int(ordering)
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not in time"
-        time.sleep(0.02)
 
 
 def nothing_came(pusher: Device, seconds: float) -> bool:

@@ -28,6 +28,7 @@ from tests.server.cascade_helpers import (
     on_type,
     rules_in_database,
     tags_in_database,
+    wait_until_recorded,
 )
 
 CHECKOUT = Path(__file__).parents[2]
@@ -196,7 +197,9 @@ def test_taking_the_module_out_and_putting_it_back(
     assert rules_in_database(deployment, scene.bob) == 2
     # Its tags are without an owner now.
     scene.bob.delete_pusher(gone.pushkey, gone.app_id)
-    phone.wait_for(scene.message("Before the module is back"))
+    event_id = scene.message("Before the module is back")
+    phone.wait_for(event_id)
+    wait_until_recorded(deployment, phone, event_id)
 
     # Back, and listed twice: the first one counts.
     twice = [{"module": MODULE, "config": {}}, {"module": MODULE, "config": {}}]
