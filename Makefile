@@ -44,6 +44,12 @@ test-faults: python  ## Kill each process of a cluster under load, and count the
 test-oldest:  ## Run the tests on the oldest Synapse that is supported
 	@$(MAKE) --no-print-directory test SYNAPSE=$(OLDEST) ARGS='$(ARGS)'
 
+FUZZ_SECONDS ?= 600
+.PHONY: fuzz
+fuzz: python  ## Try new inputs, for FUZZ_SECONDS in each of the fuzz tests
+	$(call venv,test)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 0 --deployments sqlite tests/fuzz $(ARGS)
+
 .PHONY: synapse-suite
 synapse-suite: python  ## Run Synapse's own push tests, without and with the module
 	$(call venv,test)

@@ -19,6 +19,9 @@ from tests.harness.postgres import Postgres
 # fresh_deployment(with_module=…, module_config=…, extra=…)
 FreshDeployment = Callable[..., Deployment]
 
+#: The property of a test's report that says how many inputs it tried.
+TRIED = "tried"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -35,6 +38,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not set(kinds) <= set(KINDS):
             raise pytest.UsageError(f"--deployments knows: {', '.join(KINDS)}")
         metafunc.parametrize("deployment_kind", kinds, scope="session")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many inputs were tried where they were made up."""
+    tried = {
+        report.nodeid: count
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, count in getattr(report, "user_properties", ())
+        if name == TRIED
+    }
+    if tried:
+        terminalreporter.section("inputs tried")
+    for test, count in sorted(tried.items()):
+        terminalreporter.write_line(f"{test}: {count}")
 
 
 @pytest.fixture(scope="session")

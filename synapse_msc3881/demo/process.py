@@ -65,6 +65,7 @@ class Child:
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
     _process: "subprocess.Popen[bytes] | None" = attr.ib(default=None, init=False)
+    _asked: bool = attr.ib(default=False, init=False)
 
     @property
     def pid(self) -> int | None:
@@ -79,6 +80,7 @@ class Child:
         """Start it, without waiting for anything. Call this from the main thread, see `leash`."""
         if self.alive:
             raise ProcessError(f"{self.name} is running already")
+        self._asked = False
         command = leashed(self.command, death_signal=self.death_signal, user=self.user)
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
@@ -108,16 +110,17 @@ class Child:
                 raise ProcessError(self._report(f"ended with code {code} while starting"))
 
     def ask_to_stop(self) -> None:
-        """Ask it to end, without waiting for that."""
-        if self._process is not None and self.alive:
+        """Ask it to end, once, without waiting for that."""
+        # A second signal while it ends makes Synapse log a traceback.
+        if self._process is not None and self.alive and not self._asked:
+            self._asked = True
             self._process.send_signal(self.stop_signal)
 
     def stop(self, timeout: float = 10.0) -> None:
         """Ask it to end, insist after `timeout` seconds; return when it is gone."""
         if self._process is None:
             return
-        if self.alive:
-            self._process.send_signal(self.stop_signal)
+        self.ask_to_stop()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
         self.kill()

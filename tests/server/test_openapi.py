@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""docs/openapi.yaml is valid, and what a real server answers is what it says."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import attr
+import jsonschema
+import openapi_spec_validator
+import pytest
+import yaml
+
+from synapse_msc3881.demo.client import JsonDict, Response, Session
+from tests.harness.deployment import CHECKOUT, Deployment
+from tests.server.helpers import NOWHERE, RULES, pusher, rule
+
+OPENAPI = CHECKOUT / "docs" / "openapi.yaml"
+METHODS = ("get", "put", "post", "delete")
+
+#: Only a worker that does not write push rules answers so.
+OTHER_WORKER = 405
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class Description:
+    """The OpenAPI document."""
+
+    document: JsonDict
+
+    @classmethod
+    def read(cls) -> "Description":
+        return cls(yaml.safe_load(OPENAPI.read_text(encoding="utf-8")))
+
+    def operations(self) -> Iterator[tuple[str, str, JsonDict]]:
+        """Path, method and description of each operation."""
+        for path, item in self.document["paths"].items():
+            for method in METHODS:
+                if method in item:
+                    yield path, method, item[method]
+
+    def find(self, operation_id: str) -> tuple[str, str, JsonDict]:
+        (found,) = (one for one in self.operations() if one[2]["operationId"] == operation_id)
+        return found
+
+    def answers(self) -> set[tuple[str, int]]:
+        """Every operation with every status that it may answer."""
+        return {
+            (operation["operationId"], int(status))
+            for _, _, operation in self.operations()
+            for status in operation["responses"]
+        }
+
+    def check(self, value: Any, schema: JsonDict) -> None:
+        """Fail for a value that is not as the schema says."""
+        whole = {**schema, "components": self.document["components"]}
+        jsonschema.Draft202012Validator(whole).validate(value)
+
+    def check_response(self, operation_id: str, response: Response) -> None:
+        responses = self.find(operation_id)[2]["responses"]
+        where = f"{operation_id}: {response.status} {response.body[:300]!r}"
+        assert str(response.status) in responses, where
+        described = self._resolve(responses[str(response.status)])
+        ((media_type, media),) = described["content"].items()
+        assert response.headers["content-type"] == media_type, where
+        assert response.json is not None, where
+        self.check(response.json, media["schema"])
+
+    def check_request(self, operation_id: str, body: Any) -> None:
+        """Fail for a body that the description does not allow."""
+        content = self.find(operation_id)[2]["requestBody"]["content"]
+        self.check(body, content["application/json"]["schema"])
+
+    def check_rule(self, kind: str, body: Any) -> None:
+        """Fail for a body that the description does not allow for a rule of this kind."""
+        names = {"content": "NewContentRule", "room": "NewIdRule", "sender": "NewIdRule"}
+        name = names.get(kind, "NewConditionRule")
+        self.check(body, {"$ref": f"#/components/schemas/{name}"})
+
+    def _resolve(self, value: JsonDict) -> JsonDict:
+        found: JsonDict = self.document if "$ref" in value else value
+        for part in value.get("$ref", "#").split("/")[1:]:
+            found = found[part]
+        return found
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class Call:
+    """A request, and the status that it must get. A valid body has to be as described, too."""
+
+    operation_id: str
+    status: int = 200
+    path: Mapping[str, str] = attr.ib(factory=dict)
+    query: Mapping[str, str] = attr.ib(factory=dict)
+    body: Any = None
+    token: bool = True
+
+
+@pytest.fixture(scope="module")
+def description() -> Description:
+    return Description.read()
+
+
+def test_the_description_is_valid(description: Description) -> None:
+    openapi_spec_validator.validate(description.document)
+    names = [operation["operationId"] for _, _, operation in description.operations()]
+    assert len(set(names)) == len(names)
+
+
+def test_examples_are_as_described(description: Description) -> None:
+    examples = 0
+    for _, _, operation in description.operations():
+        for media in operation.get("requestBody", {}).get("content", {}).values():
+            shown = [one["value"] for one in media.get("examples", {}).values()]
+            for example in [*shown, *([media["example"]] if "example" in media else [])]:
+                description.check(example, media["schema"])
+                examples += 1
+    assert examples > 5
+
+
+RULE = {"profile_tag": "a/b", "kind": "override", "rule_id": "one"}
+SCOPE = {"profile_tag": "a/b"}
+UNKNOWN_SCOPE = {**RULE, "profile_tag": "unknown"}
+UNKNOWN_RULE = {**RULE, "rule_id": "unknown"}
+BAD_SCOPE = {**RULE, "profile_tag": "global"}
+
+HUGE: JsonDict = {"set_tweak": "x" * 1024}
+
+
+def calls() -> list[Call]:
+    """The ways through each operation: every status that it is described with, in order."""
+    writes = [
+        Call("setPusher", body=pusher(profile_tags=["a/b", "global"], enabled=False)),
+        Call("setPusher", body=pusher("other", lang=None, append=True)),
+        Call("setPusher", body=pusher("gone")),
+        Call("setPusher", body={"kind": None, "app_id": pusher()["app_id"], "pushkey": "gone"}),
+        Call("setPusher", 400, body=pusher(enabled=None)),
+        Call("setPusher", 400, body=pusher(data={})),
+        Call("setPusher", 400, body=[]),
+        *(
+            Call("putDeviceRule", path={**RULE, "kind": kind}, body=rule(kind, ["notify"]))
+            for kind in RULES
+        ),
+        Call("putDeviceRule", path={**RULE, "rule_id": "two"}, query={"after": "one"}, body=rule()),
+        Call("putDeviceRule", 400, UNKNOWN_RULE, {"before": "unheard-of"}, rule()),
+        Call("putDeviceRule", 400, RULE, body={"actions": []}),
+        Call("putDeviceRule", 413, RULE, body=rule(actions=[HUGE])),
+        Call("putDeviceRuleEnabled", path=RULE, body={"enabled": False}),
+        Call("putDeviceRuleEnabled", path=RULE, body=True),
+        Call("putDeviceRuleEnabled", 400, RULE, body={"enabled": 1}),
+        Call("putDeviceRuleEnabled", 404, UNKNOWN_RULE, body=True),
+        Call("putDeviceRuleActions", path=RULE, body={"actions": [{"set_tweak": "highlight"}]}),
+        Call("putDeviceRuleActions", 400, RULE, body={"actions": ["shout"]}),
+        Call("putDeviceRuleActions", 404, UNKNOWN_RULE, body={"actions": []}),
+        Call("putDeviceRuleActions", 413, RULE, body={"actions": [HUGE]}),
+    ]
+    reads = [
+        Call("getVersions"),
+        Call("getVersions", token=False),
+        Call("getPushers"),
+        Call("getPushRules"),
+        Call("getDeviceScopes"),
+        Call("getDeviceScope", path=SCOPE),
+        *(Call("getDeviceRulesOfKind", path={**RULE, "kind": kind}) for kind in RULES),
+        *(Call("getDeviceRule", path={**RULE, "kind": kind}) for kind in RULES),
+        Call("getDeviceRuleEnabled", path=RULE),
+        Call("getDeviceRuleActions", path=RULE),
+        *(
+            Call("getDeviceRuleAttribute", path={**RULE, "attribute": attribute})
+            for attribute in ("rule_id", "default", "conditions")
+        ),
+        Call("getDeviceRuleAttribute", path={**RULE, "kind": "content", "attribute": "pattern"}),
+        Call("getDeviceRuleAttribute", 400, {**RULE, "attribute": "pattern"}),
+        Call("getNotifications", query={"limit": "1"}),
+        Call("getNotifications", 400, query={"from": "x"}),
+    ]
+    of_a_scope = [
+        "getDeviceScope",
+        "getDeviceRulesOfKind",
+        "getDeviceRule",
+        "getDeviceRuleEnabled",
+        "getDeviceRuleActions",
+        "getDeviceRuleAttribute",
+    ]
+    failures = [
+        Call(name, status, {**where, "attribute": "default"})
+        for name in of_a_scope
+        for status, where in ((400, BAD_SCOPE), (404, UNKNOWN_SCOPE))
+    ]
+    deletes = [
+        Call("deleteDeviceRule", path=RULE),
+        Call("deleteDeviceRule", 404, RULE),
+        Call("deleteDeviceRule", 400, BAD_SCOPE),
+    ]
+    return [*writes, *reads, *failures, *deletes]
+
+
+def send(description: Description, session: Session, call: Call) -> Response:
+    template, method, operation = description.find(call.operation_id)
+    where = template
+    for name, value in call.path.items():
+        where = where.replace(f"{{{name}}}", quote(value, safe=""))
+    if call.query:
+        where = f"{where}?{urlencode(call.query)}"
+    if call.status == 200 and "requestBody" in operation:
+        description.check_request(call.operation_id, call.body)
+    return session.request(method.upper(), where, call.body, token=call.token)
+
+
+def test_the_server_answers_as_described(deployment: Deployment, description: Description) -> None:
+    """Each operation, with each status that the description lists."""
+    alice, bob = deployment.register(), deployment.register()
+    # Something to be notified of.
+    room = bob.create_room(invite=[alice.user_id])
+    alice.join(room)
+    bob.send(room, "hello")
+    seen = set()
+    stranger = attr.evolve(alice, access_token="unknown")
+
+    for call in calls():
+        response = send(description, alice, call)
+        assert response.status == call.status, (call, response)
+        description.check_response(call.operation_id, response)
+        seen.add((call.operation_id, response.status))
+
+    for template, method, operation in description.operations():
+        name = operation["operationId"]
+        where = template.replace("{kind}", "override").replace("{attribute}", "default")
+        response = stranger.request(method.upper(), where, {})
+        assert response.status == 401, (name, response)
+        description.check_response(name, response)
+        seen.add((name, response.status))
+    stranger.close()
+
+    described = {answer for answer in description.answers() if answer[1] != OTHER_WORKER}
+    assert seen == described
+
+
+def test_what_is_described_as_refused_is_refused(alice: Session, description: Description) -> None:
+    """The schemas are not wider than they look: what they exclude the server does not take."""
+    for body in (
+        pusher(enabled="true"),
+        pusher(profile_tags=[""]),
+        pusher(profile_tags=["a\nb"]),
+        pusher(profile_tags="phone"),
+        pusher(profile_tags=["x"] * 101),
+        pusher("x" * 2049),
+        pusher(app_id="x" * 256),
+        pusher(data=[]),
+        {"kind": None, "app_id": "x"},
+        {**pusher(), "data": {"url": NOWHERE}, "lang": 5},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            description.check_request("setPusher", body)
+        response = send(description, alice, Call("setPusher", 400, body=body))
+        assert response.status == 400, (body, response)
+    bad_bodies: list[tuple[str, Any]] = [
+        ("putDeviceRule", {"conditions": []}),
+        ("putDeviceRule", rule(actions=["shout"])),
+        ("putDeviceRule", None),
+        ("putDeviceRuleEnabled", {"enabled": "yes"}),
+        ("putDeviceRuleActions", ["notify"]),
+    ]
+    for name, bad in bad_bodies:
+        with pytest.raises(jsonschema.ValidationError):
+            description.check_request(name, bad)
+        response = send(description, alice, Call(name, 400, RULE, body=bad))
+        assert response.status == 400, (name, bad, response)
+    for kind, body in (
+        ("override", {"actions": []}),
+        ("underride", {"actions": [], "conditions": [{}]}),
+        ("override", {"actions": [], "conditions": {}}),
+        ("content", {"actions": []}),
+        ("content", {"actions": [], "pattern": 5}),
+        ("room", {}),
+        ("sender", {"actions": ["shout"]}),
+    ):
+        description.check_rule(kind, rule(kind))
+        with pytest.raises(jsonschema.ValidationError):
+            description.check_rule(kind, body)
+        response = send(
+            description, alice, Call("putDeviceRule", 400, {**RULE, "kind": kind}, body=body)
+        )
+        assert response.status == 400, (kind, body, response)
