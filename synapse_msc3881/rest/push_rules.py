@@ -128,8 +128,8 @@ class PushRulesServlet(seams.PushRuleRestServlet):
     ) -> tuple[int, dict[str, Any]]:
         """Synapse's part of PUT, for `global`, without rules that it could not read back.
 
-        Synapse answers some malformed rules with 500, and stores others, after which it can
-        evaluate no event for the user.
+        Synapse answers some malformed rules with 500, and stores others, after which it answers
+        500 to all that reads the user's rules.
         """
         try:
             _check_readable(request, path)

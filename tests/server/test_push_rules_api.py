@@ -413,7 +413,7 @@ def test_where_global_fails_a_device_scope_refuses(deployment: Deployment, alice
 
 @pytest.mark.parametrize("reason", [STORES_A_RULE_THAT_BREAKS_IT, BREAKS, HANGS])
 def test_where_synapse_fails_global_refuses_too(alice: Session, reason: str) -> None:
-    """The module serves `global` as well, and a rule that breaks its user breaks their rooms."""
+    """The module serves `global` as well, and a rule that cannot be read back breaks its user."""
     before = prepare(alice, "global")
     for tail, body in REFUSED_BODIES[reason]:
         case = (
