@@ -192,7 +192,13 @@ class Homeserver:
     def _environment(self) -> dict[str, str]:
         inherited = os.environ.get("PYTHONPATH")
         python_path = [*map(str, self.options.python_path), *([inherited] if inherited else [])]
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(python_path)}
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(python_path),
+            # Or else a Synapse installed below somebody's git checkout adds the checkout's state to
+            # its version, which other modules cannot parse.
+            "GIT_CEILING_DIRECTORIES": str(Path(sys.prefix).parent),
+        }
 
     # Users
 
