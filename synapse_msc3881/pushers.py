@@ -100,10 +100,9 @@ class Pushers:
         """Wrap the read of pushers."""
 
         async def get_pushers_by(keyvalues: dict[str, Any]) -> Iterator[seams.PusherConfig]:
-            pushers = list(await native(keyvalues))
-            if not pushers:
-                return iter(pushers)
-            return _tagged(pushers, await self._tags.get(keyvalues))
+            # The tags first: Synapse goes on with what it read of a pusher at once.
+            tags = await self._tags.get(keyvalues)
+            return _tagged(await native(keyvalues), tags)
 
         return get_pushers_by
 
@@ -113,7 +112,8 @@ class Pushers:
         """Wrap the read of all pushers at startup."""
 
         async def get_enabled_pushers() -> Iterator[seams.PusherConfig]:
-            return _tagged(await native(), await self._tags.get({}))
+            tags = await self._tags.get({})
+            return _tagged(await native(), tags)
 
         return get_enabled_pushers
 

@@ -66,6 +66,14 @@ def own_deployment(
     deployment.assert_log_is_clean()
 
 
+def failing_since(deployment: Deployment, pusher: Device) -> int | None:
+    """Since when Synapse has failed to push, by the database."""
+    ((since,),) = deployment.sql(
+        "SELECT failing_since FROM pushers WHERE pushkey = ?", [pusher.pushkey]
+    )
+    return None if since is None else int(since)
+
+
 def nothing_came(pusher: Device, seconds: float) -> bool:
     """Whether nothing at all reaches the gateway for a pusher in a while, badges included."""
     before = len(pusher.gateway.pushes(pusher.pushkey))
@@ -259,6 +267,7 @@ def test_a_pusher_that_is_set_again_while_it_fails_goes_by_its_new_tags(scene: S
     scene.gateway.behave(pusher.pushkey, Behaviour.ERROR)
     lost = scene.message()
     pusher.wait_for(lost)
+    wait_until(lambda: failing_since(scene.deployment, pusher) is not None, "the failure")
 
     pusher.set(profile_tags=["calm"])
     scene.gateway.behave(pusher.pushkey, Behaviour.OK)
@@ -268,10 +277,7 @@ def test_a_pusher_that_is_set_again_while_it_fails_goes_by_its_new_tags(scene: S
     assert nothing_came(pusher, LONGER_THAN_A_RETRY)
     accepted = [push.event_id for push in pusher.pushes() if push.behaviour is Behaviour.OK]
     assert accepted == [event_id]
-    ((failing_since,),) = scene.deployment.sql(
-        "SELECT failing_since FROM pushers WHERE pushkey = ?", [pusher.pushkey]
-    )
-    assert failing_since is None
+    assert failing_since(scene.deployment, pusher) is None
 
 
 def test_setting_the_same_again_while_a_push_hangs_delivers_it_once(scene: Scene) -> None:
