@@ -11,6 +11,7 @@ from synapse.push import bulk_push_rule_evaluator
 from synapse.push.pusherpool import PusherPool
 
 from synapse_msc3881 import seams
+from synapse_msc3881.module import _register_servlets
 from synapse_msc3881.seams import Seam, SeamError, inspect_seams, verify
 
 IN_A_HOMESERVER = [seam.where for seam in seams.SEAMS if seam.where.startswith("hs:")]
@@ -123,3 +124,13 @@ def test_a_wrapper_is_put_on_one_object_only() -> None:
     wrapped, other = Store(), Store()
     seams.wrap(wrapped, "read", lambda native: lambda: f"wrapped {native()}")
     assert (wrapped.read(), other.read()) == ("wrapped native", "native")
+
+
+def test_a_homeserver_without_the_module_keeps_its_servlets() -> None:
+    class HttpServer:
+        def register_paths(self, *_args: object) -> None:
+            raise AssertionError("something was registered")
+
+    homeserver: Any = SimpleNamespace()
+    http_server: Any = HttpServer()
+    _register_servlets(homeserver, http_server)
