@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,7 +37,7 @@ try:
     from synapse.storage.databases.main import push_rule as push_rule_storage
     from synapse.storage.databases.main.event_push_actions import EmailPushAction, HttpPushAction
     from synapse.storage.engines import PostgresEngine
-    from synapse.storage.push_rule import InconsistentRuleException, RuleNotFoundException
+    from synapse.storage.push_rule import RuleNotFoundException
     from synapse.synapse_rust.push import PushRule, get_base_rule_ids
     from synapse.util.async_helpers import Linearizer
     from synapse.util.caches.descriptors import DeferredCacheListDescriptor
@@ -53,15 +52,12 @@ if TYPE_CHECKING:
 
     from synapse_msc3881.rulesets import CompiledRules, RawRule
 
-logger = logging.getLogger(__name__)
-
 __all__ = [
     "TESTED_VERSIONS",
     "EmailPushAction",
     "EmailPusher",
     "HttpPushAction",
     "HttpPusher",
-    "InconsistentRuleException",
     "InvalidRuleException",
     "NotificationsServlet",
     "PushRuleRestServlet",

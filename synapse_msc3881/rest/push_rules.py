@@ -165,7 +165,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
                 before=_neighbour(request, "before"),
                 after=_neighbour(request, "after"),
             )
-        except (seams.RuleNotFoundException, seams.InconsistentRuleException) as error:
+        except seams.RuleNotFoundException as error:
             raise _bad_rule(error) from error
 
     async def _put_attribute(
