@@ -6,9 +6,11 @@ import contextlib
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 import attr
 
@@ -17,6 +19,8 @@ from synapse_msc3881.demo.leash import leashed
 # Between two looks at a process that is starting up.
 _POLL_SECONDS = 0.02
 _TAIL_CHARACTERS = 3000
+# Those that ask a process to end. The last one comes when the terminal is closed.
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ProcessError(Exception):
@@ -41,6 +45,37 @@ def port_in_use(port: int) -> bool:
         except OSError:
             return True
         return False
+
+
+@contextlib.contextmanager
+def signals_later() -> Iterator[None]:
+    """Hold back the signals that ask us to end: their handlers run after the block.
+
+    Or else a handler that raises can do so between a child's start and our knowing its process id.
+    Blocking them in this thread would not do: the kernel gives them to another one, and Python runs
+    the handler in the main thread all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Python runs no handlers in it.
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    # Only those with a handler in Python: a child inherits that a signal is ignored.
+    previous = {each: signal.getsignal(each) for each in ENDING_SIGNALS}
+    previous = {each: handler for each, handler in previous.items() if callable(handler)}
+    try:
+        for each in previous:
+            signal.signal(each, note)
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 @attr.s(auto_attribs=True, kw_only=True)
@@ -82,7 +117,7 @@ class Child:
             raise ProcessError(f"{self.name} is running already")
         self._asked = False
         command = leashed(self.command, death_signal=self.death_signal, user=self.user)
-        with self.output.open("ab") as output:
+        with self.output.open("ab") as output, signals_later():
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -90,8 +125,8 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=self.env,
             )
-        # For systems without a death signal.
-        atexit.register(self.kill)
+            # For systems without a death signal, and for an exception before anybody stops it.
+            atexit.register(self.kill)
 
     def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
         """Return as soon as `ready()` is true.

@@ -18,7 +18,7 @@ from types import FrameType
 from synapse_msc3881.demo.client import MatrixError
 from synapse_msc3881.demo.gateway import Gateway
 from synapse_msc3881.demo.homeserver import Homeserver, Options
-from synapse_msc3881.demo.process import ProcessError, port_in_use
+from synapse_msc3881.demo.process import ENDING_SIGNALS, ProcessError, port_in_use
 from synapse_msc3881.demo.serve import serve
 from synapse_msc3881.demo.story import DEVICES, PLOT, Happening, Sent, Story, StoryError
 from synapse_msc3881.demo.table import Cell, Screen, ScreenGoneError, fit, sound_and_tweaks
@@ -105,10 +105,6 @@ def _port(text: str) -> int:
 # --- Ending well --------------------------------------------------------------------------------
 
 
-# The last one comes when the terminal is closed.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 class Stopped(BaseException):
     """Somebody asked the demo to end.
 
@@ -131,7 +127,7 @@ class _Stopping:
         self._signal: int | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        for each in _SIGNALS:
+        for each in ENDING_SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         self._signal = number
         self.check()
@@ -145,7 +141,7 @@ class _Stopping:
 @contextlib.contextmanager
 def _stoppable() -> Iterator[_Stopping]:
     stopping = _Stopping()
-    previous = {each: signal.signal(each, stopping) for each in _SIGNALS}
+    previous = {each: signal.signal(each, stopping) for each in ENDING_SIGNALS}
     try:
         yield stopping
         stopping.check()
@@ -157,10 +153,10 @@ def _stoppable() -> Iterator[_Stopping]:
 @contextlib.contextmanager
 def _temporary_directory() -> Iterator[Path]:
     """A directory that goes again, also when a signal comes just as it is made."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     directory = tempfile.TemporaryDirectory(prefix="synapse-demo-", ignore_cleanup_errors=True)
     with directory as name:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
         yield Path(name)
 
 

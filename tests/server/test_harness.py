@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -289,6 +290,39 @@ def test_a_child_that_is_not_ready_in_time_is_reported(tmp_path: Path) -> None:
         child.wait_until(lambda: False, 0.1)
     child.stop()
     assert not child.alive
+
+
+class _InterruptedError(Exception):
+    pass
+
+
+def test_a_signal_while_a_child_starts_does_not_lose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class PopenWithASignal(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGTERM)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise _InterruptedError
+
+    monkeypatch.setattr(subprocess, "Popen", PopenWithASignal)
+    script = "import time; time.sleep(60)"
+    child = Child(name="C", command=[sys.executable, "-c", script], output=tmp_path / "output.txt")
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(_InterruptedError):
+            child.spawn()
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [child.pid] == started
+    child.kill()
+    assert not _running(started[0])
 
 
 def test_a_traceback_in_the_log_is_reported_once(fresh_deployment: FreshDeployment) -> None:
