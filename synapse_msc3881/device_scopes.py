@@ -18,6 +18,7 @@ import attr
 
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.rulesets import UserScopes, compile_user
+from synapse_msc3881.spending import Spending, TooCostlyError
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
@@ -30,8 +31,10 @@ MAX_COMPILED = 20_000
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Failed:
-    """Stands for the scopes of a user that could not be read or compiled."""
+    """Stands for the scopes of a user that could not be read or compiled, or are too costly."""
 
+
+_INSTEAD = "this event goes by `global`"
 
 #: A user's scopes; None where none could match an event.
 Scopes = UserScopes | Failed | None
@@ -76,12 +79,14 @@ class DeviceScopes:
         rules: DeviceRuleStore,
         tags: PusherTagStore,
         compile_rules: Compile,
+        spending: Spending,
         failures: Failures,
     ) -> None:
         self._held = held
         self._rules = rules
         self._tags = tags
         self._compile = compile_rules
+        self._spending = spending
         self._failures = failures
 
     @property
@@ -95,9 +100,12 @@ class DeviceScopes:
         return users.intersection(user_ids) if users else users
 
     async def for_users(self, user_ids: Collection[str]) -> Mapping[str, Scopes]:
-        """The compiled scopes of each of the users. Never raises."""
+        """The compiled scopes of each of the users whom an event concerns. Never raises."""
         compiled = self._held.compiled
         found = {user_id: compiled[user_id] for user_id in user_ids if user_id in compiled}
+        for user_id in self._spending.start_event(user_ids):
+            self._failures.report("evaluate", user_id, TooCostlyError(), _INSTEAD)
+            found[user_id] = Failed()
         if len(found) < len(user_ids):
             missing = [user_id for user_id in user_ids if user_id not in found]
             found.update(await self._load(missing))
@@ -111,7 +119,7 @@ class DeviceScopes:
             rules = await self._rules.for_users(tagged)
         except Exception as error:  # noqa: BLE001 - nothing of ours may fail an event
             for user_id in user_ids:
-                self._failures.report("load", user_id, error, "this event goes by `global`")
+                self._failures.report("load", user_id, error, _INSTEAD)
             return dict.fromkeys(user_ids, Failed())
 
         found: dict[str, Scopes] = dict.fromkeys(user_ids)
@@ -128,8 +136,11 @@ class DeviceScopes:
     def _compile_user(
         self, user_id: str, rules: list[DeviceRule], tag_lists: list[tuple[str, ...]]
     ) -> Scopes:
+        started = self._spending.clock()
         try:
             return compile_user(rules, tag_lists, self._compile)
         except Exception as error:  # noqa: BLE001 - nothing of ours may fail an event
             self._failures.report("compile", user_id, error, "events go by `global`")
             return Failed()
+        finally:
+            self._spending.charge(user_id, self._spending.clock() - started)

@@ -7,12 +7,12 @@ evaluator that Synapse makes for the event then runs both; and what came out goe
 row of push actions, in the same statement (see `outcomes`).
 
 Nothing here may fail an event: whatever goes wrong for a user is reported, and for this event
-that user goes by `global`.
+that user goes by `global`. So it is for a user whose rules take too much of the server's time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,9 +21,11 @@ import attr
 from synapse_msc3881.device_scopes import DeviceScopes, Failed
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.outcomes import FAILED, with_outcomes
+from synapse_msc3881.prefilter import searchable
 from synapse_msc3881.profile_tags import GLOBAL, Action, Actions
-from synapse_msc3881.rulesets import CompiledRules, Run, UserScopes
+from synapse_msc3881.rulesets import CompiledRules, EventFacts, Run, UserScopes
 from synapse_msc3881.seams import RuleCompiler
+from synapse_msc3881.spending import Spending, TooCostlyError
 
 # Whether the event that is being evaluated concerns a user with device scopes. Synapse reads the
 # rules, makes the evaluator and stores the actions one after the other in one coroutine, so all
@@ -65,10 +67,9 @@ class ScopedEvaluator:
             flattened_keys: the event, as the native evaluator got it.
         """
         self._native = native
-        self._run = native.run
-        self._room_id = flattened_keys.get("room_id")
-        self._sender = flattened_keys.get("sender")
-        self._by_id_applies: bool | None = None
+        self.run_native = native.run
+        self._flattened_keys = flattened_keys
+        self._facts: EventFacts | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._native, name)
@@ -81,33 +82,81 @@ class ScopedEvaluator:
             user: what Synapse passes on: user id, display name, and more in newer versions.
         """
         if type(rules) is not ScopedRules:
-            actions: Collection[Action] = self._run(rules, *user)
+            actions: Collection[Action] = self.run_native(rules, *user)
             return actions
-        actions = self._run(rules.native, *user)
+        actions = self.run_native(rules.native, *user)
         return rules.evaluation.cascade(self, rules, list(actions), user)
 
-    def match(self, scopes: UserScopes, run: Run, ids_apply: bool) -> dict[str, Actions]:
-        """The actions of the matching rule of each device scope that has one."""
-        room_id = self._room_id if ids_apply else None
-        sender = self._sender if ids_apply else None
-        matches = {}
-        for tag, scope in scopes.scopes.items():
-            actions = scope.match(run, room_id, sender)
-            if actions is not None:
-                matches[tag] = actions
-        return matches
+    def facts(self, always: CompiledRules) -> EventFacts:
+        """What matching needs of the event.
 
-    def by_id_applies(self, always: CompiledRules) -> bool:
-        """Whether rules without a condition on the room version apply to this event at all.
-
-        In rooms with extensible events Synapse ignores them (MSC3932), `room` rules included.
+        In rooms with extensible events Synapse ignores all rules without a condition on the room
+        version (MSC3932), `room` and `sender` rules included.
 
         Args:
             always: a rule without conditions.
         """
-        if self._by_id_applies is None:
-            self._by_id_applies = bool(self._run(always, None, None))
-        return self._by_id_applies
+        if self._facts is None:
+            by_id = self._flattened_keys if self.run_native(always, None, None) else {}
+            self._facts = EventFacts(
+                by_id.get("room_id"), by_id.get("sender"), searchable(self._flattened_keys)
+            )
+        return self._facts
+
+
+class MeteredRun:
+    """Runs rules for one event and one user, who pays for it."""
+
+    __slots__ = ("_evaluator", "_limit", "_spending", "_started", "_user")
+
+    def __init__(
+        self, evaluator: ScopedEvaluator, user: tuple[Any, ...], spending: Spending
+    ) -> None:
+        """
+        Args:
+            evaluator: the event's evaluator.
+            user: what its `run` needs of the user, the user id first.
+            spending: what this user and others have spent.
+        """
+        self._evaluator = evaluator
+        self._user = user
+        self._spending = spending
+        self._started: float | None = None
+        self._limit = 0.0
+
+    def start(self) -> None:
+        """Let the user pay from now on, unless it is so already."""
+        if self._started is None:
+            self._started = self._spending.clock()
+            self._limit = self._started + self._spending.left(self._user[0])
+
+    def __call__(self, rules: CompiledRules) -> Sequence[Any]:
+        """The actions of the first rule that matches.
+
+        Raises:
+            TooCostlyError: the user has spent too much already.
+        """
+        if self._started is None:
+            self.start()
+        elif self._spending.clock() > self._limit:
+            raise TooCostlyError
+        actions: Sequence[Any] = self._evaluator.run_native(rules, *self._user)
+        return actions
+
+    def settle(self) -> None:
+        """Charge the user with what it took."""
+        if self._started is not None:
+            self._spending.charge(self._user[0], self._spending.clock() - self._started)
+
+
+def match_scopes(scopes: UserScopes, run: Run, event: EventFacts) -> dict[str, Actions]:
+    """The actions of the matching rule of each device scope that has one."""
+    matches = {}
+    for tag, scope in scopes.scopes.items():
+        actions = scope.match(run, event)
+        if actions is not None:
+            matches[tag] = actions
+    return matches
 
 
 def wrap_evaluator(native: Any, flattened_keys: Mapping[str, Any]) -> Any:
@@ -118,9 +167,16 @@ def wrap_evaluator(native: Any, flattened_keys: Mapping[str, Any]) -> Any:
 class Evaluation:
     """The module's part in evaluating events, for one homeserver."""
 
-    def __init__(self, scopes: DeviceScopes, compiler: RuleCompiler, failures: Failures) -> None:
+    def __init__(
+        self,
+        scopes: DeviceScopes,
+        compiler: RuleCompiler,
+        spending: Spending,
+        failures: Failures,
+    ) -> None:
         self._scopes = scopes
         self._compiler = compiler
+        self._spending = spending
         self._failures = failures
         self._always = compiler.compile([("always", 5, "[]", '["notify"]')])
 
@@ -186,37 +242,41 @@ class Evaluation:
         """
         if isinstance(rules.scopes, Failed):
             return self._failed(actions)
+        run = MeteredRun(evaluator, user, self._spending)
         try:
-            return self._cascade(evaluator, rules.native, rules.scopes, actions, user)
+            return self._cascade(
+                evaluator.facts(self._always), rules.native, rules.scopes, actions, run
+            )
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001
             # A panic in Rust is no Exception, and must not fail the event either.
             self._failures.report("evaluate", user[0], error, "this event goes by `global`")
             return self._failed(actions)
+        finally:
+            run.settle()
 
     def _cascade(
         self,
-        evaluator: ScopedEvaluator,
+        event: EventFacts,
         native: CompiledRules,
         scopes: UserScopes,
         actions: list[Action],
-        user: tuple[Any, ...],
+        run: MeteredRun,
     ) -> list[Action]:
-        def run(compiled: CompiledRules) -> Any:
-            return evaluator._run(compiled, *user)
-
-        outcomes = evaluator.match(scopes, run, evaluator.by_id_applies(self._always))
+        if scopes.are_many:
+            run.start()
+        outcomes = match_scopes(scopes, run, event)
         if not outcomes:
             return actions
         if "notify" not in actions:
             if not any("notify" in matched for matched in outcomes.values()):
                 # Nobody will push this, whatever the walk: as without us, there is no row.
                 return actions
-            if scopes.needs_global_match and run(
-                scopes.marked_global(native, self._compiler.compile_marked)
-            ):
-                outcomes[GLOBAL] = []
+            if scopes.needs_global_match:
+                run.start()  # Compiling the rules costs as well.
+                if run(scopes.marked_global(native, self._compiler.compile_marked)):
+                    outcomes[GLOBAL] = []
         return StagedActions(with_outcomes(actions, outcomes))
 
     @staticmethod

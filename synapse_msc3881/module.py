@@ -20,6 +20,7 @@ from synapse_msc3881.rest.notifications import NotificationsServlet
 from synapse_msc3881.rest.push_rules import PushRulesServlet
 from synapse_msc3881.rest.pushers import PushersServlet, PushersSetServlet
 from synapse_msc3881.rest.versions import VersionsServlet
+from synapse_msc3881.spending import Spending
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.migrations import prepare_tables
 from synapse_msc3881.storage.push_actions import PushActionStore
@@ -60,14 +61,15 @@ class PusherControl:
         cache = seams.CrossProcessCache(hs, "synapse_msc3881.device_scopes", held)
         failures = Failures(hs.hostname, hs.get_clock().time)
         compiler = seams.RuleCompiler(hs)
+        spending = Spending()
 
         rules = DeviceRuleStore(hs, self.config.limits.device_scopes_per_user, cache.invalidate_txn)
         tags = PusherTagStore(hs, cache.invalidate_txn, failures)
-        scopes = DeviceScopes(held, rules, tags, compiler.compile, failures)
+        scopes = DeviceScopes(held, rules, tags, compiler.compile, spending, failures)
         self.push_rules = DevicePushRules(rules, failures)
         self.pushers = Pushers(hs, tags, scopes, PushActionStore(hs), failures)
 
-        _install_evaluation(hs, Evaluation(scopes, compiler, failures))
+        _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures))
         _install_pushers(hs, self.pushers)
         _install_push_rules(hs, self.push_rules)
         seams.register_servlets(_register_servlets)

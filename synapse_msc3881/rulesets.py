@@ -5,16 +5,22 @@ Synapse's own evaluator (in Rust) runs the conditions, so that they mean in a de
 they mean in `global`. It returns the actions of the first match, and an empty list both for no
 match and for a silent match. So each rule is compiled with a **mark** as its only action: the
 number of the rule, which leads to the real actions.
+
+The rules are compiled in groups, and a group is run only for an event that one of its rules could
+match (see `prefilter`). So what does not match costs little, and what is costly is done in steps
+that can be stopped in between (see `spending`).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attr
 
+from synapse_msc3881.prefilter import Needs, could_match, has_wildcard, needs_of
 from synapse_msc3881.profile_tags import GLOBAL, Actions
 
 #: The kinds of rules, by falling priority, with Synapse's number for each.
@@ -23,6 +29,12 @@ KINDS: Mapping[str, int] = {"override": 5, "content": 4, "room": 3, "sender": 2,
 # The kinds that Synapse's evaluator runs. The others are looked up by their id.
 _BEFORE_ROOM = ("override", "content")
 _AFTER_SENDER = ("underride",)
+
+# A group of rules is run at once, and so cannot be stopped before its end.
+_MAX_CONDITIONS_OF_GROUP = 64
+
+# With more rules than this to look at, already looking takes time that counts.
+_MANY_RULES = 64
 
 #: One rule for Synapse's compiler: rule id, priority class, conditions (JSON), actions (JSON).
 RawRule = tuple[str, int, str, str]
@@ -145,6 +157,27 @@ def _format_rule(rule: DeviceRule) -> dict[str, Any]:
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
+class EventFacts:
+    """What matching needs of an event besides Synapse's evaluator for it.
+
+    Room and sender are None where no rule about them can match.
+    """
+
+    room_id: object
+    sender: object
+    text: Mapping[str, str]  # From `prefilter.searchable`.
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class RuleGroup:
+    """Rules that the evaluator runs at once, and what an event needs for each to match."""
+
+    rules: CompiledRules
+    needs: tuple[Needs, ...]
+    before_room: bool
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
 class CompiledScope:
     """One device scope, ready to be matched against events.
 
@@ -152,34 +185,33 @@ class CompiledScope:
     a scope that has no other rules never runs the evaluator.
     """
 
-    evaluated: CompiledRules | None
-    # The actions of the evaluated rules, by mark; the first ones come before `room` rules.
+    groups: tuple[RuleGroup, ...]
+    # The actions of the groups' rules, by mark.
     actions: tuple[Actions, ...]
-    before_room: int
     rooms: Mapping[object, Actions]
     senders: Mapping[object, Actions]
 
-    def match(self, run: Run, room_id: object, sender: object) -> Actions | None:
+    def match(self, run: Run, event: EventFacts) -> Actions | None:
         """Find the scope's highest-priority matching rule.
 
         Args:
             run: runs compiled rules on the event and the user at hand.
-            room_id: the event's room.
-            sender: the event's sender.
+            event: the same event.
 
         Returns:
             The actions of that rule, empty for a silent match; None where no rule matches.
         """
-        by_id = self.rooms.get(room_id)
+        by_id = self.rooms.get(event.room_id)
         if by_id is None:
-            by_id = self.senders.get(sender)
-        if self.evaluated is None or (by_id is not None and not self.before_room):
-            return by_id
-
-        mark = marked(run(self.evaluated))
-        if mark is None or (by_id is not None and mark >= self.before_room):
-            return by_id
-        return self.actions[mark]
+            by_id = self.senders.get(event.sender)
+        for group in self.groups:
+            if by_id is not None and not group.before_room:
+                break
+            if could_match(group.needs, event.text):
+                mark = marked(run(group.rules))
+                if mark is not None:
+                    return self.actions[mark]
+        return by_id
 
 
 def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> CompiledScope | None:
@@ -201,18 +233,48 @@ def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> Compil
     if not all(rule.kind in KINDS for rule in enabled):
         raise ValueError("a rule is of an unknown kind")
     before = [rule for rule in enabled if rule.kind in _BEFORE_ROOM]
-    evaluated = before + [rule for rule in enabled if rule.kind in _AFTER_SENDER]
-    raw = [
-        (str(mark), KINDS[rule.kind], rule.conditions, _mark(mark))
-        for mark, rule in enumerate(evaluated)
-    ]
+    after = [rule for rule in enabled if rule.kind in _AFTER_SENDER]
     return CompiledScope(
-        evaluated=compile_rules(raw) if raw else None,
-        actions=tuple(_actions(rule.actions) for rule in evaluated),
-        before_room=len(before),
+        groups=(
+            *_groups(before, 0, compile_rules, before_room=True),
+            *_groups(after, len(before), compile_rules, before_room=False),
+        ),
+        actions=tuple(_actions(rule.actions) for rule in before + after),
         rooms=_by_id(enabled, "room"),
         senders=_by_id(enabled, "sender"),
     )
+
+
+def _groups(
+    rules: Sequence[DeviceRule], first_mark: int, compile_rules: Compile, *, before_room: bool
+) -> Iterator[RuleGroup]:
+    """Compile rules in groups: one with a wildcard by itself, the others together."""
+    marks = itertools.count(first_mark)
+    for group in _split(rules):
+        raw = [
+            (str(mark := next(marks)), KINDS[rule.kind], rule.conditions, _mark(mark))
+            for rule, _ in group
+        ]
+        needs = tuple(needs_of(conditions) for _, conditions in group)
+        yield RuleGroup(compile_rules(raw), needs, before_room)
+
+
+def _split(rules: Sequence[DeviceRule]) -> Iterator[list[tuple[DeviceRule, Any]]]:
+    """Split rules into groups, each rule with its parsed conditions."""
+    group: list[tuple[DeviceRule, Any]] = []
+    size = 0
+    for rule in rules:
+        conditions = from_json(rule.conditions)
+        alone = has_wildcard(conditions)
+        # A rule without conditions counts too.
+        cost = 1 + len(conditions) if isinstance(conditions, list) else 1
+        if group and (alone or size + cost > _MAX_CONDITIONS_OF_GROUP):
+            yield group
+            group, size = [], 0
+        group.append((rule, conditions))
+        size += _MAX_CONDITIONS_OF_GROUP if alone else cost
+    if group:
+        yield group
 
 
 def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Actions]:
@@ -237,6 +299,8 @@ class UserScopes:
     """What one user's pushers need to know of an event besides the actions of `global`."""
 
     scopes: Mapping[str, CompiledScope]
+    # Whether looking at the rules takes time that counts, even where none is run.
+    are_many: bool
     # Whether a pusher walks on after "global": then a silent match there differs from none.
     needs_global_match: bool
     # The user's `global` rules and the same with marks, compiled when first needed.
@@ -275,7 +339,12 @@ def compile_user(
             scopes[tag] = scope
     if not scopes:
         return None
-    return UserScopes(scopes, any(_walks_past_global(tags, scopes) for tags in tag_lists))
+    rules_to_run = sum(len(scope.actions) for scope in scopes.values())
+    return UserScopes(
+        scopes,
+        are_many=rules_to_run > _MANY_RULES,
+        needs_global_match=any(_walks_past_global(tags, scopes) for tags in tag_lists),
+    )
 
 
 def _walks_past_global(tags: Sequence[str], scopes: Mapping[str, object]) -> bool:

@@ -13,7 +13,6 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from synapse_msc3881 import device_scopes, evaluation, firing
-from synapse_msc3881.evaluation import ScopedEvaluator
 from synapse_msc3881.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
@@ -23,7 +22,7 @@ PATH = "/_test/fail"
 POINTS: dict[str, tuple[Any, str]] = {
     "load": (PusherTagStore, "lists_for_users"),
     "compile": (device_scopes, "compile_user"),
-    "evaluate": (ScopedEvaluator, "match"),
+    "evaluate": (evaluation, "match_scopes"),
     "serialise": (evaluation, "with_outcomes"),
     "fire": (firing, "decide"),
 }

@@ -16,11 +16,14 @@ from tests.conftest import FreshDeployment
 from tests.harness import fault_injection
 from tests.harness.cluster import ClusterHomeserver
 from tests.harness.deployment import Deployment
+from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
     BELL,
+    SILENT,
     SIREN,
     Device,
     Scene,
+    device,
     make_scene,
     on_body,
 )
@@ -192,3 +195,49 @@ def test_a_corrupt_outcome_goes_by_global(breaking: Deployment, scene: Scene) ->
     accepted = [p for p in pusher.pushes() if p.behaviour is Behaviour.OK]
     assert [p.event_id for p in accepted][-1] == last
     assert accepted[-1].tweaks == {"sound": "siren"}
+
+
+# --- Rules that cost too much ------------------------------------------------------------------
+
+# Its letters are in the body, so that only a regular expression tells that it does not match.
+# The longest that Synapse allows: some ms each.
+COSTLY_BODY = "loud and clear"
+COSTLY_PATTERN = "a*e*?r" + "?" * 900
+COSTLY_RULES = 60
+
+
+def test_a_user_whose_rules_cost_too_much_goes_by_global_until_that_is_made_up_for(
+    breaking: Deployment, scene: Scene
+) -> None:
+    scene.bob.put_rule("global", "override", "clear", on_body(COSTLY_BODY, BELL))
+    scene.bob.put_rule("phone", "underride", "clear", on_body(COSTLY_BODY, SIREN))
+    phone = scene.device(["phone", "global"])
+    assert sound(phone, scene.message(COSTLY_BODY)) == "siren"
+    condition = {"kind": "event_match", "key": "content.body", "pattern": COSTLY_PATTERN}
+    for n in range(COSTLY_RULES):
+        rule = {"conditions": [condition], "actions": SILENT}
+        scene.bob.put_rule("phone", "override", f"costly-{n}", rule)
+    before = fallbacks(breaking, "evaluate")
+
+    event_ids = [scene.message(COSTLY_BODY) for _ in range(3)]
+
+    assert [sound(phone, event_id) for event_id in event_ids] == ["bell"] * 3
+    assert fallbacks(breaking, "evaluate") - before >= 3
+    lines = log_lines(breaking, scene, "evaluate")
+    assert 1 <= len(lines) <= (2 if isinstance(breaking.homeserver, ClusterHomeserver) else 1)
+    assert all("TooCostlyError" in line for line in lines)
+    # Nobody else is concerned.
+    carol = breaking.register()
+    scene.alice.invite(scene.room, carol.user_id)
+    carol.join(scene.room)
+    carol.put_rule("phone", "override", "clear", on_body(COSTLY_BODY, SIREN))
+    other = device(carol, scene.gateway, ["phone"])
+    assert sound(other, scene.message(COSTLY_BODY)) == "siren"
+
+    for n in range(COSTLY_RULES):
+        scene.bob.delete_rule("phone", "override", f"costly-{n}")
+
+    def is_made_up_for() -> bool:
+        return sound(phone, scene.message(COSTLY_BODY)) == "siren"
+
+    wait_until(is_made_up_for, "Bob's own rules in force again")

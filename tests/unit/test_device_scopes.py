@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from synapse_msc3881.device_scopes import DeviceScopes, Failed, HeldScopes
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.rulesets import DeviceRule, UserScopes
+from synapse_msc3881.spending import Spending
 
 T = TypeVar("T")
 
@@ -106,11 +107,12 @@ def compile_rules(rules: Sequence[Any]) -> Any:
 class Process:
     held: HeldScopes
     tables: Tables
+    spending: Spending = attr.Factory(Spending)
 
     def find(self, *users: str) -> dict[str, Any]:
         tables: Any = self.tables
         failures = Failures("example.org", lambda: 0.0)
-        scopes = DeviceScopes(self.held, tables, tables, compile_rules, failures)
+        scopes = DeviceScopes(self.held, tables, tables, compile_rules, self.spending, failures)
         return dict(run(scopes.for_users(users)))
 
 

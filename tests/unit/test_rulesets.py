@@ -20,11 +20,12 @@ from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, RoomVersions
 from synapse.storage.databases.main.push_rule import _load_rules
 from synapse.synapse_rust.push import PushRuleEvaluator, get_base_rule_ids
 
-from synapse_msc3881.evaluation import ScopedEvaluator
+from synapse_msc3881.evaluation import ScopedEvaluator, match_scopes
 from synapse_msc3881.profile_tags import Actions
 from synapse_msc3881.rulesets import (
     KINDS,
     DeviceRule,
+    EventFacts,
     UserScopes,
     by_priority,
     by_scope,
@@ -281,11 +282,8 @@ def found(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Acti
         return None
     evaluator = ScopedEvaluator(occasion.evaluator(setting), occasion.keys)
     always = setting.compiler.compile([("always", 5, "[]", '["notify"]')])
-    matches = evaluator.match(
-        UserScopes({"phone": scope}, needs_global_match=False),
-        runner(occasion, setting),
-        evaluator.by_id_applies(always),
-    )
+    scopes = UserScopes({"phone": scope}, are_many=False, needs_global_match=False)
+    matches = match_scopes(scopes, runner(occasion, setting), evaluator.facts(always))
     return matches.get("phone")
 
 
@@ -368,10 +366,10 @@ def test_a_scope_of_room_and_sender_rules_never_runs_the_evaluator() -> None:
     def run(_: Any) -> Sequence[Any]:
         raise AssertionError("the evaluator was run")
 
-    assert scope.match(run, ROOMS[0], SENDERS[0]) == ["notify"]
-    assert scope.match(run, ROOMS[1], SENDERS[0]) == []
-    assert scope.match(run, ROOMS[1], SENDERS[1]) is None
-    assert scope.match(run, None, None) is None
+    assert scope.match(run, EventFacts(ROOMS[0], SENDERS[0], {})) == ["notify"]
+    assert scope.match(run, EventFacts(ROOMS[1], SENDERS[0], {})) == []
+    assert scope.match(run, EventFacts(ROOMS[1], SENDERS[1], {})) is None
+    assert scope.match(run, EventFacts(None, None, {})) is None
 
 
 @pytest.mark.parametrize(
@@ -486,7 +484,7 @@ def test_marked_global_matches_where_any_global_rule_does(
         return bool(run(_load_rules([row], alone, setting.experimental)))
 
     expected = any(matches_alone(rule) for rule, is_on in native.rules() if is_on)
-    scopes = UserScopes({}, needs_global_match=True)
+    scopes = UserScopes({}, are_many=False, needs_global_match=True)
 
     marked_rules = scopes.marked_global(native, setting.compiler.compile_marked)
 
@@ -498,7 +496,7 @@ def test_marked_global_matches_where_any_global_rule_does(
 
 
 def test_marked_global_is_compiled_again_for_changed_rules() -> None:
-    scopes = UserScopes({}, needs_global_match=True)
+    scopes = UserScopes({}, are_many=False, needs_global_match=True)
     run = runner(MESSAGE, EXTENSIBLE_OFF)
     compiler = EXTENSIBLE_OFF.compiler
     everything_off = dict.fromkeys(get_base_rule_ids(), False)
