@@ -22,7 +22,7 @@ from synapse_msc3881.device_scopes import DeviceScopes, Failed
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.outcomes import FAILED, with_outcomes
 from synapse_msc3881.prefilter import searchable
-from synapse_msc3881.profile_tags import GLOBAL, Action, Actions
+from synapse_msc3881.profile_tags import GLOBAL, Action, Match
 from synapse_msc3881.rulesets import CompiledRules, EventFacts, Run, UserScopes
 from synapse_msc3881.seams import RuleCompiler
 from synapse_msc3881.spending import Spending, TooCostlyError
@@ -149,13 +149,13 @@ class MeteredRun:
             self._spending.charge(self._user[0], self._spending.clock() - self._started)
 
 
-def match_scopes(scopes: UserScopes, run: Run, event: EventFacts) -> dict[str, Actions]:
-    """The actions of the matching rule of each device scope that has one."""
+def match_scopes(scopes: UserScopes, run: Run, event: EventFacts) -> dict[str, Match]:
+    """The highest-priority match of each device scope that has one."""
     matches = {}
     for tag, scope in scopes.scopes.items():
-        actions = scope.match(run, event)
-        if actions is not None:
-            matches[tag] = actions
+        match = scope.match(run, event)
+        if match is not None:
+            matches[tag] = match
     return matches
 
 
@@ -270,13 +270,13 @@ class Evaluation:
         if not outcomes:
             return actions
         if "notify" not in actions:
-            if not any("notify" in matched for matched in outcomes.values()):
+            if not any(match.notifies for match in outcomes.values()):
                 # Nobody will push this, whatever the walk: as without us, there is no row.
                 return actions
             if scopes.needs_global_match:
                 run.start()  # Compiling the rules costs as well.
                 if run(scopes.marked_global(native, self._compiler.compile_marked)):
-                    outcomes[GLOBAL] = []
+                    outcomes[GLOBAL] = Match([])
         return StagedActions(with_outcomes(actions, outcomes))
 
     @staticmethod

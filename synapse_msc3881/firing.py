@@ -16,8 +16,8 @@ from synapse.api.errors import StoreError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.metrics import Failures
-from synapse_msc3881.outcomes import decide, without_mark
-from synapse_msc3881.profile_tags import DEFAULT_TAGS, Action, Decision
+from synapse_msc3881.outcomes import Outcomes
+from synapse_msc3881.profile_tags import Action, Decision
 from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey
 
@@ -114,10 +114,10 @@ class Backlog:
         actions: list[Action] = ["notify"]  # What `global` says, should they not be readable.
         try:
             actions = seams.deserialize_actions(row.actions, row.highlight)
-            return decide(self._tags, actions, row.notif)
+            return Outcomes.read(actions, row.notif).decide(self._tags)
         except Exception as error:  # noqa: BLE001 - a bad row must not stop the pusher
             self._failures.report("fire", self._key.user_id, error, "this push goes by `global`")
-            return decide(DEFAULT_TAGS, without_mark(actions), row.notif)
+            return Outcomes.of_global(actions, row.notif).decide(self._tags)
 
     async def _drop_read(self) -> None:
         unread = await self._rows.unread(

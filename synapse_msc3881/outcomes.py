@@ -4,12 +4,13 @@
 A row of `event_push_actions` holds the actions of the user's matching `global` rule. For a user
 whose device scopes matter, one more element stands among them:
 
-    {"org.matrix.msc3837.outcomes": {"phone": ["notify"], "tv": []}}
+    {"org.matrix.msc3837.outcomes": {"phone": {"content/pizza": ["notify"]}, "tv": []}}
 
-It maps each scope in which a rule matched to that rule's actions. `global` is in the map only
-where it matched silently; where it notifies, its actions are those of the row, and otherwise it
-did not match. A null instead of the map says that evaluating failed, and that every pusher of
-the user goes by `global`. Synapse's pushers ignore the element.
+It maps each scope in which a rule matched to that rule's name and actions, or to the actions
+alone where the name is not known. `global` is in the map only where it matched silently; where it
+notifies, its actions are those of the row, and otherwise it did not match. A null instead of the
+map says that evaluating failed, and that every pusher of the user goes by `global`. Synapse's
+pushers ignore the element.
 
 Pure code: nothing here knows Synapse.
 """
@@ -19,7 +20,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synapse_msc3881.profile_tags import DEFAULT_TAGS, GLOBAL, Action, Actions, Decision, walk
+import attr
+
+from synapse_msc3881.profile_tags import (
+    DEFAULT_TAGS,
+    GLOBAL,
+    Action,
+    Actions,
+    Decision,
+    Match,
+    walk,
+)
 
 #: What marks our element, and what a row made only for a device scope starts with.
 MARK = "org.matrix.msc3837.outcomes"
@@ -38,49 +49,90 @@ def without_mark(actions: Actions) -> list[Action]:
     return [action for action in actions if not is_mark(action)]
 
 
-def with_outcomes(actions: Actions, outcomes: Mapping[str, Actions]) -> list[Action]:
+def with_outcomes(actions: Actions, outcomes: Mapping[str, Match]) -> list[Action]:
     """What to store for a user: the actions of `global`, and the outcomes of the scopes.
 
     Args:
         actions: what Synapse would store: the actions of the matching `global` rule.
-        outcomes: for each device scope with a match that rule's actions, and for "global" the
-            actions of a silent match.
+        outcomes: for each device scope with a match that match, and for "global" a silent one.
     """
     # Without `notify`, the tweaks of `global` mean nothing, and `highlight` would be counted.
     kept = list(actions) if "notify" in actions else []
-    return [{MARK: dict(outcomes)}, *kept]
+    return [{MARK: {scope: _stored(match) for scope, match in outcomes.items()}}, *kept]
 
 
-def decide(tags: Sequence[str], actions: Actions, notif: bool) -> Decision | None:
-    """Decide from a stored row what a pusher does about the event (SEMANTICS 5).
+def _stored(match: Match) -> Any:
+    return match.actions if match.rule is None else {match.rule: match.actions}
 
-    Args:
-        tags: the pusher's profile tags.
-        actions: the row's actions, our element among them or not.
-        notif: whether the row is one that `global` made.
 
-    Returns:
-        The decision, or None where no scope that the pusher lists matched.
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Outcomes:
+    """What a stored row says of the scopes of its user.
 
-    Raises:
-        ValueError: our element is not of the form above.
+    Attributes:
+        matches: the match of each scope that has one.
+        failed: whether every pusher goes by `global`, since evaluating failed.
     """
-    matches: dict[str, Actions] = {}
-    for action in actions:
-        if isinstance(action, Mapping) and MARK in action:
-            outcomes = action[MARK]
-            if outcomes is None:
-                tags = DEFAULT_TAGS
-            else:
-                matches.update(_checked(outcomes))
-    if notif:
-        matches[GLOBAL] = without_mark(actions)
-    return walk(tags, matches)
+
+    matches: Mapping[str, Match]
+    failed: bool = False
+
+    @classmethod
+    def read(cls, actions: Actions, notif: bool) -> Outcomes:
+        """Read the actions of a row, our element among them or not.
+
+        Args:
+            actions: the row's actions.
+            notif: whether the row is one that `global` made.
+
+        Raises:
+            ValueError: our element is not of the form above.
+        """
+        matches: dict[str, Match] = {}
+        failed = False
+        for action in actions:
+            if isinstance(action, Mapping) and MARK in action:
+                if action[MARK] is None:
+                    failed = True
+                else:
+                    matches.update(_matches(action[MARK]))
+        return cls({**matches, **_global_match(actions, notif)}, failed)
+
+    @classmethod
+    def of_global(cls, actions: Actions, notif: bool) -> Outcomes:
+        """What is left of a row whose outcomes cannot be read: `global`."""
+        return cls(_global_match(actions, notif), failed=True)
+
+    def decide(self, tags: Sequence[str]) -> Decision | None:
+        """Decide what a pusher does about the event (SEMANTICS 5).
+
+        Args:
+            tags: the pusher's profile tags.
+
+        Returns:
+            The decision, or None where no scope that the pusher lists matched.
+        """
+        return walk(self.walked(tags), self.matches)
+
+    def walked(self, tags: Sequence[str]) -> Sequence[str]:
+        """The tags that a pusher with these walks over."""
+        return DEFAULT_TAGS if self.failed else tags
 
 
-def _checked(outcomes: object) -> Mapping[str, Actions]:
-    if not isinstance(outcomes, Mapping) or not all(
-        isinstance(actions, list) for actions in outcomes.values()
-    ):
-        raise ValueError("the outcomes are not a map of lists")
-    return outcomes
+def _global_match(actions: Actions, notif: bool) -> dict[str, Match]:
+    return {GLOBAL: Match(without_mark(actions))} if notif else {}
+
+
+def _matches(outcomes: object) -> dict[str, Match]:
+    if not isinstance(outcomes, Mapping):
+        raise ValueError("the outcomes are no map")
+    return {scope: _match(outcome) for scope, outcome in outcomes.items()}
+
+
+def _match(outcome: object) -> Match:
+    rule = None
+    if isinstance(outcome, Mapping) and len(outcome) == 1:
+        ((rule, outcome),) = outcome.items()
+    if not isinstance(outcome, list):
+        raise ValueError("an outcome is no list of actions")
+    return Match(outcome, rule)

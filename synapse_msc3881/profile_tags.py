@@ -85,24 +85,42 @@ def parse_tags(value: object, limit: int) -> tuple[str, ...]:
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
-class Decision:
-    """The scope that decided about a push, and the actions of its matching rule."""
+class Match:
+    """The rule that matched an event in one scope: its actions, and its name where it is known."""
 
-    scope: str
     actions: Actions
+    rule: str | None = None
 
     @property
-    def pushes(self) -> bool:
-        """Whether the deciding rule says to push. A match without `notify` is silent."""
+    def notifies(self) -> bool:
+        """Whether the rule says to push. A match without `notify` is silent."""
         return "notify" in self.actions
 
 
-def walk(tags: Sequence[str], matches: Mapping[str, Actions]) -> Decision | None:
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Decision:
+    """The scope that decided about a push, and the rule that matched in it."""
+
+    scope: str
+    match: Match
+
+    @property
+    def actions(self) -> Actions:
+        """The actions of the deciding rule."""
+        return self.match.actions
+
+    @property
+    def pushes(self) -> bool:
+        """Whether the deciding rule says to push."""
+        return self.match.notifies
+
+
+def walk(tags: Sequence[str], matches: Mapping[str, Match]) -> Decision | None:
     """Walk a pusher's profile tags: the first scope with a match decides (SEMANTICS 5).
 
     Args:
         tags: the pusher's profile tags, in order.
-        matches: for each scope in which a rule matched the event, that rule's actions.
+        matches: for each scope in which a rule matched the event, that match.
 
     Returns:
         The decision, or None where no scope that the pusher lists matched.

@@ -21,7 +21,7 @@ from typing import Any
 import attr
 
 from synapse_msc3881.prefilter import Needs, could_match, has_wildcard, needs_of
-from synapse_msc3881.profile_tags import GLOBAL, Actions
+from synapse_msc3881.profile_tags import GLOBAL, Match
 
 #: The kinds of rules, by falling priority, with Synapse's number for each.
 KINDS: Mapping[str, int] = {"override": 5, "content": 4, "room": 3, "sender": 2, "underride": 1}
@@ -186,12 +186,12 @@ class CompiledScope:
     """
 
     groups: tuple[RuleGroup, ...]
-    # The actions of the groups' rules, by mark.
-    actions: tuple[Actions, ...]
-    rooms: Mapping[object, Actions]
-    senders: Mapping[object, Actions]
+    # The groups' rules, by mark.
+    matches: tuple[Match, ...]
+    rooms: Mapping[object, Match]
+    senders: Mapping[object, Match]
 
-    def match(self, run: Run, event: EventFacts) -> Actions | None:
+    def match(self, run: Run, event: EventFacts) -> Match | None:
         """Find the scope's highest-priority matching rule.
 
         Args:
@@ -199,7 +199,7 @@ class CompiledScope:
             event: the same event.
 
         Returns:
-            The actions of that rule, empty for a silent match; None where no rule matches.
+            That rule's match, with empty actions for a silent one; None where no rule matches.
         """
         by_id = self.rooms.get(event.room_id)
         if by_id is None:
@@ -210,7 +210,7 @@ class CompiledScope:
             if could_match(group.needs, event.text):
                 mark = marked(run(group.rules))
                 if mark is not None:
-                    return self.actions[mark]
+                    return self.matches[mark]
         return by_id
 
 
@@ -239,7 +239,7 @@ def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> Compil
             *_groups(before, 0, compile_rules, before_room=True),
             *_groups(after, len(before), compile_rules, before_room=False),
         ),
-        actions=tuple(_actions(rule.actions) for rule in before + after),
+        matches=tuple(_match(rule) for rule in before + after),
         rooms=_by_id(enabled, "room"),
         senders=_by_id(enabled, "sender"),
     )
@@ -277,8 +277,12 @@ def _split(rules: Sequence[DeviceRule]) -> Iterator[list[tuple[DeviceRule, Any]]
         yield group
 
 
-def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Actions]:
-    return {rule.rule_id: _actions(rule.actions) for rule in rules if rule.kind == kind}
+def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Match]:
+    return {rule.rule_id: _match(rule) for rule in rules if rule.kind == kind}
+
+
+def _match(rule: DeviceRule) -> Match:
+    return Match(_actions(rule.actions), rule.name)
 
 
 def _mark(number: int) -> str:
@@ -339,7 +343,7 @@ def compile_user(
             scopes[tag] = scope
     if not scopes:
         return None
-    rules_to_run = sum(len(scope.actions) for scope in scopes.values())
+    rules_to_run = sum(len(scope.matches) for scope in scopes.values())
     return UserScopes(
         scopes,
         are_many=rules_to_run > _MANY_RULES,

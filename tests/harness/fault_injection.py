@@ -12,8 +12,8 @@ from synapse.module_api import ModuleApi
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from synapse_msc3881 import device_scopes, evaluation, firing
-from synapse_msc3881.profile_tags import DEFAULT_TAGS
+from synapse_msc3881 import device_scopes, evaluation
+from synapse_msc3881.outcomes import Outcomes
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
 PATH = "/_test/fail"
@@ -24,7 +24,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "compile": (device_scopes, "compile_user"),
     "evaluate": (evaluation, "match_scopes"),
     "serialise": (evaluation, "with_outcomes"),
-    "fire": (firing, "decide"),
+    "fire": (Outcomes, "read"),
 }
 
 
@@ -51,8 +51,7 @@ class _FaultResource(Resource):
 
     def _failing(self, point: str, native: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            # What `fire` falls back to is the same function, with the tags that need nothing of us.
-            if self._point == point and args[0] != DEFAULT_TAGS:
+            if self._point == point:
                 raise InjectedError(f"injected at {point}: secret-rule-text")
             return native(*args, **kwargs)
 

@@ -81,9 +81,10 @@ def test_a_user_whose_rules_take_too_long_goes_by_global() -> None:
 
 def test_costly_rules_are_evaluated_while_there_is_time() -> None:
     server = Server(Clock(MAX_DEBT_SECONDS / 1000))
-    last = rule("underride", "all", ["notify", {"set_tweak": "sound", "value": "x"}], [EVERYTHING])
+    last_actions = ["notify", {"set_tweak": "sound", "value": "x"}]
+    last = rule("underride", "all", last_actions, [EVERYTHING])
     (element, *_) = server.evaluate([*rules_that_miss(100), last])
-    assert element == {MARK: {"phone": ["notify", {"set_tweak": "sound", "value": "x"}]}}
+    assert element == {MARK: {"phone": {"underride/all": last_actions}}}
 
 
 def test_rules_that_are_not_run_cost_nothing() -> None:
@@ -109,5 +110,6 @@ def test_the_second_look_at_global_costs_too() -> None:
     assert server.clock.looks == 0  # `global` notifies, so nobody needs to know.
 
     notice = attr.evolve(MESSAGE, keys={**MESSAGE.keys, "content.msgtype": "m.notice"})
-    assert server.evaluate(rules, tags, notice) == [{MARK: {"phone": ["notify"], "global": []}}]
+    outcomes = {"phone": {f"room/{ROOMS[0]}": ["notify"]}, "global": []}
+    assert server.evaluate(rules, tags, notice) == [{MARK: outcomes}]
     assert server.spending.left(USER) < MAX_DEBT_SECONDS

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from synapse_msc3881.outcomes import (
     FAILED,
     MARK,
-    decide,
+    Outcomes,
     is_mark,
     with_outcomes,
     without_mark,
 )
-from synapse_msc3881.profile_tags import Actions, walk
+from synapse_msc3881.profile_tags import Match, walk
 from synapse_msc3881.storage.push_actions import _OURS
 
 TWEAK = {"set_tweak": "sound", "value": "siren"}
@@ -28,6 +28,8 @@ TAGS = st.lists(st.sampled_from(["global", "phone", "tablet", "ß/%_", "nothing"
 ACTIONS: st.SearchStrategy[list[Any]] = st.lists(
     st.sampled_from(["notify", "dont_notify", TWEAK, HIGHLIGHT]), max_size=3
 )
+RULES = st.none() | st.sampled_from(["room/!a:b", "content/", "override/ß%"])
+MATCHES = st.dictionaries(SCOPES, st.builds(Match, ACTIONS, RULES))
 
 
 def stored(actions: Sequence[Any]) -> Any:
@@ -35,28 +37,28 @@ def stored(actions: Sequence[Any]) -> Any:
     return json.loads(json.dumps(actions))
 
 
-@given(TAGS, st.none() | ACTIONS, st.dictionaries(SCOPES, ACTIONS))
+@given(TAGS, st.none() | ACTIONS, MATCHES)
 def test_deciding_from_the_row_is_walking_over_what_matched(
-    tags: list[str], global_actions: list[Any] | None, scopes: dict[str, Actions]
+    tags: list[str], global_actions: list[Any] | None, scopes: dict[str, Match]
 ) -> None:
     """`global_actions` is None where no global rule matched."""
     notifies = global_actions is not None and "notify" in global_actions
     outcomes = dict(scopes)
     if global_actions is not None and not notifies:
-        outcomes["global"] = []
+        outcomes["global"] = Match([])
     row = stored(with_outcomes(global_actions or [], outcomes))
 
-    decision = decide(tags, row, notifies)
+    decision = Outcomes.read(row, notifies).decide(tags)
 
     matches = dict(scopes)
     if global_actions is not None:
-        matches["global"] = global_actions if notifies else []
+        matches["global"] = Match(global_actions if notifies else [])
     assert decision == walk(tags, matches)
 
 
-@given(ACTIONS, st.dictionaries(SCOPES, ACTIONS))
+@given(ACTIONS, MATCHES)
 def test_synapse_reads_from_the_row_what_it_would_without_us(
-    actions: list[Any], scopes: dict[str, Actions]
+    actions: list[Any], scopes: dict[str, Match]
 ) -> None:
     row = with_outcomes(actions, scopes)
     notifies = "notify" in actions
@@ -66,9 +68,9 @@ def test_synapse_reads_from_the_row_what_it_would_without_us(
     assert (HIGHLIGHT in row) == (notifies and HIGHLIGHT in actions)
 
 
-@given(st.dictionaries(SCOPES, ACTIONS))
+@given(MATCHES)
 def test_a_row_that_only_a_device_scope_made_is_found_by_its_beginning(
-    scopes: dict[str, Actions],
+    scopes: dict[str, Match],
 ) -> None:
     for row in (with_outcomes([], scopes), [FAILED, "notify"]):
         compact = json.dumps(row, separators=(",", ":"))
@@ -78,21 +80,40 @@ def test_a_row_that_only_a_device_scope_made_is_found_by_its_beginning(
 @given(TAGS, ACTIONS)
 def test_a_row_without_our_mark_is_a_match_of_global(tags: list[str], actions: list[Any]) -> None:
     row = ["notify", *actions]
-    assert decide(tags, row, True) == walk(tags, {"global": row})
+    assert Outcomes.read(row, True).decide(tags) == walk(tags, {"global": Match(row)})
 
 
 @given(TAGS, ACTIONS)
 def test_after_a_failure_every_pusher_goes_by_global(tags: list[str], actions: list[Any]) -> None:
     row = stored([FAILED, "notify", *actions])
-    decision = decide(tags, row, True)
-    assert decision is not None
-    assert (decision.scope, list(decision.actions)) == ("global", ["notify", *actions])
+    for outcomes in (Outcomes.read(row, True), Outcomes.of_global(row, True)):
+        decision = outcomes.decide(tags)
+        assert decision is not None
+        assert (decision.scope, list(decision.actions)) == ("global", ["notify", *actions])
+        assert outcomes.failed
 
 
-@pytest.mark.parametrize("broken", ["text", 1, [], True, {"phone": "notify"}, {"phone": None}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "text",
+        1,
+        [],
+        True,
+        {"phone": "notify"},
+        {"phone": None},
+        {"phone": {}},
+        {"phone": {"room/!a:b": "notify"}},
+        {"phone": {"room/!a:b": ["notify"], "room/!b:c": []}},
+        {"phone": {"room/!a:b": {"room/!a:b": []}}},
+    ],
+)
 def test_a_broken_mark_is_an_error(broken: object) -> None:
-    with pytest.raises(ValueError, match="outcomes"):
-        decide(["phone"], ["notify", {MARK: broken}], True)
+    with pytest.raises(ValueError, match="outcome"):
+        Outcomes.read(["notify", {MARK: broken}], True)
+    assert Outcomes.of_global(["notify", {MARK: broken}], True).matches == {
+        "global": Match(["notify"])
+    }
 
 
 def test_only_our_mark_is_taken_out() -> None:

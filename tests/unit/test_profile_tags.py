@@ -12,6 +12,7 @@ from synapse_msc3881.profile_tags import (
     DEFAULT_TAGS,
     Actions,
     InvalidProfileTagsError,
+    Match,
     check_tag,
     parse_tags,
     walk,
@@ -127,32 +128,36 @@ def test_the_limit_is_the_one_of_the_config() -> None:
 # --- The walk -----------------------------------------------------------------------------------
 
 
-def naive_walk(tags: list[str], matches: dict[str, Actions]) -> tuple[str, Actions] | None:
+MATCHES = st.builds(Match, ACTIONS, st.none() | st.just("room/!a:b"))
+
+
+def naive_walk(tags: list[str], matches: dict[str, Match]) -> tuple[str, Match] | None:
     """The walk as MSC3837 words it."""
     remaining = list(tags)
     while remaining:
         tag = remaining.pop(0)
-        for scope, actions in matches.items():
+        for scope, match in matches.items():
             if scope == tag:
-                return scope, actions
+                return scope, match
     return None
 
 
-@given(st.lists(NAMES, max_size=6), st.dictionaries(NAMES, ACTIONS))
-def test_the_first_tag_with_a_match_decides(tags: list[str], matches: dict[str, Actions]) -> None:
+@given(st.lists(NAMES, max_size=6), st.dictionaries(NAMES, MATCHES))
+def test_the_first_tag_with_a_match_decides(tags: list[str], matches: dict[str, Match]) -> None:
     decision = walk(tags, matches)
     expected = naive_walk(tags, matches)
     if expected is None:
         assert decision is None
     else:
         assert decision is not None
-        assert (decision.scope, decision.actions) == expected
-        assert decision.pushes == ("notify" in expected[1])
+        assert (decision.scope, decision.match) == expected
+        assert decision.actions == expected[1].actions
+        assert decision.pushes == ("notify" in decision.actions)
 
 
-@given(st.lists(NAMES, max_size=6), st.dictionaries(NAMES, ACTIONS))
+@given(st.lists(NAMES, max_size=6), st.dictionaries(NAMES, MATCHES))
 def test_duplicate_tags_and_unlisted_scopes_change_nothing(
-    tags: list[str], matches: dict[str, Actions]
+    tags: list[str], matches: dict[str, Match]
 ) -> None:
     decision = walk(tags, matches)
     assert walk([*tags, *tags], matches) == decision
@@ -161,9 +166,9 @@ def test_duplicate_tags_and_unlisted_scopes_change_nothing(
 
 
 def test_a_silent_match_is_not_no_match() -> None:
-    silent = walk(["phone", "global"], {"phone": [], "global": ["notify"]})
+    silent = walk(["phone", "global"], {"phone": Match([]), "global": Match(["notify"])})
     assert silent is not None
     assert (silent.scope, silent.pushes) == ("phone", False)
-    none = walk(["phone", "global"], {"global": ["notify"]})
+    none = walk(["phone", "global"], {"global": Match(["notify"])})
     assert none is not None
     assert (none.scope, none.pushes) == ("global", True)

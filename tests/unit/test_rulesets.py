@@ -21,7 +21,7 @@ from synapse.storage.databases.main.push_rule import _load_rules
 from synapse.synapse_rust.push import PushRuleEvaluator, get_base_rule_ids
 
 from synapse_msc3881.evaluation import ScopedEvaluator, match_scopes
-from synapse_msc3881.profile_tags import Actions
+from synapse_msc3881.profile_tags import Actions, Match
 from synapse_msc3881.rulesets import (
     KINDS,
     DeviceRule,
@@ -254,8 +254,8 @@ SETTINGS = st.builds(
 MATCHED = [{"set_tweak": "matched"}]
 
 
-def first_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Actions | None:
-    """The actions of the first rule that matches, each rule evaluated alone."""
+def first_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Match | None:
+    """The first rule that matches, each rule evaluated alone."""
     run = runner(occasion, setting)
     order = ("override", "content", "room", "sender", "underride")
     by_kind = {kind: [rule for rule in rules if rule.kind == kind] for kind in order}
@@ -269,14 +269,18 @@ def first_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -
                 conditions = [{"kind": "event_property_is", "key": key, "value": rule.rule_id}]
             if run(setting.compiler.compile([("x", 5, json.dumps(conditions), to_json(MATCHED))])):
                 note(kind)
-                actions: Actions = json.loads(rule.actions)
-                return actions
+                return Match(json.loads(rule.actions), rule.name)
     note("no match")
     return None
 
 
 def found(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Actions | None:
-    """What the module finds, as `Evaluation` asks for it."""
+    """The actions that the module finds, as `Evaluation` asks for them."""
+    match = found_match(rules, occasion, setting)
+    return None if match is None else match.actions
+
+
+def found_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Match | None:
     scope = compile_scope(by_priority(rules), setting.compiler.compile)
     if scope is None:
         return None
@@ -295,7 +299,7 @@ def found(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Acti
 def test_a_scope_matches_as_its_rules_do_one_by_one(
     rules: list[DeviceRule], occasion: Occasion, setting: Setting
 ) -> None:
-    assert found(rules, occasion, setting) == first_match(rules, occasion, setting)
+    assert found_match(rules, occasion, setting) == first_match(rules, occasion, setting)
 
 
 @pytest.mark.parametrize("room_version", [*VERSIONS])
@@ -306,7 +310,7 @@ def test_a_scope_matches_so_in_every_room_version(
     room_version: str, flags: Sequence[str], rules: list[DeviceRule], occasion: Occasion
 ) -> None:
     setting = Setting(frozenset(flags), room_version)
-    assert found(rules, occasion, setting) == first_match(rules, occasion, setting)
+    assert found_match(rules, occasion, setting) == first_match(rules, occasion, setting)
 
 
 def rule(kind: str, rule_id: str, actions: Sequence[Any], conditions: Any = ()) -> DeviceRule:
@@ -346,7 +350,8 @@ def test_a_silent_match_is_a_match(kind: str, actions: list[Any]) -> None:
     rule_id = {"room": ROOMS[0], "sender": SENDERS[0]}.get(kind, "a")
     pattern = [{"kind": "event_match", "key": "content.body", "pattern": "hello"}]
     conditions = pattern if kind == "content" else []
-    assert found([rule(kind, rule_id, actions, conditions)], MESSAGE, EXTENSIBLE_OFF) == actions
+    silent = rule(kind, rule_id, actions, conditions)
+    assert found_match([silent], MESSAGE, EXTENSIBLE_OFF) == Match(actions, f"{kind}/{rule_id}")
 
 
 EXTENSIBLE_OFF = Setting(frozenset(), "11")
@@ -366,8 +371,10 @@ def test_a_scope_of_room_and_sender_rules_never_runs_the_evaluator() -> None:
     def run(_: Any) -> Sequence[Any]:
         raise AssertionError("the evaluator was run")
 
-    assert scope.match(run, EventFacts(ROOMS[0], SENDERS[0], {})) == ["notify"]
-    assert scope.match(run, EventFacts(ROOMS[1], SENDERS[0], {})) == []
+    in_room = scope.match(run, EventFacts(ROOMS[0], SENDERS[0], {}))
+    by_sender = scope.match(run, EventFacts(ROOMS[1], SENDERS[0], {}))
+    assert in_room == Match(["notify"], f"room/{ROOMS[0]}")
+    assert by_sender == Match([], f"sender/{SENDERS[0]}")
     assert scope.match(run, EventFacts(ROOMS[1], SENDERS[1], {})) is None
     assert scope.match(run, EventFacts(None, None, {})) is None
 
