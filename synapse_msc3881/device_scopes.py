@@ -99,19 +99,23 @@ class DeviceScopes:
         users = self._held.users
         return users.intersection(user_ids) if users else users
 
-    async def for_users(self, user_ids: Collection[str]) -> Mapping[str, Scopes]:
-        """The compiled scopes of each of the users whom an event concerns. Never raises."""
+    async def for_users(self, user_ids: Collection[str]) -> Mapping[str, UserScopes | Failed]:
+        """The compiled scopes of those users, of all whom an event concerns, who have any.
+
+        Never raises.
+        """
+        refused = self._spending.start_event(user_ids)
         compiled = self._held.compiled
-        found = {user_id: compiled[user_id] for user_id in user_ids if user_id in compiled}
-        for user_id in self._spending.start_event(user_ids):
+        missing = [each for each in user_ids if each not in compiled and each not in refused]
+        found = {each: scopes for each in user_ids if (scopes := compiled.get(each)) is not None}
+        if missing:
+            found.update(await self._load(missing))
+        for user_id in refused:
             self._failures.report("evaluate", user_id, TooCostlyError(), _INSTEAD)
             found[user_id] = Failed()
-        if len(found) < len(user_ids):
-            missing = [user_id for user_id in user_ids if user_id not in found]
-            found.update(await self._load(missing))
         return found
 
-    async def _load(self, user_ids: Collection[str]) -> Mapping[str, Scopes]:
+    async def _load(self, user_ids: Collection[str]) -> Mapping[str, UserScopes | Failed]:
         invalidations = self._held.invalidations
         try:
             tag_lists = await self._tags.lists_for_users(user_ids)
@@ -122,16 +126,16 @@ class DeviceScopes:
                 self._failures.report("load", user_id, error, _INSTEAD)
             return dict.fromkeys(user_ids, Failed())
 
-        found: dict[str, Scopes] = dict.fromkeys(user_ids)
-        for user_id in tagged:
-            found[user_id] = self._compile_user(user_id, rules[user_id], tag_lists[user_id])
-
+        compiled = {
+            user_id: self._compile_user(user_id, rules[user_id], tag_lists[user_id])
+            for user_id in tagged
+        }
         # What was read before an invalidation came is good enough for this event, not to keep.
         if invalidations == self._held.invalidations:
             self._held.users.difference_update(set(user_ids).difference(tagged))
-            for user_id in tagged:
-                self._held.keep(user_id, found[user_id])
-        return found
+            for user_id, scopes in compiled.items():
+                self._held.keep(user_id, scopes)
+        return {user_id: scopes for user_id, scopes in compiled.items() if scopes is not None}
 
     def _compile_user(
         self, user_id: str, rules: list[DeviceRule], tag_lists: list[tuple[str, ...]]

@@ -2,9 +2,9 @@
 """Event time: the highest-priority matching rule in each scope that a user's pushers list.
 
 Synapse evaluates each event for each local user before it persists it (SEMANTICS 4). For users
-with device scopes, `Evaluation` puts the compiled scopes beside the user's `global` rules; the
-evaluator that Synapse makes for the event then runs both; and what came out goes into the user's
-row of push actions, in the same statement (see `outcomes`).
+with device scopes, `Evaluation` finds the compiled scopes when Synapse reads the rules; the
+evaluator that Synapse makes for the event then runs them too; and what came out goes into the
+user's row of push actions, in the same statement (see `outcomes`).
 
 Nothing here may fail an event: whatever goes wrong for a user is reported, and for this event
 that user goes by `global`. So it is for a user whose rules take too much of the server's time.
@@ -27,19 +27,18 @@ from synapse_msc3881.rulesets import CompiledRules, EventFacts, Run, UserScopes
 from synapse_msc3881.seams import RuleCompiler
 from synapse_msc3881.spending import Spending, TooCostlyError
 
-# Whether the event that is being evaluated concerns a user with device scopes. Synapse reads the
-# rules, makes the evaluator and stores the actions one after the other in one coroutine, so all
-# see the same value; where nothing was said, the answer that is always right is yes.
-_concerns_scopes: ContextVar[bool] = ContextVar("msc3837_concerns_scopes", default=True)
-
 
 @attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
-class ScopedRules:
-    """A user's `global` rules together with their device scopes, for `ScopedEvaluator`."""
+class EventScopes:
+    """The device scopes of all users whom the event at hand concerns."""
 
-    native: CompiledRules
-    scopes: UserScopes | Failed
+    by_user: Mapping[str, UserScopes | Failed]
     evaluation: Evaluation
+
+
+# Synapse reads the rules, makes the evaluator and stores the actions one after the other in one
+# coroutine, so what the first step puts here the others find. None where no user has any.
+_event_scopes: ContextVar[EventScopes | None] = ContextVar("msc3837_event_scopes", default=None)
 
 
 class StagedActions(list[Action]):
@@ -58,37 +57,42 @@ class StagedActions(list[Action]):
 
 
 class ScopedEvaluator:
-    """Synapse's evaluator for one event, which also understands `ScopedRules`."""
+    """Synapse's evaluator for one event, which also evaluates device scopes."""
 
-    def __init__(self, native: Any, flattened_keys: Mapping[str, Any]) -> None:
+    def __init__(self, native: Any, flattened_keys: Mapping[str, Any], scopes: EventScopes) -> None:
         """
         Args:
             native: Synapse's evaluator.
             flattened_keys: the event, as the native evaluator got it.
+            scopes: the users' device scopes.
         """
         self._native = native
         self.run_native = native.run
         self._flattened_keys = flattened_keys
-        self._facts: EventFacts | None = None
+        self._by_user = scopes.by_user
+        self._cascade = scopes.evaluation.cascade
+        #: What matching needs of the event, once it was needed.
+        self.facts: EventFacts | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._native, name)
 
-    def run(self, rules: Any, *user: Any) -> Collection[Action]:
+    def run(self, rules: Any, user_id: str, *user: Any) -> Collection[Action]:
         """Synapse's `run`: the actions of the first matching rule for one user.
 
         Args:
-            rules: the user's rules, scoped or not.
-            user: what Synapse passes on: user id, display name, and more in newer versions.
+            rules: the user's `global` rules.
+            user_id: the user.
+            user: what else Synapse passes on: the display name, and more in newer versions.
         """
-        if type(rules) is not ScopedRules:
-            actions: Collection[Action] = self.run_native(rules, *user)
+        actions: Collection[Action] = self.run_native(rules, user_id, *user)
+        scopes = self._by_user.get(user_id)
+        if scopes is None:
             return actions
-        actions = self.run_native(rules.native, *user)
-        return rules.evaluation.cascade(self, rules, list(actions), user)
+        return self._cascade(self, rules, scopes, actions, (user_id, *user))
 
-    def facts(self, always: CompiledRules) -> EventFacts:
-        """What matching needs of the event.
+    def find_facts(self, always: CompiledRules) -> EventFacts:
+        """Find out `facts`.
 
         In rooms with extensible events Synapse ignores all rules without a condition on the room
         version (MSC3932), `room` and `sender` rules included.
@@ -96,12 +100,10 @@ class ScopedEvaluator:
         Args:
             always: a rule without conditions.
         """
-        if self._facts is None:
-            by_id = self._flattened_keys if self.run_native(always, None, None) else {}
-            self._facts = EventFacts(
-                by_id.get("room_id"), by_id.get("sender"), searchable(self._flattened_keys)
-            )
-        return self._facts
+        by_id = self._flattened_keys if self.run_native(always, None, None) else {}
+        text = searchable(self._flattened_keys)
+        self.facts = EventFacts(by_id.get("room_id"), by_id.get("sender"), text)
+        return self.facts
 
 
 class MeteredRun:
@@ -161,7 +163,8 @@ def match_scopes(scopes: UserScopes, run: Run, event: EventFacts) -> dict[str, M
 
 def wrap_evaluator(native: Any, flattened_keys: Mapping[str, Any]) -> Any:
     """Choose the evaluator for an event: Synapse's own, unless a user of ours is concerned."""
-    return ScopedEvaluator(native, flattened_keys) if _concerns_scopes.get() else native
+    scopes = _event_scopes.get()
+    return native if scopes is None else ScopedEvaluator(native, flattened_keys, scopes)
 
 
 class Evaluation:
@@ -188,12 +191,9 @@ class Evaluation:
         async def bulk_get_push_rules(user_ids: Collection[str]) -> Mapping[str, Any]:
             rules = await native(user_ids)
             users = self._scopes.users_among(user_ids)
-            if not users:
-                _concerns_scopes.set(False)
-                return rules
-            scoped = await self._with_scopes(users, rules)
-            _concerns_scopes.set(bool(scoped))
-            return {**rules, **scoped} if scoped else rules
+            scopes = await self._scopes.for_users(users) if users else None
+            _event_scopes.set(EventScopes(scopes, self) if scopes else None)
+            return rules
 
         return bulk_get_push_rules
 
@@ -203,7 +203,7 @@ class Evaluation:
         async def add_push_actions_to_staging(
             event_id: str, user_id_actions: Mapping[str, Any], *args: Any, **kwargs: Any
         ) -> None:
-            if _concerns_scopes.get():
+            if _event_scopes.get() is not None:
                 user_id_actions = {
                     user_id: actions.stored if isinstance(actions, StagedActions) else actions
                     for user_id, actions in user_id_actions.items()
@@ -212,41 +212,35 @@ class Evaluation:
 
         return add_push_actions_to_staging
 
-    async def _with_scopes(
-        self, user_ids: Collection[str], rules: Mapping[str, Any]
-    ) -> dict[str, ScopedRules]:
-        found = await self._scopes.for_users(user_ids)
-        return {
-            user_id: ScopedRules(rules[user_id], scopes, self)
-            for user_id, scopes in found.items()
-            if scopes is not None and user_id in rules
-        }
-
     def cascade(
         self,
         evaluator: ScopedEvaluator,
-        rules: ScopedRules,
-        actions: list[Action],
+        rules: CompiledRules,
+        scopes: UserScopes | Failed,
+        actions: Collection[Action],
         user: tuple[Any, ...],
-    ) -> list[Action]:
+    ) -> Collection[Action]:
         """Evaluate one user's device scopes.
 
         Args:
             evaluator: the event's evaluator.
-            rules: the user's rules.
+            rules: the user's `global` rules.
+            scopes: the user's device scopes.
             actions: what `global` says.
             user: what the evaluator's `run` needs of the user, the user id first.
 
         Returns:
             What to hand to Synapse: the actions of `global` where no device scope matters.
         """
-        if isinstance(rules.scopes, Failed):
+        if isinstance(scopes, Failed):
             return self._failed(actions)
-        run = MeteredRun(evaluator, user, self._spending)
+        run = None
         try:
-            return self._cascade(
-                evaluator.facts(self._always), rules.native, rules.scopes, actions, run
-            )
+            event = evaluator.facts or evaluator.find_facts(self._always)
+            if not scopes.are_many and not scopes.could_match(event):
+                return actions
+            run = MeteredRun(evaluator, user, self._spending)
+            return self._cascade(event, rules, scopes, actions, run)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001
@@ -254,16 +248,17 @@ class Evaluation:
             self._failures.report("evaluate", user[0], error, "this event goes by `global`")
             return self._failed(actions)
         finally:
-            run.settle()
+            if run is not None:
+                run.settle()
 
     def _cascade(
         self,
         event: EventFacts,
-        native: CompiledRules,
+        rules: CompiledRules,
         scopes: UserScopes,
-        actions: list[Action],
+        actions: Collection[Action],
         run: MeteredRun,
-    ) -> list[Action]:
+    ) -> Collection[Action]:
         if scopes.are_many:
             run.start()
         outcomes = match_scopes(scopes, run, event)
@@ -275,11 +270,11 @@ class Evaluation:
                 return actions
             if scopes.needs_global_match:
                 run.start()  # Compiling the rules costs as well.
-                if run(scopes.marked_global(native, self._compiler.compile_marked)):
+                if run(scopes.marked_global(rules, self._compiler.compile_marked)):
                     outcomes[GLOBAL] = Match([])
-        return StagedActions(with_outcomes(actions, outcomes))
+        return StagedActions(with_outcomes(list(actions), outcomes))
 
     @staticmethod
-    def _failed(actions: list[Action]) -> list[Action]:
+    def _failed(actions: Collection[Action]) -> Collection[Action]:
         """Have every pusher of the user go by `global`, which needs no row where it is silent."""
         return StagedActions([FAILED, *actions]) if "notify" in actions else actions

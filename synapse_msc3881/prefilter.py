@@ -101,3 +101,13 @@ def could_match(alternatives: Iterable[Needs], event: Mapping[str, str]) -> bool
         else:
             return True
     return False
+
+
+def hint_of(needs: Needs) -> tuple[str, str]:
+    """The one need of a rule that is likely to tell most: a key, and a text that must be there.
+
+    The event must hold the text at the key for the rule to match. Both are empty, and so no help,
+    where the rule needs no text.
+    """
+    texts = [(key, literal) for key, literals in needs for literal in literals]
+    return max(texts, key=lambda text: len(text[1]), default=("", ""))

@@ -20,7 +20,7 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.prefilter import Needs, could_match, has_wildcard, needs_of
+from synapse_msc3881.prefilter import Needs, could_match, has_wildcard, hint_of, needs_of
 from synapse_msc3881.profile_tags import GLOBAL, Match
 
 #: The kinds of rules, by falling priority, with Synapse's number for each.
@@ -303,12 +303,25 @@ class UserScopes:
     """What one user's pushers need to know of an event besides the actions of `global`."""
 
     scopes: Mapping[str, CompiledScope]
+    # Of each rule that is not looked up by id: where an event must hold which text (`hint_of`).
+    hints: tuple[tuple[str, str], ...]
     # Whether looking at the rules takes time that counts, even where none is run.
     are_many: bool
     # Whether a pusher walks on after "global": then a silent match there differs from none.
     needs_global_match: bool
     # The user's `global` rules and the same with marks, compiled when first needed.
     _marked_global: tuple[CompiledRules, CompiledRules] | None = None
+
+    def could_match(self, event: EventFacts) -> bool:
+        """Whether any rule could match the event: a quick no for most events."""
+        text = event.text
+        for key, literal in self.hints:
+            if literal in text.get(key, ""):
+                return True
+        for scope in self.scopes.values():
+            if event.room_id in scope.rooms or event.sender in scope.senders:
+                return True
+        return False
 
     def marked_global(
         self, rules: CompiledRules, compile_marked: Callable[[CompiledRules, str], CompiledRules]
@@ -343,10 +356,16 @@ def compile_user(
             scopes[tag] = scope
     if not scopes:
         return None
-    rules_to_run = sum(len(scope.matches) for scope in scopes.values())
+    hints = tuple(
+        hint_of(needs)
+        for scope in scopes.values()
+        for group in scope.groups
+        for needs in group.needs
+    )
     return UserScopes(
         scopes,
-        are_many=rules_to_run > _MANY_RULES,
+        hints,
+        are_many=len(hints) > _MANY_RULES,
         needs_global_match=any(_walks_past_global(tags, scopes) for tags in tag_lists),
     )
 

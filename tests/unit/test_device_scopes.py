@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from synapse_msc3881.device_scopes import DeviceScopes, Failed, HeldScopes
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.rulesets import DeviceRule, UserScopes
-from synapse_msc3881.spending import Spending
+from synapse_msc3881.spending import MAX_DEBT_SECONDS, SECONDS_PER_EVENT, Spending
 
 T = TypeVar("T")
 
@@ -138,8 +138,16 @@ def test_scopes_are_read_once(process: Process) -> None:
 
 
 def test_a_user_without_tags_is_not_asked_for_again(process: Process) -> None:
-    assert process.find(ALICE, BOB)[BOB] is None
+    assert set(process.find(ALICE, BOB)) == {ALICE}
     assert process.held.users == {ALICE}
+
+
+def test_a_user_whose_scopes_cannot_match_is_asked_for_once(process: Process) -> None:
+    process.tables.tags[BOB] = [("nothing", "global")]
+    for _ in range(2):
+        assert process.find(BOB) == {}
+    assert process.held.users == {ALICE, BOB}
+    assert process.tables.reads == 1
 
 
 def test_a_change_is_seen_with_the_next_event(process: Process) -> None:
@@ -166,6 +174,23 @@ def test_a_user_whose_rules_do_not_parse_fails_alone(process: Process) -> None:
     found = process.find(ALICE, BOB)
     assert isinstance(found[ALICE], UserScopes)
     assert isinstance(found[BOB], Failed)
+
+
+def test_a_user_who_owes_too_much_is_not_even_read(process: Process) -> None:
+    process.spending.charge(ALICE, 2 * MAX_DEBT_SECONDS)
+    assert isinstance(process.find(ALICE, BOB)[ALICE], Failed)
+    events = 0
+    while isinstance(process.find(ALICE)[ALICE], Failed):
+        assert process.tables.reads == 1  # That was for Bob.
+        events += 1
+    assert events == pytest.approx(MAX_DEBT_SECONDS / SECONDS_PER_EVENT, abs=2)
+
+
+def test_compiling_is_paid_for(process: Process) -> None:
+    process.spending = Spending(clock=iter(range(100)).__next__)
+    process.find(ALICE)
+    process.held.invalidate((ALICE,))
+    assert isinstance(process.find(ALICE)[ALICE], Failed)
 
 
 def test_a_database_that_fails_is_asked_again_at_the_next_event(process: Process) -> None:

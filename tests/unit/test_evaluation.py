@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from synapse.storage.databases.main.push_rule import _load_rules
 
-from synapse_msc3881.evaluation import Evaluation, ScopedEvaluator, ScopedRules, StagedActions
+from synapse_msc3881.evaluation import Evaluation, EventScopes, ScopedEvaluator, StagedActions
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.outcomes import FAILED, MARK
 from synapse_msc3881.rulesets import DeviceRule, compile_user
@@ -56,8 +56,9 @@ class Server:
         scopes = compile_user(rules, [tags], EXTENSIBLE_OFF.compiler.compile)
         assert scopes is not None
         native = _load_rules([], {}, EXTENSIBLE_OFF.experimental)
-        evaluator = ScopedEvaluator(occasion.evaluator(EXTENSIBLE_OFF), occasion.keys)
-        actions = evaluator.run(ScopedRules(native, scopes, self.evaluation), *occasion.user())
+        event_scopes = EventScopes({USER: scopes}, self.evaluation)
+        evaluator = ScopedEvaluator(occasion.evaluator(EXTENSIBLE_OFF), occasion.keys, event_scopes)
+        actions = evaluator.run(native, *occasion.user())
         return list(actions.stored if isinstance(actions, StagedActions) else actions)
 
     def fallbacks(self) -> float:

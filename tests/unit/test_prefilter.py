@@ -9,7 +9,14 @@ from hypothesis import event as note
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from synapse_msc3881.prefilter import could_match, has_wildcard, needs_of, searchable
+from synapse_msc3881.prefilter import (
+    Needs,
+    could_match,
+    has_wildcard,
+    hint_of,
+    needs_of,
+    searchable,
+)
 from tests.unit.test_rulesets import EXTENSIBLE_OFF, MATCHED, MESSAGE, Occasion, runner
 
 # Letters whose case folds in odd ways.
@@ -117,6 +124,22 @@ def test_no_rules_match_nothing_and_a_rule_without_conditions_anything() -> None
     assert not could_match([], {})
     assert could_match([needs_of([])], {})
     assert could_match([needs_of("no list")], {})
+
+
+@pytest.mark.parametrize(
+    ("needs", "hint"),
+    [
+        ((), ("", "")),
+        ((("content.body", ()),), ("", "")),
+        (
+            (("type", ("m.room.",)), ("content.body", ("hi", "lunch!!!"))),
+            ("content.body", "lunch!!!"),
+        ),
+        ((("type", ("m.room.",)), ("content.body", ("hi",))), ("type", "m.room.")),
+    ],
+)
+def test_the_hint_is_the_longest_text(needs: Needs, hint: tuple[str, str]) -> None:
+    assert hint_of(needs) == hint
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, RoomVersions
 from synapse.storage.databases.main.push_rule import _load_rules
 from synapse.synapse_rust.push import PushRuleEvaluator, get_base_rule_ids
 
-from synapse_msc3881.evaluation import ScopedEvaluator, match_scopes
+from synapse_msc3881.evaluation import EventScopes, ScopedEvaluator, match_scopes
 from synapse_msc3881.profile_tags import Actions, Match
 from synapse_msc3881.rulesets import (
     KINDS,
@@ -281,13 +281,17 @@ def found(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Acti
 
 
 def found_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Match | None:
-    scope = compile_scope(by_priority(rules), setting.compiler.compile)
-    if scope is None:
+    scopes = compile_user(rules, [("phone",)], setting.compiler.compile)
+    if scopes is None:
         return None
-    evaluator = ScopedEvaluator(occasion.evaluator(setting), occasion.keys)
+    evaluation: Any = SimpleNamespace(cascade=None)
+    event_scopes = EventScopes({}, evaluation)
+    evaluator = ScopedEvaluator(occasion.evaluator(setting), occasion.keys, event_scopes)
     always = setting.compiler.compile([("always", 5, "[]", '["notify"]')])
-    scopes = UserScopes({"phone": scope}, are_many=False, needs_global_match=False)
-    matches = match_scopes(scopes, runner(occasion, setting), evaluator.facts(always))
+    event = evaluator.find_facts(always)
+    matches = match_scopes(scopes, runner(occasion, setting), event)
+    if matches:
+        assert scopes.could_match(event)
     return matches.get("phone")
 
 
@@ -491,7 +495,7 @@ def test_marked_global_matches_where_any_global_rule_does(
         return bool(run(_load_rules([row], alone, setting.experimental)))
 
     expected = any(matches_alone(rule) for rule, is_on in native.rules() if is_on)
-    scopes = UserScopes({}, are_many=False, needs_global_match=True)
+    scopes = UserScopes({}, hints=(), are_many=False, needs_global_match=True)
 
     marked_rules = scopes.marked_global(native, setting.compiler.compile_marked)
 
@@ -503,7 +507,7 @@ def test_marked_global_matches_where_any_global_rule_does(
 
 
 def test_marked_global_is_compiled_again_for_changed_rules() -> None:
-    scopes = UserScopes({}, are_many=False, needs_global_match=True)
+    scopes = UserScopes({}, hints=(), are_many=False, needs_global_match=True)
     run = runner(MESSAGE, EXTENSIBLE_OFF)
     compiler = EXTENSIBLE_OFF.compiler
     everything_off = dict.fromkeys(get_base_rule_ids(), False)
