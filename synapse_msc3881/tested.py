@@ -6,8 +6,8 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Sequence
 
-#: Oldest first.
-TESTED_VERSIONS = ("1.120.2", "1.163.2")
+#: Oldest first: those of tests/requirements/. How they were tested stands in docs/admin-guide.md.
+TESTED_VERSIONS = ("1.120.2", "1.127.1", "1.135.2", "1.140.0", "1.147.1", "1.155.0", "1.163.2")
 
 
 def does_not_fit(problems: Sequence[str]) -> str:
@@ -23,7 +23,7 @@ def does_not_fit(problems: Sequence[str]) -> str:
     found = "\n".join(f"  - {problem}" for problem in problems)
     return (
         f"synapse_msc3881 does not fit Synapse {version}:\n{found}\n"
-        f"This release was tested on Synapse {' and '.join(TESTED_VERSIONS)}. Install a "
-        "release of synapse_msc3881 that supports yours, or take the module out of "
-        "homeserver.yaml."
+        f"This release was tested on Synapse {', '.join(TESTED_VERSIONS[:-1])} and "
+        f"{TESTED_VERSIONS[-1]}. Install a release of synapse_msc3881 that supports yours, or take "
+        "the module out of homeserver.yaml."
     )
