@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,21 +25,24 @@ from typing_extensions import Self
 
 from synapse_msc3881.demo.client import JsonDict
 from synapse_msc3881.demo.leash import leashed
-from synapse_msc3881.demo.process import Child
+from synapse_msc3881.demo.process import Child, ProcessError
 
 _SUPERUSER = "postgres"
 _UNPRIVILEGED = "nobody"
 
-# Nothing here has to outlive a crash.
+# Nothing here has to outlive a crash of the machine. What is committed outlives one of PostgreSQL,
+# so `synchronous_commit` stays on, as it is by default.
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
     "max_connections": "200",
     "shared_buffers": "32MB",
 }
+
+# What PostgreSQL says when processes of a killed server are still there.
+_STILL_THERE = "is still in use"
 
 
 class Postgres:
@@ -79,8 +83,33 @@ class Postgres:
         """Stop the server in an orderly way, ending all connections, and start it again."""
         assert self._child is not None, "start() comes first"
         self._child.stop(30)
-        self._child.spawn()
-        self._child.wait_until(self._answers, 60)
+        self.start_again()
+
+    def kill(self) -> None:
+        """`kill -9` of the server, as in a crash; `start_again()` brings it back."""
+        assert self._child is not None, "start() comes first"
+        self._child.kill()
+
+    def start_again(self) -> None:
+        """Start the server after its end; return when it has recovered and answers.
+
+        After `kill()`, the processes that served connections may outlive it by a moment, and while
+        they hold its memory a new server refuses to start. So this tries until none refuses.
+        """
+        assert self._child is not None, "start() comes first"
+        child = self._child
+        deadline = time.monotonic() + 60
+        while True:
+            written = len(child.written())
+            child.spawn()
+            try:
+                child.wait_until(self._answers, 60)
+                return
+            except ProcessError:
+                refused = _STILL_THERE in child.written()[written:]
+                if not refused or time.monotonic() > deadline:
+                    raise
+                child.kill()
 
     def stop(self) -> None:
         """Stop the server and remove all that it stored."""

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from synapse_msc3881.demo.process import Child, ProcessError, port_in_use
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.harness.postgres import Postgres
+from tests.harness.waiting import wait_until
 
 APP = "org.example.app"
 
@@ -203,13 +203,6 @@ def test_the_gateway_refuses_what_is_no_push(gateway: Gateway) -> None:
 # No process stays behind
 
 
-def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 15
-    while _running(pid):
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.02)
-
-
 def _running(pid: int) -> bool:
     """Whether a process is there and is no zombie."""
     try:
@@ -243,6 +236,19 @@ def test_postgres_leaves_nothing() -> None:
     assert not directory.exists()
 
 
+def test_postgres_keeps_what_is_committed_through_a_kill() -> None:
+    with Postgres() as postgres:
+        database = postgres.create_database()
+        database.execute("CREATE TABLE kept (number INTEGER)")
+        for number in range(3):
+            pid = postgres.pid
+            database.execute("INSERT INTO kept VALUES (%s)", [number])
+            postgres.kill()
+            postgres.start_again()
+            assert postgres.pid not in (None, pid)
+        assert database.execute("SELECT number FROM kept ORDER BY number") == [(0,), (1,), (2,)]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
 @pytest.mark.parametrize("start", ["Homeserver(Path(sys.argv[1])).start()", "Postgres().start()"])
 def test_a_killed_parent_takes_its_children_along(start: str, tmp_path: Path) -> None:
@@ -268,7 +274,7 @@ def test_a_killed_parent_takes_its_children_along(start: str, tmp_path: Path) ->
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    wait_until_gone(int(pid))
+    wait_until(lambda: not _running(int(pid)), f"the end of process {pid}")
     shutil.rmtree(directory)
 
 
