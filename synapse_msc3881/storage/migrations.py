@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from synapse_msc3881 import seams
 
 if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
     from synapse.server import HomeServer
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ _TIDY = (
     )
     """,
 )
+
+#: The module's tables.
+TABLES = ("synapse_msc3881_device_rules", "synapse_msc3881_pusher_tags")
 
 # There once all files of the schema are applied.
 _LATEST_TABLE = "synapse_msc3881_pusher_tags"
@@ -73,7 +78,7 @@ def prepare_tables(hs: HomeServer) -> set[str]:
 def _upgrade(cursor: Any, engine: Any) -> None:
     # The first statement, since PostgreSQL shows the transaction what there is after the lock.
     engine.lock_table(cursor, "applied_module_schemas")
-    applied = _applied(cursor, engine)
+    applied = applied_files(cursor, engine)
     if applied and not seams.has_table(cursor, engine, _LATEST_TABLE):
         # Synapse's port from SQLite to PostgreSQL brings the records, but not our tables.
         cursor.execute(
@@ -81,9 +86,8 @@ def _upgrade(cursor: Any, engine: Any) -> None:
             (MODULE_NAME,),
         )
         applied = set()
-    files = resources.files("synapse_msc3881.storage").joinpath("schema").iterdir()
-    for file in sorted(files, key=lambda file: file.name):
-        if file.name.endswith(".sql") and file.name not in applied:
+    for file in schema_files():
+        if file.name not in applied:
             logger.info("msc3881: applying schema %s", file.name)
             for statement in _statements(file.read_text()):
                 cursor.execute(statement)
@@ -95,7 +99,16 @@ def _upgrade(cursor: Any, engine: Any) -> None:
             )
 
 
-def _applied(cursor: Any, engine: Any) -> set[str]:
+def schema_files() -> list[Traversable]:
+    """The files of the module's schema, in their order."""
+    files = resources.files("synapse_msc3881.storage").joinpath("schema").iterdir()
+    return sorted(
+        (file for file in files if file.name.endswith(".sql")), key=lambda file: file.name
+    )
+
+
+def applied_files(cursor: Any, engine: Any) -> set[str]:
+    """The names of the files that are recorded as applied; needs Synapse's table of them."""
     cursor.execute(
         engine.convert_param_style("SELECT file FROM applied_module_schemas WHERE module_name = ?"),
         (MODULE_NAME,),

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Looks into the database, and changes nothing in it or beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import attr
+
+from synapse_msc3881 import seams
+from synapse_msc3881.admin.redaction import Secrets
+from synapse_msc3881.admin.report import DatabaseReport, Finding, note, problem
+from synapse_msc3881.storage.migrations import (
+    MODULE_NAME,
+    TABLES,
+    applied_files,
+    schema_files,
+)
+
+#: Seconds that the database has, to connect and for each statement.
+PATIENCE = 10
+# Whatever else hangs: a name server, a connection that nobody answers.
+_GIVE_UP = 2 * PATIENCE
+
+_SQLITE_WAL = 2
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class _Contents:
+    """What is in the database; `schema` is None before Synapse's first start on it."""
+
+    schema: frozenset[str] | None
+    tables: tuple[str, ...]
+
+
+class _NothingThereError(Exception):
+    """There is no database yet, which is as it should be before the first start."""
+
+
+class _CannotReadError(Exception):
+    """The database cannot be read now; with a message and what to do."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+def look(database: Mapping[str, Any], secrets: Secrets) -> tuple[DatabaseReport, list[Finding]]:
+    """Read which of the module's tables there are.
+
+    Args:
+        database: the section of Synapse's config.
+        secrets: what must not be shown.
+
+    Returns:
+        What is there, and what is wrong with it. Comes back within `_GIVE_UP` seconds.
+    """
+    options = database.get("args") or {}
+    read: Callable[[], _Contents]
+    if database["name"] == "sqlite3":
+        path = _sqlite_path(options)
+        report = DatabaseReport("SQLite", path)
+        read = partial(_read_sqlite, database, path)
+    else:
+        report = DatabaseReport("PostgreSQL", _describe_postgres(options))
+        read = partial(_read_postgres, database)
+    where = f"{report.engine}, {report.where}"
+    try:
+        contents = _within(_GIVE_UP, read)
+    except _NothingThereError as error:
+        return report, [note(where, str(error))]
+    except _CannotReadError as error:
+        return report, [problem(where, str(error), error.remedy)]
+    except Exception as error:  # noqa: BLE001  # the drivers' errors have no common base
+        message = secrets.hide(str(error).strip() or type(error).__name__)
+        remedy = "Start the database, or correct `database` in the config."
+        return report, [problem(where, f"it does not answer.\n{message}", remedy)]
+    found = attr.evolve(
+        report,
+        answers=True,
+        schema=tuple(sorted(contents.schema or ())),
+        tables=contents.tables,
+    )
+    return found, _judge(where, contents)
+
+
+def _judge(where: str, contents: _Contents) -> list[Finding]:
+    """Compare what is there with what this release makes and reads."""
+    if contents.schema is None:
+        return [note(where, "Synapse has not made its tables yet; the first start does")]
+    known = [file.name for file in schema_files()]
+    newer = sorted(contents.schema.difference(known))
+    if newer:
+        what = (
+            "the module's tables were made by a newer release of it, with "
+            f"{', '.join(newer)}; this one knows {', '.join(known)}"
+        )
+        return [problem(where, what, "Install that release again, or a later one.")]
+    if not contents.schema and contents.tables:
+        what = (
+            f"{', '.join(contents.tables)} is there, but not recorded in applied_module_schemas: "
+            "Synapse does not start, as the module makes the table anew"
+        )
+        remedy = (
+            "If both tables are the module's: INSERT INTO applied_module_schemas "
+            f"(module_name, file) VALUES ('{MODULE_NAME}', '{known[0]}')"
+        )
+        return [problem(where, what, remedy)]
+    return _judge_recorded(where, contents, known)
+
+
+def _judge_recorded(where: str, contents: _Contents, known: Sequence[str]) -> list[Finding]:
+    schema = contents.schema or frozenset()
+    missing = [table for table in TABLES if table not in contents.tables]
+    if schema and len(missing) == len(TABLES):
+        what = (
+            "the module's tables are recorded, but not there: synapse_port_db does not carry them "
+            "over. The next start makes them, empty"
+        )
+        return [note(where, what, "To keep device rules and tags, see docs/admin-guide.md.")]
+    to_apply = [name for name in known if name not in schema]
+    if to_apply:
+        what = f"the next start with the module applies {', '.join(to_apply)} of its schema"
+        return [note(where, what)]
+    if missing:
+        what = f"{', '.join(missing)} is missing, though it is recorded as made"
+        return [problem(where, what, "Restore it from a backup.")]
+    return []
+
+
+def _within(seconds: float, read: Callable[[], _Contents]) -> _Contents:
+    """What `read` returns or raises, if it does so in time."""
+    outcome: list[_Contents | Exception] = []
+
+    def run() -> None:
+        try:
+            outcome.append(read())
+        except Exception as error:  # noqa: BLE001  # passed on
+            outcome.append(error)
+
+    # A daemon: a hanging one does not keep the process from ending.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _read_contents(cursor: Any, engine: Any) -> _Contents:
+    tables = tuple(table for table in TABLES if seams.has_table(cursor, engine, table))
+    if not seams.has_table(cursor, engine, "applied_module_schemas"):
+        return _Contents(None, tables)
+    return _Contents(frozenset(applied_files(cursor, engine)), tables)
+
+
+# --- PostgreSQL ---------------------------------------------------------------------------------
+
+
+def _describe_postgres(options: Mapping[str, Any]) -> str:
+    """Which database, without its password. A DSN may hold that, so it is not shown."""
+    name = options.get("dbname") or options.get("database")
+    parts = [
+        f"database {name}" if name else "database of a DSN" if "dsn" in options else "database"
+    ]
+    parts += [f"at {options['host']}"] if options.get("host") else []
+    parts += [f"port {options['port']}"] if options.get("port") else []
+    parts += [f"as {options['user']}"] if options.get("user") else []
+    return " ".join(parts)
+
+
+def _read_postgres(database: Mapping[str, Any]) -> _Contents:
+    try:
+        engine = seams.database_engine(database)
+    except RuntimeError as error:
+        raise _CannotReadError(
+            f"its driver is not installed: {error}",
+            "Install psycopg2 into this environment, or run this in that of Synapse.",
+        ) from None
+    # As Synapse connects: what begins with `cp_` is for its pool of connections.
+    options = {
+        name: value
+        for name, value in (database.get("args") or {}).items()
+        if not name.startswith("cp_")
+    }
+    options["connect_timeout"] = PATIENCE
+    with closing(engine.module.connect(**options)) as connection:
+        connection.set_session(readonly=True)
+        cursor = connection.cursor()
+        cursor.execute(f"SET statement_timeout = {PATIENCE * 1000}")
+        contents = _read_contents(cursor, engine)
+        connection.rollback()
+        return contents
+
+
+# --- SQLite -------------------------------------------------------------------------------------
+
+
+def _sqlite_path(options: Mapping[str, Any]) -> str:
+    path = str(options.get("database") or "")
+    return path if path in ("", ":memory:") else str(Path(path).absolute())
+
+
+def _read_sqlite(database: Mapping[str, Any], path: str) -> _Contents:
+    if path in ("", ":memory:"):
+        raise _NothingThereError("it is in memory: there is nothing to see")
+    file = Path(path)
+    if not file.exists():
+        raise _NothingThereError("there is no such file yet; Synapse's first start makes it")
+    engine = seams.database_engine(database)
+    try:
+        uri = f"file:{quote(path)}?{_sqlite_mode(file)}"
+        with closing(engine.module.connect(uri, uri=True, timeout=PATIENCE)) as connection:
+            return _read_contents(connection.cursor(), engine)
+    except engine.module.Error as error:
+        raise _explain_sqlite(error) from error
+    except PermissionError:
+        raise _not_readable() from None
+
+
+def _sqlite_mode(file: Path) -> str:
+    """How to open the file without making another one beside it."""
+    with file.open("rb") as stream:
+        header = stream.read(20)
+    in_wal_mode = header[18:20] == bytes([_SQLITE_WAL, _SQLITE_WAL])
+    # In this mode SQLite makes two files beside it even for a reader, where nobody has it open.
+    if in_wal_mode and not file.with_name(f"{file.name}-wal").exists():
+        return "mode=ro&immutable=1"
+    return "mode=ro"
+
+
+def _explain_sqlite(error: Exception) -> _CannotReadError:
+    text = str(error)
+    if "readonly" in text:
+        return _CannotReadError(
+            "a process ended in the middle of a write, and reading it now would repair it",
+            "Start Synapse, which does that, and check again.",
+        )
+    if "locked" in text:
+        return _CannotReadError(
+            f"Synapse has been writing to it for {PATIENCE} seconds", "Check again in a while."
+        )
+    if "unable to open" in text:
+        return _not_readable()
+    return _CannotReadError(f"it cannot be read: {text}", "Look at the file that `database` names.")
+
+
+def _not_readable() -> _CannotReadError:
+    return _CannotReadError(
+        "it cannot be read by this user", "Run this as the user that Synapse runs as."
+    )

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which processes the configuration files make, and whether each has the module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attr
+from synapse.module_api.errors import ConfigError
+
+from synapse_msc3881 import seams
+from synapse_msc3881.admin.config_files import (
+    ConfigFile,
+    UnreadableError,
+    printing_nothing,
+    read_config_file,
+)
+from synapse_msc3881.admin.redaction import Secrets
+from synapse_msc3881.admin.report import Finding, ProcessReport, note, problem
+
+_MAIN = "master"
+
+#: Under these names Synapse finds the module.
+_MODULE = re.compile(r"synapse_msc3881(\.\w+)*\.")
+
+ENTRY = """\
+modules:
+  - module: synapse_msc3881.PusherControl
+    config: {}"""
+
+# What does not work in a process without the module, by what it does.
+_PUSHERS, _RULES, _PERSISTS, _PUSHES, _CLIENTS, _FEDERATION = (
+    "writes pushers and their profile tags",
+    "writes push rules",
+    "persists events",
+    "pushes",
+    "serves clients",
+    "receives events from other servers",
+)
+_WITHOUT: Mapping[str, str] = {
+    _PUSHERS: "`enabled` and `profile_tags` of pushers are not taken",
+    _RULES: "device rules are refused",
+    _PUSHES: "its pushers go by the `global` rules",
+    _CLIENTS: "events that it takes go by the `global` rules, and /versions lacks the flags",
+    _FEDERATION: "events that it receives go by the `global` rules",
+}
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Process:
+    """One process: its report, its config where Synapse takes it, and the module's options."""
+
+    report: ProcessReport
+    config: seams.ProcessConfig | None = None
+    options: Any = None
+
+
+class Deployment:
+    """Reads the processes of one deployment.
+
+    Attributes:
+        processes: what was read so far.
+        findings: what was found so far.
+    """
+
+    def __init__(self, secrets: Secrets) -> None:
+        self.processes: list[Process] = []
+        self.findings: list[Finding] = []
+        self._secrets = secrets
+        self._read: dict[str, ConfigFile | None] = {}
+
+    def add(self, paths: Sequence[str]) -> None:
+        """Read the process that is started with ``-c`` and each of the paths."""
+        self._add(self._find_files(paths))
+
+    def add_workers(self, paths: Sequence[str], shared: Sequence[str]) -> None:
+        """Read further processes, each of which has a file of its own.
+
+        Args:
+            paths: files, or directories of them. A file with a `server_name` is the whole config
+                of its process.
+            shared: what each process is started with before its own file.
+        """
+        shared_files = self._find_files(shared)
+        for path in paths:
+            in_directory = Path(path).is_dir()
+            for name in self._find_files([path]):
+                file = self._read_file(name)
+                if file is None:
+                    continue
+                if "worker_app" in file.options:
+                    if "server_name" in file.options:
+                        self._add([name])
+                    else:
+                        self._add([*shared_files, name], own_file=name)
+                elif not in_directory:
+                    self._say(
+                        problem(
+                            name,
+                            "it is no worker's own file: it has no `worker_app`",
+                            "Name files that all processes read with -c.",
+                        )
+                    )
+                elif name not in shared_files:
+                    self._say(note(name, "passed over: it has no `worker_app`"))
+
+    def finish(self) -> None:
+        """Look at all processes together."""
+        self._find_unread()
+        self._find_differences()
+
+    # One process
+
+    def _add(self, names: Sequence[str], own_file: str | None = None) -> None:
+        files = [self._read_file(name) for name in names]
+        read = [file for file in files if file is not None]
+        if not names or len(read) < len(names):
+            # What is wrong was said.
+            self.processes.append(Process(ProcessReport("?", names, "unknown", (), own_file)))
+            return
+        config = self._parse(names)
+        name = _name(config.name) if config is not None else _raw_name(read)
+        duties = _duties(config) if config is not None else ()
+        entries = _entries(read)
+        if entries:
+            module, options = self._load(entries, read, name)
+        else:
+            module, options = "no", None
+            self._say(_lacks_module(name, read, duties))
+        report = ProcessReport(name, names, module, duties, own_file)
+        self.processes.append(Process(report, config, options))
+
+    def _parse(self, names: Sequence[str]) -> seams.ProcessConfig | None:
+        try:
+            with printing_nothing():
+                return seams.read_process_config(names)
+        except ConfigError as error:
+            text = self._secrets.hide(seams.explain_config_error(error))
+        except Exception as error:  # noqa: BLE001  # what Synapse raises for odd values is open
+            text = self._secrets.hide(f"{type(error).__name__}: {error}")
+        self._say(
+            problem(
+                " ".join(names),
+                f"Synapse does not take this config.\n{text}",
+                "Put it right, or name all files that this process is started with.",
+            )
+        )
+        return None
+
+    def _load(
+        self, entries: Sequence[tuple[int, Any]], files: Sequence[ConfigFile], name: str
+    ) -> tuple[str, Any]:
+        where = f"{_with_modules(files)[-1].path} ({name})"
+        loaded = []
+        for index, entry in entries:
+            try:
+                loaded.append(seams.load_configured_module(entry, index)[1])
+            except ConfigError as error:
+                text = self._secrets.hide(seams.explain_config_error(error))
+                remedy = "Synapse does not start with this. The options are in docs/admin-guide.md."
+                self._say(problem(where, text, remedy))
+            except Exception as error:  # noqa: BLE001  # importing can raise anything
+                text = self._secrets.hide(f"{type(error).__name__}: {error}")
+                self._say(
+                    problem(
+                        where,
+                        f"`{entry['module']}` in `modules` cannot be loaded.\n{text}",
+                        "Write `module: synapse_msc3881.PusherControl`.",
+                    )
+                )
+        if len(loaded) < len(entries):
+            return "bad", None
+        if len(entries) > 1:
+            what = f"the module stands {len(entries)} times in `modules`; the first one counts"
+            self._say(note(where, what, "Remove the others."))
+        return "yes", loaded[0]
+
+    # Files
+
+    def _find_files(self, paths: Sequence[str]) -> list[str]:
+        with printing_nothing():
+            files = seams.find_config_files(paths)
+        for path in paths:
+            if Path(path).is_dir() and not any(Path(file).parent == Path(path) for file in files):
+                self._say(problem(path, "there is no *.yaml in this directory"))
+        return files
+
+    def _read_file(self, name: str) -> ConfigFile | None:
+        """Read a file once; None where it cannot be, which is then said."""
+        if name not in self._read:
+            try:
+                self._read[name] = read_config_file(name)
+            except UnreadableError as error:
+                self._say(problem(name, str(error), error.remedy))
+                self._read[name] = None
+            else:
+                self._look_at_file(name)
+        return self._read[name]
+
+    def _look_at_file(self, name: str) -> None:
+        file = self._read[name]
+        assert file is not None
+        self._secrets.see(file.options)
+        if len(file.modules_lines) > 1:
+            lines = " and ".join(map(str, file.modules_lines))
+            self._say(
+                problem(
+                    name,
+                    f"`modules` stands there more than once, in lines {lines}. Only the last "
+                    "counts",
+                    "Put all modules into one list.",
+                )
+            )
+
+    # All processes
+
+    def _find_unread(self) -> None:
+        """Name the processes that the config speaks of and whose own file was not given."""
+        read = {process.config.name for process in self.processes if process.config is not None}
+        spoken_of: dict[str, str] = {}
+        for process in self.processes:
+            if process.config is not None:
+                for option, names in _named_processes(process.config):
+                    for name in names:
+                        spoken_of.setdefault(name, option)
+        # Whoever asks about one worker alone knows that there is a main process.
+        missing = {
+            name: option for name, option in spoken_of.items() if name not in read and name != _MAIN
+        }
+        if missing and not any(process.report.name == "?" for process in self.processes):
+            listed = ", ".join(f"{name} ({option})" for name, option in sorted(missing.items()))
+            self._say(
+                note(
+                    "not checked",
+                    f"{len(missing)} processes that the config names: {listed}",
+                    "Give their files, or the directory of these, with --worker.",
+                )
+            )
+
+    def _find_differences(self) -> None:
+        """Compare what has to be the same in all processes."""
+        self._compare("other options of the module", lambda process: process.options)
+        self._compare(
+            "another database",
+            lambda process: process.config and _identity(process.config.database),
+        )
+
+    def _compare(self, what: str, value_of: Callable[[Process], object]) -> None:
+        having = [process for process in self.processes if value_of(process) is not None]
+        for process in having[1:]:
+            if value_of(process) != value_of(having[0]):
+                self._say(
+                    problem(
+                        process.report.name,
+                        f"has {what} than {having[0].report.name}",
+                        "All processes need the same: put it into a file that all of them read.",
+                    )
+                )
+
+    def _say(self, finding: Finding) -> None:
+        if finding not in self.findings:
+            self.findings.append(finding)
+
+
+# --- Looking at a process -----------------------------------------------------------------------
+
+
+def _name(instance: str) -> str:
+    return "main" if instance == _MAIN else instance
+
+
+def _raw_name(files: Sequence[ConfigFile]) -> str:
+    """The name of a process whose config Synapse does not take."""
+    options: dict[str, Any] = {}
+    for file in files:
+        options.update(file.options)
+    return str(options.get("worker_name") or options.get("worker_app") or "main")
+
+
+def _duties(config: seams.ProcessConfig) -> list[str]:
+    duties = {
+        _PUSHERS: config.worker_app is None,
+        _RULES: config.name in config.push_rules_writers,
+        _PERSISTS: config.name in config.event_persisters,
+        _PUSHES: config.starts_pushers,
+        _CLIENTS: "client" in config.resources,
+        _FEDERATION: "federation" in config.resources,
+    }
+    return [duty for duty, does in duties.items() if does]
+
+
+def _named_processes(config: seams.ProcessConfig) -> Iterator[tuple[str, Sequence[str]]]:
+    yield "stream_writers.push_rules", config.push_rules_writers
+    yield "stream_writers.events", config.event_persisters
+    yield "pusher_instances", config.pusher_instances
+    # The main process has two names.
+    yield "instance_map", [name for name in config.instances if name != "main"]
+
+
+def _entries(files: Sequence[ConfigFile]) -> list[tuple[int, Any]]:
+    """The module's entries in `modules`, each with its place there."""
+    modules: Any = None
+    for file in files:
+        modules = file.options.get("modules", modules)
+    return [
+        (index, entry)
+        for index, entry in enumerate(modules if isinstance(modules, list) else ())
+        if isinstance(entry, Mapping) and _MODULE.match(str(entry.get("module")))
+    ]
+
+
+def _with_modules(files: Sequence[ConfigFile]) -> list[ConfigFile]:
+    return [file for file in files if "modules" in file.options]
+
+
+def _lacks_module(name: str, files: Sequence[ConfigFile], duties: Sequence[str]) -> Finding:
+    lost = [_WITHOUT[duty] for duty in duties if duty in _WITHOUT]
+    consequence = f": {'; '.join(lost)}" if lost else ""
+    having = _with_modules(files)
+    if len(having) > 1 and any(_entries([file]) for file in having[:-1]):
+        last, before = having[-1].path, having[-2].path
+        return problem(
+            name,
+            f"does not have the module{consequence}.\n"
+            f"`modules` in {last} replaces `modules` in {before}: Synapse does not join them",
+            f"Take `modules` out of {last}, or list the module there too.",
+        )
+    where = having[-1].path if having else files[0].path
+    return problem(
+        name,
+        f"does not have the module{consequence}",
+        f"Add it to {where}, or to a file that all processes read, and restart:\n{ENTRY}",
+    )
+
+
+def _identity(database: Mapping[str, Any] | None) -> object:
+    """What makes a database the same as another one; not how many connections to it there are."""
+    if database is None:
+        return None
+    options = database.get("args") or {}
+    return database.get("name"), *(options.get(name) for name in _WHICH_DATABASE)
+
+
+_WHICH_DATABASE = ("host", "port", "dbname", "database", "dsn", "service")
