@@ -107,9 +107,10 @@ def _judge(where: str, contents: _Contents) -> list[Finding]:
             f"{', '.join(contents.tables)} is there, but not recorded in applied_module_schemas: "
             "Synapse does not start, as the module makes the table anew"
         )
+        rows = ", ".join(f"('{MODULE_NAME}', '{name}')" for name in known)
         remedy = (
             "If both tables are the module's: INSERT INTO applied_module_schemas "
-            f"(module_name, file) VALUES ('{MODULE_NAME}', '{known[0]}')"
+            f"(module_name, file) VALUES {rows}"
         )
         return [problem(where, what, remedy)]
     return _judge_recorded(where, contents, known)

@@ -12,6 +12,7 @@ import pytest
 from synapse_msc3881.demo.client import Session
 from synapse_msc3881.demo.gateway import Gateway
 from synapse_msc3881.demo.homeserver import Options
+from tests.harness.admin import command
 from tests.harness.cluster import (
     CLIENT_WORKERS,
     MAIN,
@@ -103,6 +104,12 @@ def test_the_examples_work_as_they_are(example: ExampleHomeserver, gateway: Gate
     assert gateway.pushes("key")[0].tweaks == {"sound": "siren"}
     assert "phone" in _on(example, bob, PUSH_RULES_WRITER).get_rules()["device"]
     assert "Traceback" not in example.log_text()
+
+    directory = example.directory
+    answer = command("check", "--json", "-c", directory / "homeserver.yaml", "-w", directory)
+    assert (answer.status, answer.problems) == (0, [])
+    assert [process["module"] for process in answer.json["processes"]] == ["yes"] * 9
+    assert answer.json["database"]["answers"] is True
 
 
 def _on(example: ExampleHomeserver, user: Session, name: str) -> Session:
