@@ -16,7 +16,6 @@ from synapse.api.errors import StoreError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.metrics import Failures
-from synapse_msc3881.outcomes import Outcomes
 from synapse_msc3881.profile_tags import Action, Decision
 from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey
@@ -111,13 +110,10 @@ class Backlog:
         return True
 
     def _decide(self, row: PushActionRow) -> Decision | None:
-        actions: list[Action] = ["notify"]  # What `global` says, should they not be readable.
-        try:
-            actions = seams.deserialize_actions(row.actions, row.highlight)
-            return Outcomes.read(actions, row.notif).decide(self._tags)
-        except Exception as error:  # noqa: BLE001 - a bad row must not stop the pusher
+        def report_bad(error: Exception) -> None:
             self._failures.report("fire", self._key.user_id, error, "this push goes by `global`")
-            return Outcomes.of_global(actions, row.notif).decide(self._tags)
+
+        return row.outcomes(report_bad).decide(self._tags)
 
     async def _drop_read(self) -> None:
         unread = await self._rows.unread(

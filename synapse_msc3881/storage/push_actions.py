@@ -6,13 +6,14 @@ Such a row has ``notif = 0``, so that no count sees it, and starts with our mark
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import attr
 
 from synapse_msc3881 import seams
-from synapse_msc3881.outcomes import MARK
+from synapse_msc3881.outcomes import MARK, Outcomes
+from synapse_msc3881.profile_tags import Action
 
 if TYPE_CHECKING:
     from synapse.server import HomeServer
@@ -35,6 +36,20 @@ class PushActionRow:
     highlight: bool
     notif: bool
     received_ts: int | None  # milliseconds; only read for e-mail
+
+    def outcomes(self, report_bad: Callable[[Exception], None]) -> Outcomes:
+        """What the row says of the user's scopes.
+
+        Args:
+            report_bad: called where it cannot be read, so that only `global` is left.
+        """
+        actions: list[Action] = ["notify"]  # What `global` says, should they not be readable.
+        try:
+            actions = seams.deserialize_actions(self.actions, self.highlight)
+            return Outcomes.read(actions, self.notif)
+        except Exception as error:  # noqa: BLE001 - a bad row must not stop whoever reads it
+            report_bad(error)
+            return Outcomes.of_global(actions, self.notif)
 
 
 class PushActionStore:

@@ -138,13 +138,22 @@ class PusherTagStore:
 
     def _parse(self, tags: str, user_id: str) -> tuple[str, ...]:
         try:
-            parsed = json.loads(tags)
-            if not isinstance(parsed, list) or not all(isinstance(tag, str) for tag in parsed):
-                raise TypeError("the profile tags are no list of strings")
+            return parse_stored_tags(tags)
         except (ValueError, TypeError) as error:
             self._failures.report("read", user_id, error, 'the pusher has the tags ["global"]')
             return DEFAULT_TAGS
-        return tuple(parsed) or DEFAULT_TAGS
+
+
+def parse_stored_tags(stored: str) -> tuple[str, ...]:
+    """The profile tags in a row.
+
+    Raises:
+        ValueError, TypeError: it holds no list of strings.
+    """
+    parsed = json.loads(stored)
+    if not isinstance(parsed, list) or not all(isinstance(tag, str) for tag in parsed):
+        raise TypeError("the profile tags are no list of strings")
+    return tuple(parsed) or DEFAULT_TAGS
 
 
 def _args(key: PusherKey) -> tuple[str, str, str]:
