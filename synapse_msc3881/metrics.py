@@ -38,7 +38,8 @@ class Failures:
         """Count a failure, and log it unless the same was logged within the hour.
 
         Args:
-            seam: where it failed: "load", "compile", "evaluate", "fire", "read" or "copy".
+            seam: where it failed: "load", "compile", "evaluate", "fire", "read", "explain" or
+                "copy".
             user_id: whom it concerns.
             error: what was raised.
             instead: what is done instead, for the log.

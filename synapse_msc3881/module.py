@@ -16,6 +16,7 @@ from synapse_msc3881.evaluation import Evaluation, wrap_evaluator
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.push_rules import DevicePushRules
 from synapse_msc3881.pushers import Pushers
+from synapse_msc3881.rest.explain import ExplainServlet
 from synapse_msc3881.rest.notifications import NotificationsServlet
 from synapse_msc3881.rest.push_rules import PushRulesServlet
 from synapse_msc3881.rest.pushers import PushersServlet, PushersSetServlet
@@ -59,7 +60,7 @@ class PusherControl:
         seams.verify(hs)
         held = HeldScopes(prepare_tables(hs))
         cache = seams.CrossProcessCache(hs, "synapse_msc3881.device_scopes", held)
-        failures = Failures(hs.hostname, hs.get_clock().time)
+        self.failures = failures = Failures(hs.hostname, hs.get_clock().time)
         compiler = seams.RuleCompiler(hs)
         spending = Spending()
 
@@ -123,6 +124,7 @@ def _register_servlets(hs: HomeServer, http_server: HttpServer) -> None:
     VersionsServlet(hs).register(http_server)
     NotificationsServlet(hs).register(http_server)
     PushRulesServlet(hs, module.push_rules).register(http_server)
+    ExplainServlet(hs, module.failures).register(http_server)
     if hs.config.worker.worker_app is None:  # As Synapse's own: only on the main process.
         PushersServlet(hs).register(http_server)
         PushersSetServlet(hs, module.pushers, module.config).register(http_server)

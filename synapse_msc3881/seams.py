@@ -20,16 +20,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attr
+from synapse.api.errors import AuthError, NotFoundError
 
 from synapse_msc3881.tested import TESTED_VERSIONS, does_not_fit
 
 try:
     import synapse.rest
+    from synapse.api.ratelimiting import Ratelimiter
+    from synapse.config.ratelimiting import RatelimitSettings
     from synapse.handlers.push_rules import InvalidRuleException, RuleSpec, check_actions
     from synapse.push import Pusher, PusherConfig, PusherConfigException, bulk_push_rule_evaluator
     from synapse.push.emailpusher import EmailPusher
     from synapse.push.httppusher import HttpPusher
     from synapse.rest.client import push_rule as push_rule_servlets
+    from synapse.rest.client._base import client_patterns
     from synapse.rest.client.notifications import NotificationsServlet
     from synapse.rest.client.push_rule import PushRuleRestServlet
     from synapse.rest.client.pusher import PushersRestServlet, PushersSetRestServlet
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from synapse.http.server import HttpServer
     from synapse.server import HomeServer
     from synapse.storage.database import LoggingTransaction
+    from synapse.types import UserID
 
     from synapse_msc3881.rulesets import CompiledRules, RawRule
 
@@ -72,6 +77,7 @@ __all__ = [
     "VersionsRestServlet",
     "canonicalise_email",
     "check_actions",
+    "client_patterns",
 ]
 
 T = TypeVar("T")
@@ -371,6 +377,32 @@ SEAMS: tuple[Seam, ...] = (
         "synapse.rest.client.notifications:NotificationsServlet.on_GET",
         "GET /notifications; we take our mark out of the actions",
         parameters=("request",),
+    ),
+    Seam(
+        "synapse.rest.client._base:client_patterns",
+        "the patterns of a path below the prefixes of the client API",
+        parameters=("path_regex", "releases", "unstable"),
+    ),
+    Seam(
+        "synapse.handlers.events:EventHandler.get_event",
+        "an event that the user may see, None where there is none, AuthError where the user may "
+        "not see it",
+        parameters=("user", "room_id", "event_id"),
+    ),
+    Seam(
+        "synapse.api.ratelimiting:Ratelimiter",
+        "made with the store, the clock and RatelimitSettings",
+        parameters=("store", "clock", "cfg"),
+    ),
+    Seam(
+        "synapse.api.ratelimiting:Ratelimiter.ratelimit",
+        "counts a request of a user, or raises LimitExceededError",
+        parameters=("requester",),
+    ),
+    Seam(
+        "synapse.config.ratelimiting:RatelimitSettings",
+        "a limit: so many in a second, and so many at once",
+        parameters=("key", "per_second", "burst_count"),
     ),
     Seam(
         "synapse.util.threepids:canonicalise_email",
@@ -738,6 +770,23 @@ def read_receipts_txn(
 def deserialize_actions(actions: str, highlight: bool) -> list[Any]:
     """The actions in a row of event_push_actions."""
     return list(push_actions_storage._deserialize_action(actions, highlight))
+
+
+async def may_see(hs: HomeServer, user: UserID, room_id: str, event_id: str) -> bool:
+    """Whether there is such an event in the room, and the user may see it."""
+    try:
+        return bool(await hs.get_event_handler().get_event(user, room_id, event_id))
+    except (AuthError, NotFoundError):
+        return False
+
+
+def make_ratelimiter(hs: HomeServer, key: str, per_second: float, burst: int) -> Ratelimiter:
+    """A limit on the requests of each user to one process: `await limiter.ratelimit(requester)`.
+
+    Admins may exempt a user from it as from Synapse's own limits.
+    """
+    settings = RatelimitSettings(key=key, per_second=per_second, burst_count=burst)
+    return Ratelimiter(hs.get_datastores().main, hs.get_clock(), settings)
 
 
 def make_linearizer(hs: HomeServer, name: str) -> Linearizer:

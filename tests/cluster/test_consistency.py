@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
+from urllib.parse import quote
 
 import attr
 import pytest
@@ -291,3 +292,21 @@ def test_a_rejected_pushkey_is_removed_with_its_tags_from_a_pusher_worker(stage:
         ),
         lambda rows: not rows,
     )
+
+
+@pytest.mark.parametrize("worker", [*CLIENT_WORKERS, PUSH_RULES_WRITER, MAIN])
+def test_each_process_explains_what_was_pushed_from_another(stage: Stage, worker: str) -> None:
+    stage.bob.writer.put_rule("phone", "room", stage.room, on_all(SIREN))
+    phone = stage.device(profile_tags=["phone"])
+    stage.cluster.settle()
+    event_id = stage.thing(CLIENT_WORKERS[0])
+    phone.wait_for(event_id)
+    asked = quote(stage.room, safe=""), quote(event_id, safe="")
+    where = "/".join(["/_matrix/client/unstable/org.matrix.msc3837/explain", *asked])
+
+    def became() -> JsonDict:
+        (found,) = stage.bob.on(worker).call("GET", where)["pushers"]
+        return dict(found)
+
+    found = eventually(became, lambda pusher: pusher["delivery"]["state"] == "sent")
+    assert [step.get("rule") for step in found["walk"]] == [f"room/{stage.room}"]

@@ -5,7 +5,7 @@ What is good may still be refused, since a schema cannot say all; what is bad mu
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -57,6 +57,8 @@ Mode = Any
 
 Operations = Sequence[tuple[Operation, Mode]]
 
+Known = Mapping[str, Sequence[str]]
+
 
 def operations() -> Operations:
     """Each operation with good and, where it has something to get wrong, bad inputs."""
@@ -74,7 +76,7 @@ def operations() -> Operations:
 
 
 @st.composite
-def cases(draw: st.DrawFn, among: Operations) -> Case:
+def cases(draw: st.DrawFn, among: Operations, known: Known) -> Case:
     """A request; mostly one that concerns what is there."""
     operation, mode = draw(st.sampled_from(among))
     case: Case = draw(operation.as_strategy(generation_mode=mode))
@@ -83,9 +85,9 @@ def cases(draw: st.DrawFn, among: Operations) -> Case:
         (ParameterLocation.QUERY, case.query),
     ):
         if is_good(case, location):
-            for name in sorted(set(values) & set(KNOWN)):
+            for name in sorted(set(values) & set(known)):
                 if draw(st.integers(0, 7)):
-                    values[name] = draw(st.sampled_from(KNOWN[name]))
+                    values[name] = draw(st.sampled_from(known[name]))
     body = case.body
     if isinstance(body, dict) and isinstance(body.get("data"), dict) and draw(st.integers(0, 3)):
         # Any other URL is refused. Where something else in the body is bad, it stays so.
@@ -105,12 +107,13 @@ def try_requests(
     session: Session,
     base_url: str,
     among: Operations,
+    known: Known,
     tried: Counter[str],
     budget: settings,
 ) -> None:
     headers = {"Authorization": f"Bearer {session.access_token}"}
 
-    @given(case=cases(among))
+    @given(case=cases(among, known))
     @budget
     def answered_as_described(case: Case) -> None:
         response = case.call(base_url=base_url, session=connection, headers=headers)
@@ -133,14 +136,22 @@ def make_user(deployment: Deployment) -> Session:
     return user
 
 
+def make_events(user: Session, other: Session) -> Known:
+    """Two events in a room, of each user one."""
+    room_id = other.create_room(preset="public_chat")
+    user.join(room_id)
+    return {"room_id": [room_id], "event_id": [one.send(room_id, "x") for one in (user, other)]}
+
+
 def test_requests_are_answered_as_described(deployment: Deployment, tried: Counter[str]) -> None:
     among = operations()
 
     def run(budget: settings) -> None:
         user = make_user(deployment)
         stranger = deployment.register()
+        known = {**KNOWN, **make_events(user, stranger)}
         untouched = stranger.get_rules()
-        try_requests(user, deployment.homeserver.base_url, among, tried, budget)
+        try_requests(user, deployment.homeserver.base_url, among, known, tried, budget)
         # What was stored can be read, and is this user's alone.
         user.get_rules()
         for shown in user.get_pushers():

@@ -65,6 +65,7 @@ ROUTES: Sequence[tuple[str, str, _Where]] = (
     ("POST", rf"{_CLIENT}/createRoom$", "client"),
     ("POST", rf"{_CLIENT}/join/", "client"),
     ("PUT|GET", rf"{_CLIENT}/profile/", "client"),
+    ("GET", r"/_matrix/client/unstable/org\.matrix\.msc3837/explain/", "client"),
     ("GET|PUT", rf"{_CLIENT}/rooms/[^/]+/(send|state|redact|members|messages|event)", "client"),
     ("POST", rf"{_CLIENT}/rooms/[^/]+/(join|invite|leave|ban|unban|kick)$", "client"),
     ("GET", rf"{_CLIENT}/user/[^/]+/account_data/", "client"),

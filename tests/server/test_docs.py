@@ -3,7 +3,8 @@
 
 An example is two blocks marked ``http``: a request, and the response that must come. Both are
 written as HTTP is: a first line, headers, an empty line and a body. In a request,
-``Bearer <phone>`` and ``Bearer <desktop>`` stand for the access tokens of one user's two devices.
+``Bearer <phone>`` and ``Bearer <desktop>`` stand for the access tokens of one user's two devices,
+``<room>`` and ``<event>`` for a room and a message in it, which is sent when it is first spoken of.
 In a response, ``"<any>"`` stands for any value, and a member ``"…": "…"`` for any further members.
 """
 
@@ -12,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import attr
 import pytest
@@ -80,8 +82,27 @@ def differences(expected: Any, found: Any, where: str = "body") -> list[str]:
     return [f"{where} is {json.dumps(found)}, documented is {json.dumps(expected)}"]
 
 
-def run(request: Part, response: Part, sessions: Mapping[str, Session]) -> list[str]:
+class Conversation:
+    """A room, and the one message in it."""
+
+    def __init__(self, sender: Session, reader: Session) -> None:
+        self._sender = sender
+        self._room_id = sender.create_room(preset="public_chat")
+        self._event_id: str | None = None
+        reader.join(self._room_id)
+
+    def fill_in(self, path: str) -> str:
+        if "<event>" in path and self._event_id is None:
+            self._event_id = self._sender.send(self._room_id, "This is urgent")
+        path = path.replace("<room>", quote(self._room_id, safe=""))
+        return path.replace("<event>", quote(self._event_id or "", safe=""))
+
+
+def run(
+    request: Part, response: Part, sessions: Mapping[str, Session], conversation: Conversation
+) -> list[str]:
     method, path = request.first.split(" ")
+    path = conversation.fill_in(path)
     headers = dict(request.headers)
     bearer = headers.pop("Authorization", None)
     # Whoever has no token asks as somebody without one.
@@ -116,6 +137,8 @@ def test_the_examples_are_what_the_server_answers(
     phone = deployment.register("alice", device_id="PHONE")
     sessions = {"<phone>": phone, "<desktop>": deployment.login(phone, "DESKTOP")}
 
+    conversation = Conversation(deployment.register(), phone)
+
     parts = parts_of(CLIENT_API.read_text())
     requests, responses = parts[::2], parts[1::2]
 
@@ -124,7 +147,7 @@ def test_the_examples_are_what_the_server_answers(
     problems = [
         problem
         for request, response in zip(requests, responses, strict=True)
-        for problem in run(request, response, sessions)
+        for problem in run(request, response, sessions, conversation)
     ]
     assert not problems, "\n".join(["", *problems])
 

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Why did my phone (not) ring? What was recorded of one event, explained for each pusher.
+
+Nothing is evaluated again. The outcome of each scope was recorded when the event arrived
+(`outcomes`); the walk over a pusher's tags is the one that the pusher makes (SEMANTICS 5); and
+what became of it follows from how far the pusher came and when it last succeeded, which Synapse
+keeps for each pusher. What cannot be told from these is said to be unknown.
+
+Pure code: nothing here knows Synapse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Any
+
+import attr
+
+from synapse_msc3881.outcomes import Outcomes
+from synapse_msc3881.profile_tags import GLOBAL, Match
+
+#: Synapse drops what it recorded after this time, and stops trying to push it.
+DAY_MS = 24 * 60 * 60 * 1000
+
+
+class Result(Enum):
+    """What the walk found in one scope."""
+
+    NOTIFY = "notify"
+    SILENT = "silent"
+    NO_MATCH = "no_match"
+    #: Only of `global`: silent or no match, which is recorded only where it makes a difference.
+    NOT_NOTIFYING = "not_notifying"
+
+
+class Outcome(Enum):
+    """What the walk decided for a pusher."""
+
+    PUSH = "push"
+    SILENT = "silent"
+    NO_MATCH = "no_match"
+
+
+class State(Enum):
+    """What became of an event at one pusher."""
+
+    SENT = "sent"
+    WAITING = "waiting"
+    NOT_SENT = "not_sent"
+    UNKNOWN = "unknown"
+
+
+class Reason(Enum):
+    """Why an event was not sent, or why that is unknown."""
+
+    DISABLED = "disabled"
+    SILENT = "silent"
+    NO_MATCH = "no_match"
+    READ = "read"
+    SET_SINCE = "set_since"
+    MAY_HAVE_GIVEN_UP = "may_have_given_up"
+    NO_SUCCESS_SINCE = "no_success_since"
+
+
+class NotRecorded(Enum):
+    """Why there may be no record of an event."""
+
+    OWN_EVENT = "own_event"
+    HISTORY = "history"
+    REDACTED = "redacted"
+    READ = "read"
+    OLD = "old"
+    NOTHING_NOTIFIES = "nothing_notifies"
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Event:
+    """An event, as far as it matters here. Times are in milliseconds."""
+
+    event_id: str
+    room_id: str
+    sender: str
+    stream_ordering: int  # negative for what came as history
+    received_ts: int
+    redacted: bool = attr.ib(converter=bool)
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class PusherState:
+    """A pusher, and how far it came. Times are in milliseconds.
+
+    Attributes:
+        set_ts: when the pusher was last set, by any device.
+        position: the stream ordering up to which all is done.
+        last_success: when it last did something, and `failing_since` since when it fails.
+        throttled_until: until when mails about the event's room are held back.
+    """
+
+    profile_tags: tuple[str, ...]
+    enabled: bool = attr.ib(converter=bool)  # SQLite has no booleans.
+    app_id: str
+    pushkey: str
+    kind: str
+    app_display_name: str
+    device_display_name: str
+    device_id: str | None
+    set_ts: int
+    position: int
+    last_success: int | None
+    failing_since: int | None
+    throttled_until: int | None
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Facts:
+    """All that is known of one event for one user; `outcomes` is None where nothing is recorded."""
+
+    user_id: str
+    event: Event
+    outcomes: Outcomes | None
+    read: bool
+    pushers: Sequence[PusherState]
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Step:
+    """One scope of a walk."""
+
+    profile_tag: str
+    result: Result
+    match: Match | None
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Delivery:
+    """What became of the event at one pusher.
+
+    Attributes:
+        state: whether it was sent.
+        reason: why not, or why that is unknown.
+        sent_ts: when it was sent; or with `sent_by_ts` at or before when.
+    """
+
+    state: State
+    reason: Reason | None = None
+    sent_ts: int | None = None
+    sent_by_ts: int | None = None
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Walk:
+    """What one pusher made of what was recorded; only the last step can be a match."""
+
+    steps: Sequence[Step]
+    outcome: Outcome
+    delivery: Delivery
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Explanation:
+    """The facts, and what follows for each pusher.
+
+    Attributes:
+        facts: what is known.
+        not_recorded: why there may be no record; empty where there is one.
+        walks: for each pusher its walk, or None where nothing is recorded.
+    """
+
+    facts: Facts
+    not_recorded: Sequence[NotRecorded]
+    walks: Sequence[Walk | None]
+
+
+def explain(facts: Facts, now: int) -> Explanation:
+    """Explain what became of an event.
+
+    Args:
+        facts: what is known of it.
+        now: the time in milliseconds.
+    """
+    outcomes = facts.outcomes
+    if outcomes is None:
+        return Explanation(
+            facts, list(_why_not_recorded(facts, now)), [None for _ in facts.pushers]
+        )
+    walks = [_walk(facts, outcomes, pusher, now) for pusher in facts.pushers]
+    return Explanation(facts, [], walks)
+
+
+def _why_not_recorded(facts: Facts, now: int) -> Iterator[NotRecorded]:
+    event = facts.event
+    if event.sender == facts.user_id:
+        yield NotRecorded.OWN_EVENT
+        return
+    if event.stream_ordering < 0:
+        yield NotRecorded.HISTORY
+        return
+    if event.redacted:
+        yield NotRecorded.REDACTED
+    if facts.read:
+        yield NotRecorded.READ
+    if now - event.received_ts >= DAY_MS:
+        yield NotRecorded.OLD
+    yield NotRecorded.NOTHING_NOTIFIES
+
+
+def _walk(facts: Facts, outcomes: Outcomes, pusher: PusherState, now: int) -> Walk:
+    decision = outcomes.decide(pusher.profile_tags)
+    if decision is None:
+        outcome = Outcome.NO_MATCH
+    else:
+        outcome = Outcome.PUSH if decision.pushes else Outcome.SILENT
+    steps = []
+    for tag in outcomes.walked(pusher.profile_tags):
+        steps.append(_step(tag, outcomes.matches.get(tag)))
+        if decision is not None and tag == decision.scope:
+            break
+    return Walk(steps, outcome, _delivery(facts, pusher, outcome, now))
+
+
+def _step(tag: str, match: Match | None) -> Step:
+    if match is None:
+        return Step(tag, Result.NOT_NOTIFYING if tag == GLOBAL else Result.NO_MATCH, None)
+    return Step(tag, Result.NOTIFY if match.notifies else Result.SILENT, match)
+
+
+def _delivery(facts: Facts, pusher: PusherState, outcome: Outcome, now: int) -> Delivery:
+    event = facts.event
+    past = pusher.position >= event.stream_ordering
+    succeeded = pusher.last_success is not None and pusher.last_success >= event.received_ts
+    if past and pusher.set_ts > event.received_ts:
+        # Setting a pusher may change its tags and whether it is enabled, and moves its position
+        # to the present: what it did before is known only where it did nothing.
+        if succeeded:
+            return Delivery(State.UNKNOWN, Reason.SET_SINCE)
+        reason = Reason.SET_SINCE if pusher.enabled else Reason.DISABLED
+        return Delivery(State.NOT_SENT, reason)
+    if not pusher.enabled:
+        return Delivery(State.NOT_SENT, Reason.DISABLED)
+    if outcome is not Outcome.PUSH:
+        reason = Reason.SILENT if outcome is Outcome.SILENT else Reason.NO_MATCH
+        return Delivery(State.NOT_SENT, reason)
+    if past:
+        return _past(facts, pusher, succeeded, now)
+    return Delivery(State.NOT_SENT, Reason.READ) if facts.read else Delivery(State.WAITING)
+
+
+def _past(facts: Facts, pusher: PusherState, succeeded: bool, now: int) -> Delivery:
+    """Of an event to push, at a pusher that is past it."""
+    event, mails = facts.event, pusher.kind == "email"
+    if facts.read:  # Before it could be sent, or after.
+        return Delivery(State.UNKNOWN, Reason.READ)
+    if not succeeded:
+        return Delivery(State.UNKNOWN, Reason.NO_SUCCESS_SINCE)
+    if not mails and now - event.received_ts >= DAY_MS:
+        return Delivery(State.UNKNOWN, Reason.MAY_HAVE_GIVEN_UP)
+    # A pusher of mails succeeds also where it has nothing to send.
+    if not mails and pusher.position == event.stream_ordering:
+        return Delivery(State.SENT, sent_ts=pusher.last_success)
+    return Delivery(State.SENT, sent_by_ts=pusher.last_success)
+
+
+# --- As JSON ------------------------------------------------------------------------------------
+
+
+def as_json(explanation: Explanation) -> dict[str, Any]:
+    """An explanation as the API gives it; what is not known is left out."""
+    facts = explanation.facts
+    recorded = facts.outcomes is not None
+    return _without_none(
+        {
+            "room_id": facts.event.room_id,
+            "event_id": facts.event.event_id,
+            "received_ts": facts.event.received_ts,
+            "read": facts.read,
+            "recorded": recorded,
+            "not_recorded": None if recorded else [why.value for why in explanation.not_recorded],
+            "evaluation_failed": facts.outcomes.failed if facts.outcomes else None,
+            "pushers": [
+                {**_pusher_as_json(pusher), **_walk_as_json(walk)}
+                for pusher, walk in zip(facts.pushers, explanation.walks, strict=True)
+            ],
+        }
+    )
+
+
+def _pusher_as_json(pusher: PusherState) -> dict[str, Any]:
+    fields = attr.asdict(pusher, recurse=False)
+    del fields["position"]  # A number that means nothing to clients.
+    return _without_none({**fields, "profile_tags": list(pusher.profile_tags)})
+
+
+def _walk_as_json(walk: Walk | None) -> dict[str, Any]:
+    if walk is None:
+        return {}
+    delivery = walk.delivery
+    return {
+        "walk": [_step_as_json(step) for step in walk.steps],
+        "outcome": walk.outcome.value,
+        "delivery": _without_none(
+            {
+                "state": delivery.state.value,
+                "reason": delivery.reason.value if delivery.reason else None,
+                "sent_ts": delivery.sent_ts,
+                "sent_by_ts": delivery.sent_by_ts,
+            }
+        ),
+    }
+
+
+def _step_as_json(step: Step) -> dict[str, Any]:
+    return _without_none(
+        {
+            "profile_tag": step.profile_tag,
+            "result": step.result.value,
+            "rule": step.match.rule if step.match else None,
+            "actions": list(step.match.actions) if step.match else None,
+        }
+    )
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""``GET …/unstable/org.matrix.msc3837/explain/{room_id}/{event_id}``: why did my phone (not) ring?
+
+Only of the user's own pushers, and of an event that the user may see. Works on every process that
+serves clients, since all that it says stands in the database.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from synapse.api.errors import Codes, NotFoundError, SynapseError
+from synapse.http.servlet import RestServlet
+
+from synapse_msc3881 import seams
+from synapse_msc3881.explanation import as_json, explain
+from synapse_msc3881.metrics import Failures
+from synapse_msc3881.storage.explanations import read_facts
+
+if TYPE_CHECKING:
+    from synapse.http.site import SynapseRequest
+    from synapse.server import HomeServer
+
+# For each user and process. An answer takes a handful of statements by index.
+_PER_SECOND = 5
+_BURST = 50
+
+_MAX_BYTES = 255
+
+
+class ExplainServlet(RestServlet):
+    """``GET …/unstable/org.matrix.msc3837/explain/{room_id}/{event_id}``."""
+
+    PATTERNS = seams.client_patterns(
+        "/org.matrix.msc3837/explain/(?P<room_id>[^/]*)/(?P<event_id>[^/]*)$",
+        releases=(),
+        unstable=True,
+    )
+    CATEGORY = "Client API requests"
+
+    def __init__(self, hs: HomeServer, failures: Failures) -> None:
+        super().__init__()
+        self._hs = hs
+        self._auth = hs.get_auth()
+        self._db = hs.get_datastores().main.db_pool
+        self._clock = hs.get_clock()
+        self._failures = failures
+        self._limiter = seams.make_ratelimiter(hs, "msc3881_explain", _PER_SECOND, _BURST)
+
+    async def on_GET(
+        self, request: SynapseRequest, room_id: str, event_id: str
+    ) -> tuple[int, dict[str, Any]]:
+        """What became of an event at each of the user's pushers.
+
+        Raises:
+            SynapseError: 400 for what is no id, 404 for an event that is unknown or that the
+                user may not see, 429 for too many requests.
+        """
+        requester = await self._auth.get_user_by_req(request)
+        _check_id(room_id, "room_id", "!")
+        _check_id(event_id, "event_id", "$")
+        await self._limiter.ratelimit(requester)
+        user_id = requester.user.to_string()
+
+        def report_bad(error: Exception) -> None:
+            self._failures.report("explain", user_id, error, "it is explained by `global`")
+
+        facts = None
+        if await seams.may_see(self._hs, requester.user, room_id, event_id):
+            facts = await self._db.runInteraction(
+                "msc3881_explain", read_facts, user_id, event_id, report_bad
+            )
+        if facts is None:
+            raise NotFoundError("There is no such event, or you may not see it")
+        return HTTPStatus.OK, as_json(explain(facts, self._clock.time_msec()))
+
+
+def _check_id(value: str, name: str, sigil: str) -> None:
+    if not value.startswith(sigil) or "\0" in value or len(value.encode("utf-8")) > _MAX_BYTES:
+        raise SynapseError(
+            HTTPStatus.BAD_REQUEST,
+            f"'{name}' must start with {sigil!r} and have at most {_MAX_BYTES} bytes, "
+            "none of them null",
+            Codes.INVALID_PARAM,
+        )

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Reads what is known of one event for one user, in a fixed number of statements.
+
+Runs in a transaction of Synapse's, and on a cursor of its own for the command of admins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from synapse_msc3881.explanation import Event, Facts, PusherState
+from synapse_msc3881.profile_tags import DEFAULT_TAGS
+from synapse_msc3881.storage.push_actions import PushActionRow
+from synapse_msc3881.storage.pusher_tags import parse_stored_tags
+
+# A redaction of the event takes the record away, whoever sent it.
+_EVENT = """
+    SELECT e.event_id, e.room_id, e.sender, e.stream_ordering,
+        COALESCE(e.received_ts, e.origin_server_ts, 0),
+        EXISTS (SELECT 1 FROM redactions AS r WHERE r.redacts = e.event_id)
+    FROM events AS e WHERE e.event_id = ?
+"""
+
+# There is an index on these three columns, and none on the event alone.
+_ROW = """
+    SELECT event_id, room_id, thread_id, stream_ordering, actions, highlight, notif, NULL
+    FROM event_push_actions WHERE room_id = ? AND event_id = ? AND user_id = ?
+"""
+
+_READ_UP_TO = """
+    SELECT MAX(e.stream_ordering)
+    FROM receipts_linearized AS r INNER JOIN events AS e ON e.event_id = r.event_id
+    WHERE r.room_id = ? AND r.user_id = ? AND r.receipt_type IN ('m.read', 'm.read.private')
+"""
+_OF_THREAD = " AND (r.thread_id IS NULL OR r.thread_id = ?)"
+
+_PUSHERS = """
+    SELECT t.profile_tags, COALESCE(p.enabled, TRUE), p.app_id, p.pushkey, p.kind,
+        p.app_display_name, p.device_display_name, p.device_id, p.ts,
+        COALESCE(p.last_stream_ordering, 0), p.last_success, p.failing_since,
+        h.last_sent_ts + h.throttle_ms
+    FROM pushers AS p
+    LEFT JOIN synapse_msc3881_pusher_tags AS t
+        ON t.user_id = p.user_name AND t.app_id = p.app_id AND t.pushkey = p.pushkey
+    LEFT JOIN pusher_throttle AS h ON h.pusher = p.id AND h.room_id = ?
+    WHERE p.user_name = ? ORDER BY p.app_id, p.pushkey
+"""
+
+
+class Cursor(Protocol):
+    """A cursor that takes ``?`` for a parameter."""
+
+    def execute(self, sql: str, parameters: Sequence[Any]) -> Any:
+        """Run a statement."""
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+
+    def fetchall(self) -> Iterable[Any]:
+        """The other rows."""
+
+
+ReportBad = Callable[[Exception], None]
+
+
+def read_facts(cursor: Cursor, user_id: str, event_id: str, report_bad: ReportBad) -> Facts | None:
+    """Read what is known of an event for a user.
+
+    Whether the user may see the event is not looked at.
+
+    Args:
+        cursor: where to read.
+        user_id: a local user.
+        event_id: the event.
+        report_bad: called for a row that cannot be read, and is taken as everywhere else: an
+            outcome goes by `global`, a pusher has the tags ``["global"]``.
+
+    Returns:
+        The facts, or None where there is no such event.
+    """
+    cursor.execute(_EVENT, (event_id,))
+    found = cursor.fetchone()
+    if found is None:
+        return None
+    event = Event(*found)
+    cursor.execute(_ROW, (event.room_id, event_id, user_id))
+    stored = cursor.fetchone()
+    row = PushActionRow(*stored) if stored else None
+    return Facts(
+        user_id=user_id,
+        event=event,
+        outcomes=row.outcomes(report_bad) if row else None,
+        read=_is_read(cursor, user_id, event, row),
+        pushers=_pushers(cursor, user_id, event.room_id, report_bad),
+    )
+
+
+def _is_read(cursor: Cursor, user_id: str, event: Event, row: PushActionRow | None) -> bool:
+    """Whether the user has read the event; for one without a row, in whichever thread."""
+    where = (event.room_id, user_id)
+    if row is None:
+        cursor.execute(_READ_UP_TO, where)
+    else:
+        cursor.execute(_READ_UP_TO + _OF_THREAD, (*where, row.thread_id))
+    (read_up_to,) = cursor.fetchone()
+    return read_up_to is not None and read_up_to >= event.stream_ordering
+
+
+def _pushers(
+    cursor: Cursor, user_id: str, room_id: str, report_bad: ReportBad
+) -> list[PusherState]:
+    cursor.execute(_PUSHERS, (room_id, user_id))
+    pushers = []
+    for tags, *fields in cursor.fetchall():
+        try:
+            profile_tags = DEFAULT_TAGS if tags is None else parse_stored_tags(tags)
+        except (ValueError, TypeError) as error:
+            report_bad(error)
+            profile_tags = DEFAULT_TAGS
+        pushers.append(PusherState(profile_tags, *fields))
+    return pushers
