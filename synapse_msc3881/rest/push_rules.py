@@ -36,14 +36,17 @@ class DevicePath:
 def parse_device_path(raw_path: bytes) -> DevicePath:
     """Split a request's path, and decode each part after, since a profile tag may hold "/".
 
+    A first part ``device%2F…`` is a whole scope: so libraries send it to which a scope is one name.
+
     Args:
         raw_path: the path as the client sent it, of a request that concerns device scopes.
 
     Raises:
         SynapseError: 400 `M_INVALID_PARAM`, for a bad profile tag or a bad encoding.
     """
-    _device, *parts = raw_path.partition(_PREFIX)[2].split(b"/")
-    decoded = [_decode(part) for part in parts]
+    scope, *parts = raw_path.partition(_PREFIX)[2].split(b"/")
+    _device, slash, tag_in_scope = _decode(scope).partition("/")
+    decoded = [*([tag_in_scope] if slash else []), *map(_decode, parts)]
     if decoded in ([], [""]):
         return DevicePath(None, decoded)
     tag, *rest = decoded
@@ -189,7 +192,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
 def _concerns_device(request: SynapseRequest) -> bool:
     raw_path: bytes = request.path
     scope = raw_path.partition(_PREFIX)[2].partition(b"/")[0]
-    return unquote_to_bytes(scope) == b"device"
+    return unquote_to_bytes(scope).partition(b"/")[0] == b"device"
 
 
 def _check_readable(request: SynapseRequest, path: str) -> None:

@@ -663,6 +663,34 @@ def test_a_tag_is_the_same_however_it_is_encoded(alice: Session) -> None:
     assert_ok(alice.request("GET", f"{root}/%252F/"))
 
 
+def test_the_scope_may_be_encoded_as_one_part_of_the_path(alice: Session) -> None:
+    """As libraries do it to which a scope is one name: matrix-nio, mautrix, mautrix-go."""
+    for tag in ODD_TAGS:
+        root = f"{CLIENT}/pushrules/{quote(f'device/{tag}', safe='')}"
+        alice.call("PUT", f"{root}/override/one", rule())
+        assert list(alice.get_rules()["device"]) == [tag], tag
+        alice.call("PUT", f"{root}/override/one/enabled", {"enabled": False})
+        alice.call("PUT", f"{root}/override/one/actions", {"actions": []})
+        (shown,) = alice.get_rules(tag)["override"]
+        assert (shown["enabled"], shown["actions"]) == (False, []), tag
+        assert alice.call("GET", f"{root}/") == alice.get_rules(tag), tag
+        alice.call("DELETE", f"{root}/override/one")
+        assert "device" not in alice.get_rules(), tag
+
+
+def test_a_bad_scope_that_is_one_part_of_the_path_is_refused(alice: Session) -> None:
+    for tag in ("global", "a%00", "%0A", "%FF", "a" * 256):
+        for method in ("GET", "PUT", "DELETE"):
+            where = f"{CLIENT}/pushrules/device%2F{tag}/override/one"
+            response = alice.request(method, where, rule() if method == "PUT" else None)
+            assert_refused(response, 400, "M_INVALID_PARAM", what=(method, tag))
+    # Nothing else is a scope for having a slash in it.
+    for scope in ("devices%2Fphone", "global%2Fphone", "%2Fdevice%2Fphone"):
+        response = alice.request("PUT", f"{CLIENT}/pushrules/{scope}/override/one", rule())
+        assert_refused(response, 400, what=scope)
+    assert "device" not in alice.get_rules()
+
+
 BAD_TAGS = [
     ("empty", ""),
     ("256 bytes", "a" * 256),
