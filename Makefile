@@ -2,6 +2,7 @@
 #
 # Everything below needs Python 3.10 or newer and pip's package index, and nothing else: no root, no
 # containers, no packages of the system. What it makes is git-ignored, in the checkout and nowhere else.
+# Only `make test-js` needs npm's registry too.
 
 # The Python that the environments are made with.
 PYTHON ?= python3
@@ -44,6 +45,14 @@ test-faults: python  ## Kill each process of a cluster under load, and count the
 test-oldest:  ## Run the tests on the oldest Synapse that is supported
 	@$(MAKE) --no-print-directory test SYNAPSE=$(OLDEST) ARGS='$(ARGS)'
 
+JS := tests/clients/js
+.PHONY: test-js
+test-js: python  ## Run the tests with matrix-js-sdk; Node comes from pip
+	$(call venv,test$(comma)js)
+	@$(BIN)/npm ci --prefix $(JS) --cache .cache/npm --ignore-scripts --no-audit --no-fund \
+	    --loglevel error
+	$(BIN)/python -m pytest --deployments sqlite tests/clients -k js $(ARGS)
+
 FUZZ_SECONDS ?= 600
 .PHONY: fuzz
 fuzz: python  ## Try new inputs, for FUZZ_SECONDS in each of the fuzz tests
@@ -84,7 +93,8 @@ check: lint types test  ## lint, types and test
 
 .PHONY: clean
 clean:  ## Remove all that make and the tools have made
-	rm -rf .venv .venv-* .tox .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-* .tox .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist \
+	    $(JS)/node_modules
 	find synapse_msc3881 tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 # A message for a human when there is no Python, or an old one.
