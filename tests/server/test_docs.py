@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The examples of docs/client-api.md, run in their order, and the links in all documents.
+"""The examples in the documents for clients, run in their order, and the links in all documents.
 
 An example is two blocks marked ``http``: a request, and the response that must come. Both are
 written as HTTP is: a first line, headers, an empty line and a body. In a request,
 ``Bearer <phone>`` and ``Bearer <desktop>`` stand for the access tokens of one user's two devices,
 ``<room>`` and ``<event>`` for a room and a message in it, which is sent when it is first spoken of.
-In a response, ``"<any>"`` stands for any value, and a member ``"…": "…"`` for any further members.
+A ``Host`` names a server of its own, one of `SERVERS`.
+In a response, ``"<any>"`` stands for any value, ``"<absent>"`` for a member that is not there, and
+a member ``"…": "…"`` for any further members.
 """
 
 import json
@@ -20,10 +22,21 @@ import pytest
 
 from synapse_msc3881.demo.client import Session
 from tests.conftest import FreshDeployment
+from tests.harness.deployment import Deployment
 
 ROOT = Path(__file__).parent.parent.parent
-CLIENT_API = ROOT / "docs" / "client-api.md"
+WITH_EXAMPLES = [ROOT / "docs" / "client-api.md", ROOT / "docs" / "client-authors.md"]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+#: The servers that examples are sent to, by their `Host`, as options of Deployment.
+SERVERS: dict[str | None, dict[str, Any]] = {
+    None: {},
+    "unmodified.example.org": {"with_module": False},
+    "experimental.example.org": {
+        "with_module": False,
+        "extra": {"experimental_features": {"msc3881_enabled": True}},
+    },
+}
 
 _BLOCK = re.compile(r"^```http\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MORE = "…"
@@ -58,12 +71,17 @@ def differences(expected: Any, found: Any, where: str = "body") -> list[str]:
     if expected == "<any>":
         return []
     if isinstance(expected, dict) and isinstance(found, dict):
-        wanted = {name: value for name, value in expected.items() if name != _MORE}
+        not_wanted = [name for name, value in expected.items() if value == "<absent>"]
+        wanted = {
+            name: value for name, value in expected.items() if name not in (_MORE, *not_wanted)
+        }
         missing = [f"{where}.{name} is missing" for name in wanted.keys() - found.keys()]
-        further = [f"{where}.{name} is not documented" for name in found.keys() - wanted.keys()]
+        further = found.keys() - wanted.keys()
+        if _MORE in expected:
+            further &= set(not_wanted)
         return [
             *missing,
-            *(further if _MORE not in expected else []),
+            *(f"{where}.{name} is not documented" for name in further),
             *(
                 difference
                 for name in wanted.keys() & found.keys()
@@ -98,12 +116,25 @@ class Conversation:
         return path.replace("<event>", quote(self._event_id or "", safe=""))
 
 
-def run(
-    request: Part, response: Part, sessions: Mapping[str, Session], conversation: Conversation
-) -> list[str]:
+@attr.s(auto_attribs=True, frozen=True)
+class Server:
+    """A server that the examples talk to: one user's two sessions, and a room."""
+
+    sessions: Mapping[str, Session]
+    conversation: Conversation
+
+    @classmethod
+    def set_up(cls, deployment: Deployment) -> "Server":
+        phone = deployment.register("alice", device_id="PHONE")
+        sessions = {"<phone>": phone, "<desktop>": deployment.login(phone, "DESKTOP")}
+        return cls(sessions, Conversation(deployment.register(), phone))
+
+
+def run(request: Part, response: Part, server: Server) -> list[str]:
+    sessions = server.sessions
     method, path = request.first.split(" ")
-    path = conversation.fill_in(path)
-    headers = dict(request.headers)
+    path = server.conversation.fill_in(path)
+    headers = {name: value for name, value in request.headers.items() if name != "Host"}
     bearer = headers.pop("Authorization", None)
     # Whoever has no token asks as somebody without one.
     session = next(iter(sessions.values()))
@@ -124,30 +155,26 @@ def run(
     problems = differences(json.loads(response.body), found.json)
     if found.status != status:
         problems.insert(0, f"the status is {found.status}, documented is {status}")
-    return [
-        f"{CLIENT_API.name}:{request.line_number}: {request.first}: {each}" for each in problems
-    ]
+    return [f"line {request.line_number}: {request.first}: {each}" for each in problems]
 
 
-@pytest.mark.parametrize("module_config", [{}])
+@pytest.mark.parametrize("document", WITH_EXAMPLES, ids=lambda path: path.name)
 def test_the_examples_are_what_the_server_answers(
-    fresh_deployment: FreshDeployment, module_config: dict[str, Any]
+    fresh_deployment: FreshDeployment, document: Path
 ) -> None:
-    deployment = fresh_deployment(module_config=module_config)
-    phone = deployment.register("alice", device_id="PHONE")
-    sessions = {"<phone>": phone, "<desktop>": deployment.login(phone, "DESKTOP")}
-
-    conversation = Conversation(deployment.register(), phone)
-
-    parts = parts_of(CLIENT_API.read_text())
+    parts = parts_of(document.read_text())
     requests, responses = parts[::2], parts[1::2]
-
     assert len(requests) == len(responses) > 20
     assert all(response.first.startswith("HTTP/1.1 ") for response in responses)
+    servers = {
+        host: Server.set_up(fresh_deployment(server_name="example.org", **SERVERS[host]))
+        for host in dict.fromkeys(request.headers.get("Host") for request in requests)
+    }
+
     problems = [
         problem
         for request, response in zip(requests, responses, strict=True)
-        for problem in run(request, response, sessions, conversation)
+        for problem in run(request, response, servers[request.headers.get("Host")])
     ]
     assert not problems, "\n".join(["", *problems])
 
@@ -159,6 +186,10 @@ def test_the_examples_are_what_the_server_answers(
         ({"a": 1}, {"a": 1, "b": 2}, True),
         ({"a": 1, "…": "…"}, {"a": 1, "b": 2}, False),
         ({"a": 1, "…": "…"}, {"b": 2}, True),
+        ({"a": "<absent>"}, {}, False),
+        ({"a": "<absent>"}, {"a": None}, True),
+        ({"a": "<absent>", "…": "…"}, {"b": 1}, False),
+        ({"a": "<absent>", "…": "…"}, {"a": 1, "b": 1}, True),
         ([1], [1, 2], True),
         ([{"a": True}], [{"a": 1}], True),
         ([{"a": True}], [{"a": True}], False),
