@@ -46,6 +46,11 @@ test-oldest:  ## Run the tests on the oldest Synapse that is supported
 	@$(MAKE) --no-print-directory test SYNAPSE=$(OLDEST) ARGS='$(ARGS)'
 
 JS := tests/clients/js
+.PHONY: npm-ping
+npm-ping: python
+	$(call venv,test$(comma)js)
+	@$(BIN)/npm ping --cache .cache/npm --loglevel error
+
 .PHONY: test-js
 test-js: python  ## Run the tests with matrix-js-sdk; Node comes from pip
 	$(call venv,test$(comma)js)

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 #: Oldest first: those of tests/requirements/. How they were tested stands in docs/admin-guide.md.
 TESTED_VERSIONS = ("1.120.2", "1.127.1", "1.135.2", "1.140.0", "1.147.1", "1.155.0", "1.163.2")
 
+#: The same, for a sentence.
+TESTED = f"{', '.join(TESTED_VERSIONS[:-1])} and {TESTED_VERSIONS[-1]}"
+
 
 def does_not_fit(problems: Sequence[str]) -> str:
     """A message for the admin.
@@ -23,7 +26,6 @@ def does_not_fit(problems: Sequence[str]) -> str:
     found = "\n".join(f"  - {problem}" for problem in problems)
     return (
         f"synapse_msc3881 does not fit Synapse {version}:\n{found}\n"
-        f"This release was tested on Synapse {', '.join(TESTED_VERSIONS[:-1])} and "
-        f"{TESTED_VERSIONS[-1]}. Install a release of synapse_msc3881 that supports yours, or take "
-        "the module out of homeserver.yaml."
+        f"This release was tested on Synapse {TESTED}. Install a release of synapse_msc3881 that "
+        "supports yours, or take the module out of homeserver.yaml."
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synapse_msc3881 import __version__
-from synapse_msc3881.tested import TESTED_VERSIONS
+from synapse_msc3881.tested import TESTED, TESTED_VERSIONS
 
 if TYPE_CHECKING:
     from synapse_msc3881.admin.report import Report
@@ -169,7 +169,7 @@ def _judge_version(report: Report) -> None:
 
     if report.synapse_tested:
         return
-    tested = f"this release was tested on {' and '.join(TESTED_VERSIONS)}"
+    tested = f"this release was tested on {TESTED}"
     oldest, newest = (_numbers(version) for version in (TESTED_VERSIONS[0], TESTED_VERSIONS[-1]))
     found = _numbers(report.synapse_version or "")
     where = f"Synapse {report.synapse_version or 'of an unknown version'}"
