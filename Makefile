@@ -32,7 +32,7 @@ help:  ## Say what there is to make (this)
 .PHONY: test
 test: python  ## Run the tests
 	$(call venv,test)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore $(FAULTS) $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore $(FAULTS) --ignore $(INSTALL) $(ARGS)
 
 # Minutes long, since what is killed has to come back, with and without the module.
 FAULTS := tests/cluster/test_faults.py
@@ -40,6 +40,13 @@ FAULTS := tests/cluster/test_faults.py
 test-faults: python  ## Kill each process of a cluster under load, and count the pushes
 	$(call venv,test)
 	$(BIN)/python -m pytest $(FAULTS) $(ARGS)
+
+# Builds the packages, and installs them into an environment that it makes: minutes, and pip's index.
+INSTALL := tests/install
+.PHONY: test-install
+test-install: python  ## Build the packages, and install them as admins do
+	$(call venv,test)
+	$(BIN)/python -m pytest $(INSTALL) $(ARGS)
 
 .PHONY: test-oldest
 test-oldest:  ## Run the tests on the oldest Synapse that is supported
