@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import attr
@@ -30,6 +30,11 @@ _GIVE_UP = 2 * PATIENCE
 
 _SQLITE_WAL = 2
 
+T = TypeVar("T")
+
+#: Reads something with a cursor and Synapse's engine for the database.
+Read = Callable[[Any, Any], T]
+
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class _Contents:
@@ -43,7 +48,7 @@ class _NothingThereError(Exception):
     """There is no database yet, which is as it should be before the first start."""
 
 
-class _CannotReadError(Exception):
+class CannotReadError(Exception):
     """The database cannot be read now; with a message and what to do."""
 
     def __init__(self, message: str, remedy: str) -> None:
@@ -66,16 +71,16 @@ def look(database: Mapping[str, Any], secrets: Secrets) -> tuple[DatabaseReport,
     if database["name"] == "sqlite3":
         path = _sqlite_path(options)
         report = DatabaseReport("SQLite", path)
-        read = partial(_read_sqlite, database, path)
+        read = partial(_read_sqlite, database, path, _read_contents)
     else:
         report = DatabaseReport("PostgreSQL", _describe_postgres(options))
-        read = partial(_read_postgres, database)
+        read = partial(_read_postgres, database, _read_contents)
     where = f"{report.engine}, {report.where}"
     try:
         contents = _within(_GIVE_UP, read)
     except _NothingThereError as error:
         return report, [note(where, str(error))]
-    except _CannotReadError as error:
+    except CannotReadError as error:
         return report, [problem(where, str(error), error.remedy)]
     except Exception as error:  # noqa: BLE001  # the drivers' errors have no common base
         message = secrets.hide(str(error).strip() or type(error).__name__)
@@ -88,6 +93,37 @@ def look(database: Mapping[str, Any], secrets: Secrets) -> tuple[DatabaseReport,
         tables=contents.tables,
     )
     return found, _judge(where, contents)
+
+
+def read_only(database: Mapping[str, Any], secrets: Secrets, read: Read[T]) -> T:
+    """Read something from a database that there has to be, and change nothing.
+
+    Args:
+        database: the section of Synapse's config.
+        secrets: what must not be shown.
+        read: reads it.
+
+    Raises:
+        CannotReadError: it cannot be read within `_GIVE_UP` seconds.
+    """
+
+    def connect_and_read() -> T:
+        if database["name"] == "sqlite3":
+            return _read_sqlite(database, _sqlite_path(database.get("args") or {}), read)
+        return _read_postgres(database, read)
+
+    try:
+        return _within(_GIVE_UP, connect_and_read)
+    except _NothingThereError as error:
+        raise CannotReadError(str(error), "") from None
+    except CannotReadError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the drivers' errors have no common base
+        message = secrets.hide(str(error).strip() or type(error).__name__)
+        raise CannotReadError(
+            f"it does not answer.\n{message}",
+            "Start the database, or correct `database` in the config.",
+        ) from None
 
 
 def _judge(where: str, contents: _Contents) -> list[Finding]:
@@ -135,24 +171,25 @@ def _judge_recorded(where: str, contents: _Contents, known: Sequence[str]) -> li
     return []
 
 
-def _within(seconds: float, read: Callable[[], _Contents]) -> _Contents:
+def _within(seconds: float, read: Callable[[], T]) -> T:
     """What `read` returns or raises, if it does so in time."""
-    outcome: list[_Contents | Exception] = []
+    outcome: list[T] = []
+    errors: list[Exception] = []
 
     def run() -> None:
         try:
             outcome.append(read())
         except Exception as error:  # noqa: BLE001  # passed on
-            outcome.append(error)
+            errors.append(error)
 
     # A daemon: a hanging one does not keep the process from ending.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
+    if errors:
+        raise errors[0]
     if not outcome:
         raise TimeoutError(f"no answer within {seconds:.0f} seconds")
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
     return outcome[0]
 
 
@@ -178,11 +215,11 @@ def _describe_postgres(options: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _read_postgres(database: Mapping[str, Any]) -> _Contents:
+def _read_postgres(database: Mapping[str, Any], read: Read[T]) -> T:
     try:
         engine = seams.database_engine(database)
     except RuntimeError as error:
-        raise _CannotReadError(
+        raise CannotReadError(
             f"its driver is not installed: {error}",
             "Install psycopg2 into this environment, or run this in that of Synapse.",
         ) from None
@@ -197,9 +234,9 @@ def _read_postgres(database: Mapping[str, Any]) -> _Contents:
         connection.set_session(readonly=True)
         cursor = connection.cursor()
         cursor.execute(f"SET statement_timeout = {PATIENCE * 1000}")
-        contents = _read_contents(cursor, engine)
+        found = read(cursor, engine)
         connection.rollback()
-        return contents
+        return found
 
 
 # --- SQLite -------------------------------------------------------------------------------------
@@ -210,7 +247,7 @@ def _sqlite_path(options: Mapping[str, Any]) -> str:
     return path if path in ("", ":memory:") else str(Path(path).absolute())
 
 
-def _read_sqlite(database: Mapping[str, Any], path: str) -> _Contents:
+def _read_sqlite(database: Mapping[str, Any], path: str, read: Read[T]) -> T:
     if path in ("", ":memory:"):
         raise _NothingThereError("it is in memory: there is nothing to see")
     file = Path(path)
@@ -220,7 +257,7 @@ def _read_sqlite(database: Mapping[str, Any], path: str) -> _Contents:
     try:
         uri = f"file:{quote(path)}?{_sqlite_mode(file)}"
         with closing(engine.module.connect(uri, uri=True, timeout=PATIENCE)) as connection:
-            return _read_contents(connection.cursor(), engine)
+            return read(connection.cursor(), engine)
     except engine.module.Error as error:
         raise _explain_sqlite(error) from error
     except PermissionError:
@@ -238,23 +275,23 @@ def _sqlite_mode(file: Path) -> str:
     return "mode=ro"
 
 
-def _explain_sqlite(error: Exception) -> _CannotReadError:
+def _explain_sqlite(error: Exception) -> CannotReadError:
     text = str(error)
     if "readonly" in text:
-        return _CannotReadError(
+        return CannotReadError(
             "a process ended in the middle of a write, and reading it now would repair it",
             "Start Synapse, which does that, and check again.",
         )
     if "locked" in text:
-        return _CannotReadError(
+        return CannotReadError(
             f"Synapse has been writing to it for {PATIENCE} seconds", "Check again in a while."
         )
     if "unable to open" in text:
         return _not_readable()
-    return _CannotReadError(f"it cannot be read: {text}", "Look at the file that `database` names.")
+    return CannotReadError(f"it cannot be read: {text}", "Look at the file that `database` names.")
 
 
-def _not_readable() -> _CannotReadError:
-    return _CannotReadError(
+def _not_readable() -> CannotReadError:
+    return CannotReadError(
         "it cannot be read by this user", "Run this as the user that Synapse runs as."
     )
