@@ -17,6 +17,7 @@ from synapse_msc3881 import __version__
 #: and `run(arguments)`, which returns the exit status.
 COMMANDS: Mapping[str, str] = {
     "check": "find out whether the module is installed and configured as it has to be",
+    "explain": "tell why a user's devices rang for an event, or did not",
 }
 
 OLDEST_PYTHON = (3, 10)
