@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """docs/openapi.yaml is valid, and what a real server answers is what it says."""
 
+import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -10,7 +12,9 @@ import jsonschema
 import openapi_spec_validator
 import pytest
 import yaml
+from synapse.http.servlet import RestServlet
 
+from synapse_msc3881 import rest
 from synapse_msc3881.demo.client import JsonDict, Response, Session
 from tests.harness.deployment import CHECKOUT, Deployment
 from tests.server.helpers import NOWHERE, RULES, pusher, rule
@@ -23,6 +27,15 @@ METHODS = ("get", "put", "post", "delete")
 ELSEWHERE = (405, 429)
 
 
+class StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands there twice, as most other parsers do."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(set(keys)) == len(keys), f"twice: {node.start_mark} {keys}"
+        return super().construct_mapping(node, deep)
+
+
 @attr.s(auto_attribs=True, frozen=True)
 class Description:
     """The OpenAPI document."""
@@ -31,7 +44,7 @@ class Description:
 
     @classmethod
     def read(cls) -> "Description":
-        return cls(yaml.safe_load(OPENAPI.read_text(encoding="utf-8")))
+        return cls(yaml.load(OPENAPI.read_text(encoding="utf-8"), StrictLoader))
 
     def operations(self) -> Iterator[tuple[str, str, JsonDict]]:
         """Path, method and description of each operation."""
@@ -52,6 +65,12 @@ class Description:
             for status in operation["responses"]
         }
 
+    def examples(self) -> Iterator[tuple[Any, JsonDict]]:
+        """Each example, wherever it stands, with the schema that it is of."""
+        yield from self._examples_below(self.document)
+        for schema in self.document["components"]["schemas"].values():
+            yield from ((example, schema) for example in schema.get("examples", []))
+
     def check(self, value: Any, schema: JsonDict) -> None:
         """Fail for a value that is not as the schema says."""
         whole = {**schema, "components": self.document["components"]}
@@ -61,7 +80,7 @@ class Description:
         responses = self.find(operation_id)[2]["responses"]
         where = f"{operation_id}: {response.status} {response.body[:300]!r}"
         assert str(response.status) in responses, where
-        described = self._resolve(responses[str(response.status)])
+        described = self.resolve(responses[str(response.status)])
         ((media_type, media),) = described["content"].items()
         assert response.headers["content-type"] == media_type, where
         assert response.json is not None, where
@@ -78,11 +97,43 @@ class Description:
         name = names.get(kind, "NewConditionRule")
         self.check(body, {"$ref": f"#/components/schemas/{name}"})
 
-    def _resolve(self, value: JsonDict) -> JsonDict:
+    def resolve(self, value: JsonDict) -> JsonDict:
+        """The object itself, where a reference to it may stand."""
         found: JsonDict = self.document if "$ref" in value else value
         for part in value.get("$ref", "#").split("/")[1:]:
             found = found[part]
         return found
+
+    def _examples_below(self, value: Any) -> Iterator[tuple[Any, JsonDict]]:
+        """Those of media types and parameters, which have a schema beside them."""
+        if isinstance(value, dict) and isinstance(value.get("schema"), dict):
+            if "example" in value:
+                yield value["example"], value["schema"]
+            for example in value.get("examples", {}).values():
+                yield example["value"], value["schema"]
+        elif isinstance(value, dict | list):
+            for part in value.values() if isinstance(value, dict) else value:
+                yield from self._examples_below(part)
+
+
+def servlets() -> list[type[RestServlet]]:
+    """The servlets of the module."""
+    modules = [
+        importlib.import_module(f"{rest.__name__}.{found.name}")
+        for found in pkgutil.iter_modules(rest.__path__)
+    ]
+    return [
+        member
+        for module in modules
+        for member in vars(module).values()
+        if isinstance(member, type)
+        and issubclass(member, RestServlet)
+        and member.__module__ == module.__name__
+    ]
+
+
+def serves(servlet: type[RestServlet], path: str) -> bool:
+    return any(pattern.match(path) for pattern in servlet.PATTERNS or ())
 
 
 @attr.s(auto_attribs=True, frozen=True)
@@ -109,14 +160,44 @@ def test_the_description_is_valid(description: Description) -> None:
 
 
 def test_examples_are_as_described(description: Description) -> None:
-    examples = 0
-    for _, _, operation in description.operations():
-        for media in operation.get("requestBody", {}).get("content", {}).values():
-            shown = [one["value"] for one in media.get("examples", {}).values()]
-            for example in [*shown, *([media["example"]] if "example" in media else [])]:
-                description.check(example, media["schema"])
-                examples += 1
-    assert examples > 5
+    examples = list(description.examples())
+    assert len(examples) > 25
+    for example, schema in examples:
+        description.check(example, schema)
+
+
+def test_each_servlet_is_described_and_nothing_else(description: Description) -> None:
+    served = [
+        (method, servlet)
+        for servlet in servlets()
+        for method in METHODS
+        if hasattr(servlet, f"on_{method.upper()}")
+    ]
+    assert {servlet.__name__ for _, servlet in served} > {"PushRulesServlet", "PushersSetServlet"}
+    described = [(method, path) for path, method, _ in description.operations()]
+    for one, servlet in served:
+        assert any(one == method and serves(servlet, path) for method, path in described), servlet
+    for method, path in described:
+        assert any(method == one and serves(servlet, path) for one, servlet in served), path
+
+
+def test_it_can_be_rendered(description: Description) -> None:
+    """Whoever reads it finds a title, a tag that is explained, and an example of each body."""
+    tags = {tag["name"] for tag in description.document["tags"] if tag["description"]}
+    used = set()
+    for path, method, operation in description.operations():
+        assert operation["summary"], (method, path)
+        used.update(operation["tags"])
+        bodies = [operation["requestBody"]] if "requestBody" in operation else []
+        for answer in operation["responses"].values():
+            bodies.append(description.resolve(answer))
+            assert bodies[-1]["description"], (method, path)
+        for body in bodies:
+            for media in body["content"].values():
+                assert "example" in media or "examples" in media, (method, path)
+    assert used == tags
+    for name, schema in description.document["components"]["schemas"].items():
+        assert "description" in schema, name
 
 
 RULE = {"profile_tag": "a/b", "kind": "override", "rule_id": "one"}
