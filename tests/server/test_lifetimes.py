@@ -4,6 +4,10 @@
 SEMANTICS 6 and 7.
 """
 
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from tests.server.cascade_helpers import (
     NOTIFY,
     SILENT,
     SIREN,
+    THING,
     Scene,
     device,
     fence_off,
@@ -218,6 +223,173 @@ def test_taking_the_module_out_and_putting_it_back(
     phone.wait_for(fence)
     assert phone.event_ids()[len(before) :] == [fence]
     assert disabled.pushes() == []
+
+
+# --- Data ---------------------------------------------------------------------------------------
+
+#: Where a user's device rules and tags, or their traces, can stand, and whose they are.
+PLACES = {
+    "synapse_msc3881_device_rules": "user_id",
+    "synapse_msc3881_pusher_tags": "user_id",
+    "pushers": "user_name",
+    "push_rules_stream": "user_id",
+}
+
+
+def traces(deployment: Deployment) -> set[str]:
+    """The tables and columns that hold anything that only the module writes."""
+    found = set()
+    for table, column in _text_columns(deployment):
+        rows = deployment.sql(f'SELECT "{column}" FROM "{table}"')
+        if any(re.search("msc3881|msc3837|device/phone", str(value)) for (value,) in rows):
+            found.add(f"{table}.{column}")
+    names = {table for table, _ in _text_columns(deployment)}
+    return found | {name for name in names if "msc3881" in name}
+
+
+def _text_columns(deployment: Deployment) -> list[tuple[str, str]]:
+    if deployment.kind == "sqlite":
+        tables = deployment.sql("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return [
+            (table, column)
+            for (table,) in tables
+            for (column,) in deployment.sql("SELECT name FROM pragma_table_info(?)", [table])
+        ]
+    return [
+        (str(table), str(column))
+        for table, column in deployment.sql(
+            "SELECT table_name, column_name FROM information_schema.columns"
+            " WHERE table_schema = 'public'"
+        )
+    ]
+
+
+def documented_sql(heading: str) -> list[str]:
+    """The statements in docs/admin-guide.md between a line that is given and the next text."""
+    text = (CHECKOUT / "docs" / "admin-guide.md").read_text()
+    block = re.search(rf"{re.escape(heading)}\n+```sql\n(.*?)```", text, re.DOTALL)
+    assert block is not None, heading
+    return [part.strip() for part in block[1].split(";") if part.strip()]
+
+
+def test_the_documented_statements_remove_all_traces(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    deployment = fresh_deployment()
+    scene = make_scene(deployment, gateway)
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+    scene.bob.put_rule("phone", "override", "thing", on_type(THING, SIREN))
+    phone = scene.device(["phone", "global"])
+    # One row that `global` notifies of too, and one that is there for the scope alone.
+    ours = [scene.message(), scene.thing()]
+    phone.wait_for(ours[-1])
+    wait_until_recorded(deployment, phone, ours[-1])
+    deployment.restart(with_module=False)
+    # And a row of Synapse's own.
+    native = scene.message("Native")
+    phone.wait_for(native)
+    before = _rows(deployment)
+    deployment.homeserver.stop()
+    # What stays is a week old at most: user ids under the name of the module's cache.
+    stays = {"cache_invalidation_stream_by_instance.cache_func"} & traces(deployment)
+    assert traces(deployment) - stays == {
+        "applied_module_schemas.module_name",
+        "event_push_actions.actions",
+        "push_rules_stream.rule_id",
+        "synapse_msc3881_device_rules",
+        "synapse_msc3881_pusher_tags",
+    }
+
+    for statement in documented_sql("To remove all of it:"):
+        deployment.sql(statement)
+    kind = "SQLite" if deployment.kind == "sqlite" else "PostgreSQL"
+    for statement in documented_sql(f"and then, on {kind}:"):
+        deployment.sql(statement)
+
+    assert traces(deployment) == stays
+    after = _rows(deployment)
+    assert after.keys() == before.keys() - {ours[1]}
+    assert after[native] == before[native]
+    assert json.loads(after[ours[0]]) == json.loads(before[ours[0]])[1:]
+    # Synapse goes on, with and without the module, as if it had never been there.
+    deployment.homeserver.start()
+    listed = scene.bob.call("GET", "/_matrix/client/v3/notifications")["notifications"]
+    assert {entry["event"]["event_id"] for entry in listed} >= {native, ours[0]}
+    since = scene.bob.sync()["next_batch"]
+    scene.bob.put_rule("global", "room", scene.room, on_all(SILENT))
+    changed = scene.bob.sync(since=since)["account_data"]["events"]
+    assert "m.push_rules" in {event["type"] for event in changed}
+    deployment.restart(with_module=True)
+    assert "device" not in scene.bob.get_rules()
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+
+
+def _rows(deployment: Deployment) -> dict[str, str]:
+    return dict(deployment.sql("SELECT event_id, actions FROM event_push_actions"))
+
+
+def test_a_user_gets_their_data_and_an_export_of_synapse_does_not_hold_it(
+    fresh_deployment: FreshDeployment, gateway: Gateway, tmp_path: Path
+) -> None:
+    deployment = fresh_deployment()
+    scene = make_scene(deployment, gateway)
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+    phone = scene.device(["phone", "global"])
+
+    rules = scene.bob.get_rules()
+    assert rules["device"]["phone"]["room"][0]["rule_id"] == scene.room
+    where = f"/_matrix/client/v3/user/{scene.bob.user_id}/account_data/m.push_rules"
+    assert scene.bob.call("GET", where) == rules
+    assert [pusher["profile_tags"] for pusher in scene.bob.get_pushers()] == [["phone", "global"]]
+    assert phone.stored() is not None
+
+    admin = deployment.homeserver.register("admin", admin=True)
+    users = f"/_synapse/admin/v1/users/{scene.bob.user_id}"
+    account_data = admin.call("GET", f"{users}/accountdata")
+    assert account_data == {"account_data": {"global": {}, "rooms": {}}}
+    (pusher,) = admin.call("GET", f"{users}/pushers")["pushers"]
+    assert "profile_tags" not in pusher
+
+    deployment.homeserver.stop()
+    exported = tmp_path / "export"
+    config = str(deployment.homeserver.config_file)
+    command = [sys.executable, "-m", "synapse.app.admin_cmd", "-c", config, "export-data"]
+    subprocess.run(
+        [*command, scene.bob.user_id, "--output-directory", str(exported)],
+        env=deployment.homeserver._environment(),
+        check=True,
+        capture_output=True,
+    )
+    files = [file.read_text() for file in exported.rglob("*") if file.is_file()]
+    assert any(scene.bob.user_id in text for text in files)
+    assert not any("siren" in text or "profile_tags" in text for text in files)
+
+
+def test_erasing_a_user_leaves_only_what_synapse_leaves(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    deployment = fresh_deployment()
+    scene = make_scene(deployment, gateway)
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+    phone = scene.device(["phone", "global"])
+    event_id = scene.message()
+    phone.wait_for(event_id)
+    for table, column in PLACES.items():
+        assert _count(deployment, table, column, scene.bob) > 0, table
+
+    admin = deployment.homeserver.register("admin", admin=True)
+    where = f"/_synapse/admin/v1/deactivate/{scene.bob.user_id}"
+    admin.call("POST", where, {"erase": True})
+
+    for table, column in PLACES.items():
+        assert _count(deployment, table, column, scene.bob) == 0, table
+    # Synapse's own rows of what was pushed, with what it decided, go when it rotates them.
+    assert _count(deployment, "event_push_actions", "user_id", scene.bob) == 1
+
+
+def _count(deployment: Deployment, table: str, column: str, user: Session) -> int:
+    ((count,),) = deployment.sql(f"SELECT COUNT(*) FROM {table} WHERE {column} = ?", [user.user_id])
+    return int(count)
 
 
 # --- A bad config -------------------------------------------------------------------------------
