@@ -21,6 +21,7 @@ import attr
 import pytest
 
 from synapse_msc3881.demo.client import Session
+from synapse_msc3881.tested import TESTED_VERSIONS
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 
@@ -212,6 +213,13 @@ def test_links_lead_somewhere(document: Path) -> None:
         if not linked.exists() or (heading and heading not in headings(linked.read_text())):
             missing.append(target)
     assert missing == []
+
+
+def test_the_dockerfile_is_the_documented_one() -> None:
+    dockerfile = (ROOT / "docs" / "examples" / "docker" / "Dockerfile").read_text()
+    for document in (ROOT / "README.md", ROOT / "docs" / "admin-guide.md"):
+        assert f"```dockerfile\n{dockerfile}```" in document.read_text()
+    assert f":v{TESTED_VERSIONS[-1]}\n" in dockerfile
 
 
 def headings(text: str) -> Sequence[str]:
