@@ -387,6 +387,26 @@ def test_erasing_a_user_leaves_only_what_synapse_leaves(
     assert _count(deployment, "event_push_actions", "user_id", scene.bob) == 1
 
 
+def test_who_is_deactivated_without_the_module_is_forgotten_at_its_next_start(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    deployment = fresh_deployment()
+    scene = make_scene(deployment, gateway)
+    for user in (scene.alice, scene.bob):
+        user.put_rule("phone", "room", scene.room, on_all(SIREN))
+        device(user, gateway, ["phone", "global"])
+    deployment.restart(with_module=False)
+    scene.bob.deactivate(PASSWORD)
+    assert rules_in_database(deployment, scene.bob) == 1
+
+    deployment.restart(with_module=True)
+
+    assert rules_in_database(deployment, scene.bob) == 0
+    assert tags_in_database(deployment, scene.bob) == {}
+    assert rules_in_database(deployment, scene.alice) == 1
+    assert len(tags_in_database(deployment, scene.alice)) == 1
+
+
 def _count(deployment: Deployment, table: str, column: str, user: Session) -> int:
     ((count,),) = deployment.sql(f"SELECT COUNT(*) FROM {table} WHERE {column} = ?", [user.user_id])
     return int(count)
