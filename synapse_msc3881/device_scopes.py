@@ -11,7 +11,7 @@ switching a pusher changes nothing that a process holds, and so can leave nothin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import attr
@@ -48,6 +48,8 @@ class HeldScopes:
         self.compiled: dict[str, Scopes] = {}
         # Tells whoever reads the database that what it read may be stale by now.
         self.invalidations = 0
+        #: Called when something changed of a user, on whichever process.
+        self.on_change: Callable[[], None] = lambda: None
         self._max_compiled = max_compiled
 
     def invalidate(self, key: tuple[str, ...]) -> None:
@@ -56,6 +58,7 @@ class HeldScopes:
         self.invalidations += 1
         self.users.add(user_id)
         self.compiled.pop(user_id, None)
+        self.on_change()
 
     def invalidate_all(self) -> None:
         """Forget all compiled scopes. Called by Synapse."""

@@ -19,7 +19,7 @@ from typing import Any
 import attr
 
 from synapse_msc3881.device_scopes import DeviceScopes, Failed
-from synapse_msc3881.metrics import Failures
+from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.outcomes import FAILED, with_outcomes
 from synapse_msc3881.prefilter import searchable
 from synapse_msc3881.profile_tags import GLOBAL, Action, Match
@@ -176,7 +176,9 @@ class Evaluation:
         compiler: RuleCompiler,
         spending: Spending,
         failures: Failures,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._scopes = scopes
         self._compiler = compiler
         self._spending = spending
@@ -261,6 +263,7 @@ class Evaluation:
     ) -> Collection[Action]:
         if scopes.are_many:
             run.start()
+        self._metrics.evaluated(len(scopes.scopes))
         outcomes = match_scopes(scopes, run, event)
         if not outcomes:
             return actions

@@ -15,7 +15,7 @@ import attr
 from synapse.api.errors import StoreError
 
 from synapse_msc3881 import seams
-from synapse_msc3881.metrics import Failures
+from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.profile_tags import Action, Decision
 from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey
@@ -55,8 +55,14 @@ class Backlog:
     """
 
     def __init__(
-        self, key: PusherKey, tags: Sequence[str], rows: PushActionStore, failures: Failures
+        self,
+        key: PusherKey,
+        tags: Sequence[str],
+        rows: PushActionStore,
+        failures: Failures,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._key = key
         self._tags = tags
         self._rows = rows
@@ -99,6 +105,7 @@ class Backlog:
         )
         for row in rows:
             decision = self._decide(row)
+            self._metrics.decided(decision)
             if decision is not None and decision.pushes:
                 self._waiting.append(DecidedRow(row, list(decision.actions)))
             else:

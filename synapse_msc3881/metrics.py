@@ -4,17 +4,112 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
+
+from synapse_msc3881 import __version__
+from synapse_msc3881.profile_tags import GLOBAL
+
+if TYPE_CHECKING:
+    from synapse_msc3881.profile_tags import Decision
 
 logger = logging.getLogger("synapse_msc3881")
+
+# One process may run several homeservers, so each metric has the label that Synapse's have.
+_SERVER_NAME = "server_name"
 
 _fallbacks = Counter(
     "synapse_msc3881_fallbacks",
     "Times the module failed at something and did what Synapse does instead, by seam",
-    labelnames=["seam", "server_name"],
+    labelnames=["seam", _SERVER_NAME],
 )
+_scopes_evaluated = Counter(
+    "synapse_msc3881_scopes_evaluated",
+    "Device scopes that were evaluated for an event and a user",
+    labelnames=[_SERVER_NAME],
+)
+_decisions = Counter(
+    "synapse_msc3881_push_decisions",
+    "What pushers with profile tags decided about events that were recorded for their user",
+    labelnames=["outcome", _SERVER_NAME],
+)
+_users = Gauge(
+    "synapse_msc3881_users_with_device_rules",
+    "Users who have a push rule in a device scope",
+    labelnames=[_SERVER_NAME],
+)
+_pushers = Gauge(
+    "synapse_msc3881_pushers",
+    "Pushers that are stored, by whether they are enabled and have other tags than the default",
+    labelnames=["enabled", "profile_tags", _SERVER_NAME],
+)
+_info = Gauge(
+    "synapse_msc3881_info",
+    "Always 1, on each process that has the module; its version",
+    labelnames=["version", _SERVER_NAME],
+)
+
+#: Where the module can fail, as the docs explain it.
+SEAMS = ("load", "compile", "evaluate", "fire", "read", "explain", "copy")
+
+_BY_DEVICE_SCOPE = ("silenced_by_device_scope", "pushed_by_device_scope")
+_BY_GLOBAL = ("silenced_by_global", "pushed_by_global")
+_NO_MATCH = "no_match"
+
+
+class Metrics:
+    """What is counted of one homeserver on this process.
+
+    All series but those of `show_stored` are there from the start, at 0: Prometheus does not see
+    the first step of one that appears later.
+    """
+
+    def __init__(self, server_name: str) -> None:
+        """
+        Args:
+            server_name: the homeserver's name, the label of its metrics.
+        """
+        self._server_name = server_name
+        self._decisions = {
+            outcome: _decisions.labels(outcome, server_name)
+            for outcome in (*_BY_DEVICE_SCOPE, *_BY_GLOBAL, _NO_MATCH)
+        }
+        self._scopes_evaluated = _scopes_evaluated.labels(server_name)
+        for seam in SEAMS:
+            _fallbacks.labels(seam, server_name)
+        _info.labels(__version__, server_name).set(1)
+
+    def fell_back(self, seam: str) -> None:
+        """Count a failure of the module's own."""
+        _fallbacks.labels(seam, self._server_name).inc()
+
+    def evaluated(self, scopes: int) -> None:
+        """Count device scopes that were evaluated for an event and a user."""
+        self._scopes_evaluated.inc(scopes)
+
+    def decided(self, decision: Decision | None) -> None:
+        """Count what a pusher with profile tags decided about an event."""
+        outcome = _NO_MATCH
+        if decision is not None:
+            by = _BY_GLOBAL if decision.scope == GLOBAL else _BY_DEVICE_SCOPE
+            outcome = by[decision.pushes]
+        self._decisions[outcome].inc()
+
+    def show_stored(self, users: int, pushers: Mapping[tuple[bool, bool], int]) -> None:
+        """Show what is stored. Only one process may, so that none counts it twice.
+
+        Args:
+            users: the users with device rules.
+            pushers: how many there are, by whether they are enabled and have profile tags.
+        """
+        _users.labels(self._server_name).set(users)
+        for enabled in (True, False):
+            for tagged in (True, False):
+                labels = str(enabled).lower(), str(tagged).lower(), self._server_name
+                _pushers.labels(*labels).set(pushers.get((enabled, tagged), 0))
+
 
 #: A user whose rules keep failing is logged once in this time, so that the log does not fill.
 LOG_INTERVAL_SECONDS = 3600
@@ -24,13 +119,13 @@ _MAX_REMEMBERED = 10_000
 class Failures:
     """Reports the module's own failures: each counted, each user and seam logged once an hour."""
 
-    def __init__(self, server_name: str, now: Callable[[], float]) -> None:
+    def __init__(self, metrics: Metrics, now: Callable[[], float]) -> None:
         """
         Args:
-            server_name: the homeserver's name, the label of its metrics.
+            metrics: where they are counted.
             now: the time in seconds.
         """
-        self._server_name = server_name
+        self._metrics = metrics
         self._now = now
         self._logged: dict[tuple[str, str], float] = {}
 
@@ -38,13 +133,12 @@ class Failures:
         """Count a failure, and log it unless the same was logged within the hour.
 
         Args:
-            seam: where it failed: "load", "compile", "evaluate", "fire", "read", "explain" or
-                "copy".
+            seam: where it failed, one of `SEAMS`.
             user_id: whom it concerns.
             error: what was raised.
             instead: what is done instead, for the log.
         """
-        _fallbacks.labels(seam=seam, server_name=self._server_name).inc()
+        self._metrics.fell_back(seam)
         if not self._is_due((seam, user_id)):
             return
         # The error's text may quote a user's rule, so it is for debugging only.

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from synapse.module_api import ModuleApi
 
 from synapse_msc3881 import seams
+from synapse_msc3881.census import Census
 from synapse_msc3881.config import Config, parse_config
 from synapse_msc3881.device_scopes import DeviceScopes, HeldScopes
 from synapse_msc3881.evaluation import Evaluation, wrap_evaluator
-from synapse_msc3881.metrics import Failures
+from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.push_rules import DevicePushRules
 from synapse_msc3881.pushers import Pushers
 from synapse_msc3881.rest.explain import ExplainServlet
@@ -26,6 +27,7 @@ from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.migrations import prepare_tables
 from synapse_msc3881.storage.push_actions import PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
+from synapse_msc3881.storage.stored_counts import StoredCounts
 
 if TYPE_CHECKING:
     from synapse.http.server import HttpServer
@@ -60,7 +62,8 @@ class PusherControl:
         seams.verify(hs)
         held = HeldScopes(prepare_tables(hs))
         cache = seams.CrossProcessCache(hs, "synapse_msc3881.device_scopes", held)
-        self.failures = failures = Failures(hs.hostname, hs.get_clock().time)
+        metrics = Metrics(hs.hostname)
+        self.failures = failures = Failures(metrics, hs.get_clock().time)
         compiler = seams.RuleCompiler(hs)
         spending = Spending()
 
@@ -68,15 +71,19 @@ class PusherControl:
         tags = PusherTagStore(hs, cache.invalidate_txn, failures)
         scopes = DeviceScopes(held, rules, tags, compiler.compile, spending, failures)
         self.push_rules = DevicePushRules(rules, failures)
-        self.pushers = Pushers(hs, tags, scopes, PushActionStore(hs), failures)
+        census = Census(StoredCounts(hs), metrics, api.delayed_background_call)
+        self.pushers = Pushers(hs, tags, scopes, PushActionStore(hs), failures, metrics, census)
 
-        _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures))
+        _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures, metrics))
         _install_pushers(hs, self.pushers)
         _install_push_rules(hs, self.push_rules)
         seams.register_servlets(_register_servlets)
         api.register_third_party_rules_callbacks(
             on_user_deactivation_status_changed=self._on_deactivation
         )
+        if hs.config.worker.worker_app is None:  # One process counts, and hears of each change.
+            held.on_change = census.changed
+            census.changed()
         setattr(hs, _ATTRIBUTE, self)
 
     @staticmethod

@@ -20,6 +20,9 @@ from synapse_msc3881.storage.pusher_tags import PusherKey, PusherTagStore
 if TYPE_CHECKING:
     from synapse.server import HomeServer
 
+    from synapse_msc3881.census import Census
+    from synapse_msc3881.metrics import Metrics
+
 # The tags that the request under way sets. Synapse checks everything else first, and calls
 # `add_pusher` in the same coroutine once nothing can be refused any more.
 _tags_to_store: ContextVar[tuple[str, ...] | None] = ContextVar("msc3837_tags", default=None)
@@ -47,7 +50,11 @@ class Pushers:
         scopes: DeviceScopes,
         push_actions: PushActionStore,
         failures: Failures,
+        metrics: Metrics,
+        census: Census,
     ) -> None:
+        self._metrics = metrics
+        self._census = census
         self._hs = hs
         self._tags = tags
         self._scopes = scopes
@@ -79,6 +86,7 @@ class Pushers:
             tags = _tags_to_store.get()
             if tags is None:  # Synapse itself adds a pusher, say for e-mail at registration.
                 await native(*args, **kwargs)
+                self._census.changed()
                 return
             key = PusherKey(kwargs["user_id"], kwargs["app_id"], kwargs["pushkey"])
             # First, so that whoever reads the pusher finds its tags.
@@ -91,6 +99,7 @@ class Pushers:
                 if tags != previous:
                     await self._tags.put(key, previous)
                 raise
+            self._census.changed()
 
         return add_pusher
 
@@ -124,6 +133,7 @@ class Pushers:
             app_id: str, pushkey: str, user_id: str
         ) -> None:
             await native(app_id, pushkey, user_id)
+            self._census.changed()
             await self._tags.delete(PusherKey(user_id, app_id, pushkey))
 
         return delete_pusher_by_app_id_pushkey_user_id
@@ -133,6 +143,7 @@ class Pushers:
 
         async def delete_all_pushers_for_user(user_id: str) -> None:
             await native(user_id)
+            self._census.changed()
             await self._tags.delete_all(user_id)
 
         return delete_all_pushers_for_user
@@ -177,7 +188,7 @@ class Pushers:
         tags = profile_tags_of(config)
         backlog = None
         if tags != DEFAULT_TAGS:
-            backlog = Backlog(key, tags, self._push_actions, self._failures)
+            backlog = Backlog(key, tags, self._push_actions, self._failures, self._metrics)
         switch = self._switch_of(key)
         store = PusherStore(pusher.store, pusher, switch, backlog)
         pusher.store = store  # type: ignore[assignment]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from synapse_msc3881.device_scopes import DeviceScopes, Failed, HeldScopes
-from synapse_msc3881.metrics import Failures
+from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.rulesets import DeviceRule, UserScopes
 from synapse_msc3881.spending import MAX_DEBT_SECONDS, SECONDS_PER_EVENT, Spending
 
@@ -111,7 +111,7 @@ class Process:
 
     def find(self, *users: str) -> dict[str, Any]:
         tables: Any = self.tables
-        failures = Failures("example.org", lambda: 0.0)
+        failures = Failures(Metrics("example.org"), lambda: 0.0)
         scopes = DeviceScopes(self.held, tables, tables, compile_rules, self.spending, failures)
         return dict(run(scopes.for_users(users)))
 

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from synapse.storage.databases.main.push_rule import _load_rules
 
 from synapse_msc3881.evaluation import Evaluation, EventScopes, ScopedEvaluator, StagedActions
-from synapse_msc3881.metrics import Failures
+from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.outcomes import FAILED, MARK
 from synapse_msc3881.rulesets import DeviceRule, compile_user
 from synapse_msc3881.spending import MAX_DEBT_SECONDS, Spending
@@ -42,9 +42,12 @@ class Server:
 
     def __attrs_post_init__(self) -> None:
         self.spending = Spending(self.clock)
-        failures = Failures(self.name, lambda: 0.0)
+        metrics = Metrics(self.name)
+        failures = Failures(metrics, lambda: 0.0)
         scopes: Any = None
-        self.evaluation = Evaluation(scopes, EXTENSIBLE_OFF.compiler, self.spending, failures)
+        self.evaluation = Evaluation(
+            scopes, EXTENSIBLE_OFF.compiler, self.spending, failures, metrics
+        )
 
     def evaluate(
         self,

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Counts the users with device rules, and all pushers, in two statements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attr
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+    from synapse.storage.database import LoggingTransaction
+
+_USERS = "SELECT COUNT(DISTINCT user_id) FROM synapse_msc3881_device_rules"
+
+_PUSHERS = """
+    SELECT COALESCE(p.enabled, TRUE), t.user_id IS NOT NULL, COUNT(*)
+    FROM pushers AS p
+    LEFT JOIN synapse_msc3881_pusher_tags AS t
+        ON t.user_id = p.user_name AND t.app_id = p.app_id AND t.pushkey = p.pushkey
+    GROUP BY 1, 2
+"""
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Stored:
+    """How much is stored.
+
+    Attributes:
+        users: the users with device rules.
+        pushers: how many there are, by whether they are enabled and have profile tags.
+    """
+
+    users: int
+    pushers: Mapping[tuple[bool, bool], int]
+
+
+class StoredCounts:
+    """Reads how much is stored."""
+
+    def __init__(self, hs: HomeServer) -> None:
+        self._db = hs.get_datastores().main.db_pool
+
+    async def read(self) -> Stored:
+        """Count; this goes through the tables."""
+
+        def read_txn(txn: LoggingTransaction) -> Stored:
+            txn.execute(_USERS)
+            ((users,),) = txn.fetchall()
+            txn.execute(_PUSHERS)
+            pushers = {(bool(on), bool(tagged)): count for on, tagged, count in txn.fetchall()}
+            return Stored(users, pushers)
+
+        return await self._db.runInteraction("msc3881_census", read_txn)
