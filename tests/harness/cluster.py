@@ -86,7 +86,7 @@ class ClusterHomeserver(Homeserver):
         # For each process the port of the other processes, and for some that of clients.
         self.replication_ports: dict[str, int] = {}
         self.worker_ports: dict[str, int] = {}
-        #: Further options of some workers; their `further_listeners` come after ours.
+        #: Further options of some workers; their `further_listeners` come before ours.
         self.worker_options: dict[str, JsonDict] = {}
         self._has_schema = False
         self._turn = itertools.count()
@@ -148,7 +148,8 @@ class ClusterHomeserver(Homeserver):
             ProcessError: one ended, or does not answer in time.
         """
         for name in names:
-            port = self.port if name == MAIN else self.replication_ports[name]
+            # The last listener to be opened: a process ends if it cannot open one before it.
+            port = self.replication_ports[name]
             self.children[name].wait_until(lambda port=port: _healthy(port), _START_SECONDS)  # type: ignore[misc]
 
     def stop(self) -> None:
@@ -294,13 +295,14 @@ class ClusterHomeserver(Homeserver):
 
     def worker_config(self, name: str) -> JsonDict:
         """The content of one worker's own file, which Synapse reads after homeserver.yaml."""
-        listeners = [
-            _listener(self.replication_ports[name], ["health", "metrics", "replication"]),
-        ]
+        options = dict(self.worker_options.get(name, {}))
+        listeners = list(options.pop("further_listeners", []))
         if WORKERS[name]:
             listeners.append(_listener(self.worker_ports[name], WORKERS[name]))
-        options = dict(self.worker_options.get(name, {}))
-        listeners += options.pop("further_listeners", [])
+        # See wait().
+        listeners.append(
+            _listener(self.replication_ports[name], ["health", "metrics", "replication"])
+        )
         return {
             "worker_app": "synapse.app.generic_worker",
             "worker_name": name,
