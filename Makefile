@@ -98,6 +98,19 @@ types: python  ## Check the types
 	$(call venv,test$(comma)dev)
 	$(BIN)/mypy $(ARGS)
 
+# The theme says at each build that it is maintained until May 2027 only, which we know.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+.PHONY: docs
+docs: python  ## Build the documentation site, into site/
+	$(call venv,docs)
+	$(MKDOCS) build --clean $(ARGS)
+	@echo 'Built: site/index.html'
+
+.PHONY: docs-serve
+docs-serve: python  ## Serve the documentation site on loopback, and follow changes
+	$(call venv,docs)
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8000 $(ARGS)
+
 comma := ,
 
 .PHONY: check
@@ -105,7 +118,7 @@ check: lint types test  ## lint, types and test
 
 .PHONY: clean
 clean:  ## Remove all that make and the tools have made
-	rm -rf .venv .venv-* .tox .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist \
+	rm -rf .venv .venv-* .tox .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site \
 	    $(JS)/node_modules
 	find synapse_msc3881 tests scripts -name __pycache__ -prune -exec rm -rf {} +
 

@@ -27,7 +27,7 @@ from tests.harness.deployment import Deployment
 
 ROOT = Path(__file__).parent.parent.parent
 WITH_EXAMPLES = [ROOT / "docs" / "client-api.md", ROOT / "docs" / "client-authors.md"]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 #: The servers that examples are sent to, by their `Host`, as options of Deployment.
 SERVERS: dict[str | None, dict[str, Any]] = {
@@ -201,7 +201,7 @@ def test_a_difference_is_seen(expected: Any, found: Any, differs: bool) -> None:
     assert bool(differences(expected, found)) is differs
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     text = document.read_text()
     missing = []
