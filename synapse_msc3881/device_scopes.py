@@ -114,7 +114,7 @@ class DeviceScopes:
         if missing:
             found.update(await self._load(missing))
         for user_id in refused:
-            self._failures.report("evaluate", user_id, TooCostlyError(), _INSTEAD)
+            self._failures.report("cost", user_id, TooCostlyError(), _INSTEAD)
             found[user_id] = Failed()
         return found
 

@@ -247,7 +247,8 @@ class Evaluation:
             raise
         except BaseException as error:  # noqa: BLE001
             # A panic in Rust is no Exception, and must not fail the event either.
-            self._failures.report("evaluate", user[0], error, "this event goes by `global`")
+            seam = "cost" if isinstance(error, TooCostlyError) else "evaluate"
+            self._failures.report(seam, user[0], error, "this event goes by `global`")
             return self._failed(actions)
         finally:
             if run is not None:

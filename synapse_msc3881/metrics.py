@@ -52,7 +52,7 @@ _info = Gauge(
 )
 
 #: Where the module can fail, as the docs explain it.
-SEAMS = ("load", "compile", "evaluate", "fire", "read", "explain", "copy")
+SEAMS = ("load", "compile", "evaluate", "cost", "fire", "read", "explain", "copy")
 
 _BY_DEVICE_SCOPE = ("silenced_by_device_scope", "pushed_by_device_scope")
 _BY_GLOBAL = ("silenced_by_global", "pushed_by_global")

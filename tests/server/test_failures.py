@@ -217,13 +217,13 @@ def test_a_user_whose_rules_cost_too_much_goes_by_global_until_that_is_made_up_f
     for n in range(COSTLY_RULES):
         rule = {"conditions": [condition], "actions": SILENT}
         scene.bob.put_rule("phone", "override", f"costly-{n}", rule)
-    before = fallbacks(breaking, "evaluate")
+    before = fallbacks(breaking, "cost")
 
     event_ids = [scene.message(COSTLY_BODY) for _ in range(3)]
 
     assert [sound(phone, event_id) for event_id in event_ids] == ["bell"] * 3
-    assert fallbacks(breaking, "evaluate") - before >= 3
-    lines = log_lines(breaking, scene, "evaluate")
+    assert fallbacks(breaking, "cost") - before >= 3
+    lines = log_lines(breaking, scene, "cost")
     assert 1 <= len(lines) <= (2 if isinstance(breaking.homeserver, ClusterHomeserver) else 1)
     assert all("TooCostlyError" in line for line in lines)
     # Nobody else is concerned.

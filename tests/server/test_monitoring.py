@@ -330,7 +330,12 @@ def is_selected(sample: Sample, selector: Any) -> bool:
         return False
     for matcher in selector.matchers.matchers:
         if matcher.name not in OF_PROMETHEUS:
-            assert matcher.op == promql_parser.MatchOp.Re
-            if not re.fullmatch(matcher.value, sample.labels.get(matcher.name, "")):
+            value = sample.labels.get(matcher.name, "")
+            if matcher.op == promql_parser.MatchOp.NotEqual:
+                selected = value != matcher.value
+            else:
+                assert matcher.op == promql_parser.MatchOp.Re
+                selected = re.fullmatch(matcher.value, value) is not None
+            if not selected:
                 return False
     return True

@@ -65,7 +65,7 @@ class Server:
         return list(actions.stored if isinstance(actions, StagedActions) else actions)
 
     def fallbacks(self) -> float:
-        labels = {"seam": "evaluate", "server_name": self.name}
+        labels = {"seam": "cost", "server_name": self.name}
         return REGISTRY.get_sample_value("synapse_msc3881_fallbacks_total", labels) or 0.0
 
 
