@@ -405,6 +405,12 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("key", "per_second", "burst_count"),
     ),
     Seam(
+        "synapse.util.async_helpers:Linearizer",
+        "`queue(key)` is an async context manager, one at a time for each key; since 1.140 it wants "
+        "the clock, which older ones take too",
+        parameters=("name", "clock"),
+    ),
+    Seam(
         "synapse.util.threepids:canonicalise_email",
         "raises ValueError for what is no e-mail address",
         parameters=("address",),
