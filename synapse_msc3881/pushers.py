@@ -235,7 +235,14 @@ def _columns(key: PusherKey) -> Mapping[str, str]:
 def _tagged(
     pushers: Iterable[seams.PusherConfig], tags: Mapping[PusherKey, tuple[str, ...]]
 ) -> Iterator[seams.PusherConfig]:
+    if not tags:
+        yield from pushers
+        return
+    names = [field.name for field in attr.fields(seams.PusherConfig)]
     for pusher in pushers:
-        key = PusherKey(pusher.user_name, pusher.app_id, pusher.pushkey)
-        native = {field.name: getattr(pusher, field.name) for field in attr.fields(type(pusher))}
-        yield TaggedPusherConfig(**native, profile_tags=tags[key]) if key in tags else pusher
+        listed = tags.get(PusherKey(pusher.user_name, pusher.app_id, pusher.pushkey))
+        if listed is None:
+            yield pusher
+        else:
+            native = {name: getattr(pusher, name) for name in names}
+            yield TaggedPusherConfig(**native, profile_tags=listed)

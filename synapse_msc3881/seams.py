@@ -406,8 +406,8 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.util.async_helpers:Linearizer",
-        "`queue(key)` is an async context manager, one at a time for each key; since 1.140 it wants "
-        "the clock, which older ones take too",
+        "`queue(key)` is an async context manager, one at a time for each key; since 1.140 it "
+        "wants the clock, which older ones take too",
         parameters=("name", "clock"),
     ),
     Seam(

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import attr
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synapse_msc3881.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.rulesets import to_json
@@ -22,9 +20,8 @@ if TYPE_CHECKING:
 _BATCH = 500
 
 
-@attr.s(auto_attribs=True, frozen=True, slots=True)
-class PusherKey:
-    """What names a pusher."""
+class PusherKey(NamedTuple):
+    """What names a pusher. A tuple, since one is made for each pusher at startup."""
 
     user_id: str
     app_id: str
@@ -111,7 +108,7 @@ class PusherTagStore:
                     ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET
                         profile_tags = EXCLUDED.profile_tags
                     """,
-                    (*_args(key), to_json(list(tags))),
+                    (*key, to_json(list(tags))),
                 )
             self._invalidate_txn(txn, key.user_id)
 
@@ -156,13 +153,9 @@ def parse_stored_tags(stored: str) -> tuple[str, ...]:
     return tuple(parsed) or DEFAULT_TAGS
 
 
-def _args(key: PusherKey) -> tuple[str, str, str]:
-    return key.user_id, key.app_id, key.pushkey
-
-
 def _delete_txn(txn: LoggingTransaction, key: PusherKey) -> bool:
     txn.execute(
         "DELETE FROM synapse_msc3881_pusher_tags WHERE user_id = ? AND app_id = ? AND pushkey = ?",
-        _args(key),
+        key,
     )
     return bool(txn.rowcount)
