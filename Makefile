@@ -71,6 +71,11 @@ fuzz: python  ## Try new inputs, for FUZZ_SECONDS in each of the fuzz tests
 	$(call venv,test)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 0 --deployments sqlite tests/fuzz $(ARGS)
 
+.PHONY: bench
+bench: python  ## Measure what the module costs, against a vanilla Synapse
+	$(call venv,test)
+	$(BIN)/python -m tests.bench $(ARGS)
+
 .PHONY: synapse-suite
 synapse-suite: python  ## Run Synapse's own push tests, without and with the module
 	$(call venv,test)

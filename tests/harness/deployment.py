@@ -3,8 +3,9 @@
 
 import re
 import secrets
+import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ KINDS = ("sqlite", "postgres", "cluster")
 _PACKAGE_PARENT = Path(synapse_msc3881.__file__).parent.parent
 # It also runs modules that are here for tests only.
 CHECKOUT = Path(__file__).parent.parent.parent
+
+_SQLITE = "homeserver.db"
 
 # Twisted logs that it was asked to stop, and cannot where that interrupts another line of the log.
 _INTERRUPTED_LOGGING = "^logging during logging"
@@ -45,6 +48,7 @@ class Deployment:
         extra: further top-level options of homeserver.yaml.
         further_modules: what comes after ours in its `modules`.
         server_name: the part of user ids after the colon.
+        copy_of: a stopped deployment of the same kind, whose data it starts with a copy of.
     """
 
     kind: str
@@ -55,15 +59,29 @@ class Deployment:
     extra: Mapping[str, Any] = attr.ib(factory=dict)
     further_modules: Sequence[JsonDict] = ()
     server_name: str = "synapse.test"
+    copy_of: "Deployment | None" = None
     homeserver: Homeserver = attr.ib(init=False)
     _database: Database | None = attr.ib(default=None, init=False)
+    _prepared: bool = attr.ib(default=False, init=False)
     _log_checked: int = attr.ib(default=0, init=False)
     _allowed_in_log: list[str] = attr.ib(factory=lambda: [_INTERRUPTED_LOGGING], init=False)
 
-    def start(self) -> Self:
+    def prepare(self) -> Self:
+        """Make the database, for `sql()` and `insert()` before the start; once is enough."""
+        if self._prepared:
+            return self
+        self._prepared = True
         if self.kind != "sqlite":
             assert self.postgres is not None, "this kind needs a PostgreSQL server"
-            self._database = self.postgres.create_database()
+            original = self.copy_of._database if self.copy_of else None
+            self._database = self.postgres.create_database(original)
+        elif self.copy_of:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.copy_of.directory / _SQLITE, self.directory / _SQLITE)
+        return self
+
+    def start(self) -> Self:
+        self.prepare()
         self.homeserver = self._make_homeserver()
         self.homeserver.start()
         return self
@@ -128,9 +146,21 @@ class Deployment:
         """
         if self._database is not None:
             return self._database.execute(statement.replace("?", "%s"), parameters)
-        file = self.directory / "homeserver.db"
-        with closing(sqlite3.connect(file, timeout=30)) as connection, connection:
+        with closing(self._sqlite()) as connection, connection:
             return connection.execute(statement.replace("%%", "%"), parameters).fetchall()
+
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Insert many rows into a table from outside; best while the server is stopped."""
+        if self._database is not None:
+            self._database.insert(table, columns, rows)
+            return
+        marks = ", ".join("?" * len(columns))
+        statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+        with closing(self._sqlite()) as connection, connection:
+            connection.executemany(statement, rows)
+
+    def _sqlite(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.directory / _SQLITE, timeout=30)
 
     def metrics(self) -> str:
         return self.homeserver.metrics()

@@ -14,13 +14,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import attr
 import psycopg2
+import psycopg2.extras
 from typing_extensions import Self
 
 from synapse_msc3881.demo.client import JsonDict
@@ -132,11 +134,17 @@ class Postgres:
     def pid(self) -> int | None:
         return self._child.pid if self._child is not None else None
 
-    def create_database(self) -> "Database":
-        """A new empty database, with the collation that Synapse insists on."""
+    def create_database(self, copy_of: "Database | None" = None) -> "Database":
+        """A new database with the collation that Synapse insists on: empty, or a copy.
+
+        Args:
+            copy_of: the database to copy, to which nobody may be connected.
+        """
         name = f"synapse_{secrets.token_hex(6)}"
+        template = copy_of.name if copy_of else "template0"
         Database(host=str(self.directory), name="postgres").execute(
-            f"CREATE DATABASE {name} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+            f"CREATE DATABASE {name} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
+            f" TEMPLATE {template}"
         )
         return Database(host=str(self.directory), name=name)
 
@@ -214,7 +222,7 @@ class Database:
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement, with `%s` for parameters, and commit; return its rows, if any."""
-        connection = psycopg2.connect(host=self.host, dbname=self.name, user=_SUPERUSER)
+        connection = self._connect()
         try:
             # CREATE DATABASE does not run inside a transaction.
             connection.autocommit = True
@@ -223,3 +231,12 @@ class Database:
                 return list(cursor.fetchall()) if cursor.description else []
         finally:
             connection.close()
+
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Insert many rows into a table, in one transaction."""
+        with closing(self._connect()) as connection, connection, connection.cursor() as cursor:
+            statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES %s"
+            psycopg2.extras.execute_values(cursor, statement, rows, page_size=1000)
+
+    def _connect(self) -> "psycopg2.extensions.connection":
+        return psycopg2.connect(host=self.host, dbname=self.name, user=_SUPERUSER)

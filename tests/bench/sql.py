@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How many SQL statements a message costs, and how many calls in Python.
+
+These are exact, and a test compares them with vanilla Synapse (test_counts.py). What a server
+does at the same time by the clock is told apart from what a message causes by doing the same
+several times: of each kind of statement, the smallest number counts.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import attr
+
+from synapse_msc3881.demo.gateway import Gateway
+from tests.bench.population import Population, Room, RoomPlan, pushkey
+from tests.bench.results import Count
+from tests.bench.servers import Server, Workshop
+from tests.bench.sizes import Size
+from tests.bench.variants import IDLE, USED, VANILLA, Variant, content
+
+#: The number of pushers of the room in which statements are counted.
+PUSHERS = 3
+#: The sizes of the rooms in which calls are counted: the difference is what a member costs.
+FEW, MANY = 5, 25
+
+EVENT, PUSHES = "statements, event", "statements, pushes"
+#: Those of either that are ours; each in the place of one of Synapse's.
+OURS = "statements, ours"
+PYTHON, C = "Python calls", "C calls"
+
+#: Nobody in the room uses the module, others on the server do.
+ELSEWHERE = Variant("only others use it")
+
+# By the logging context that a statement runs for: sending and persisting, and pushing.
+_PATHS = {
+    "PUT": EVENT,
+    "persist_events": EVENT,
+    "on_new_notifications": PUSHES,
+    "httppush.process": PUSHES,
+}
+
+# Reads through a cache, made by whoever comes first: the pushes of a message, or the next one.
+_OF_NEITHER = ("get_partial_state_events",)
+# What the names of our transactions start with.
+_OUR_PREFIX = "msc38"
+
+_MESSAGES = 3
+
+
+def measure(workshop: Workshop, size: Size) -> list[Count]:
+    """Count in each variant, on each database."""
+    return [found for kind in size.kinds for found in count(workshop, kind)]
+
+
+def count(workshop: Workshop, kind: str) -> list[Count]:
+    """Count in each variant, on one database.
+
+    Returns:
+        For `VANILLA`, `IDLE`, `ELSEWHERE` and each of `USED`: the statements of one message in a
+        room with `PUSHERS` pushers. For the first three, the calls in rooms of `FEW` and `MANY`
+        members.
+    """
+    used = (ELSEWHERE, *USED)
+    rooms = [(variant, PUSHERS + 1) for variant in used] + [(ELSEWHERE, FEW), (ELSEWHERE, MANY)]
+    plans = [RoomPlan(_room(variant, members), members) for variant, members in rooms]
+    population = workshop.populate(kind, plans)
+    per_room = {_room(variant, members): variant for variant, members in rooms}
+    found = []
+    with Gateway() as gateway:
+        for server_variant, variants in ((VANILLA, [ELSEWHERE]), (IDLE, [ELSEWHERE]), (IDLE, used)):
+            with workshop.serve(
+                population,
+                server_variant,
+                per_room=per_room if variants is used else None,
+                gateway=gateway.url,
+                count_statements=True,
+            ) as server:
+                for variant in variants:
+                    name = variant.name if variants is used else server_variant.name
+                    is_silent = variants is used and variant.is_silent
+                    found += [
+                        Count(kind, PUSHERS + 1, name, quantity, number)
+                        for quantity, number in _statements(
+                            population.rooms[_room(variant, PUSHERS + 1)],
+                            server,
+                            gateway,
+                            is_silent,
+                        ).items()
+                    ]
+                    if variant is ELSEWHERE:
+                        found += _calls(population, server, kind, name)
+                    workshop.say(f"counted on {kind}: {name}")
+    return found
+
+
+def _room(variant: Variant, members: int) -> str:
+    return f"{variant.name}, {members} members"
+
+
+def _statements(room: Room, server: Server, gateway: Gateway, is_silent: bool) -> dict[str, int]:
+    """The statements of a message, by what they are for."""
+    counts: Counter[tuple[str, str]] | None = None
+    server.rest()
+    for number in range(_MESSAGES + 1):
+        before = statements_so_far(server)
+        gateway.clear()
+        event_id = server.sender.send(room.room_id, content())
+        server.wait_for_pushers(room.members)
+        pushed = sorted(push.pushkey for push in gateway.pushes() if push.event_id == event_id)
+        assert pushed == ([] if is_silent else sorted(map(pushkey, room.members)))
+        came = statements_so_far(server) - before
+        if number:  # Not the first one, which fills caches.
+            counts = came if counts is None else counts & came
+    assert counts is not None
+    sums = dict.fromkeys((EVENT, PUSHES, OURS), 0)
+    for (context, transaction), number in counts.items():
+        path = path_of(context, transaction)
+        if path is not None:
+            sums[path] += number
+        if transaction.startswith(_OUR_PREFIX):
+            sums[OURS] += number
+    return sums
+
+
+def path_of(context: str, transaction: str) -> str | None:
+    """Whether a statement belongs to an `EVENT` or to its `PUSHES`; None for neither."""
+    return None if transaction in _OF_NEITHER else _PATHS.get(context)
+
+
+def statements_so_far(server: Server) -> Counter[tuple[str, str]]:
+    """All SQL statements since the start, by logging context and transaction."""
+    return Counter(
+        {
+            (context, transaction): number
+            for context, transaction, number in server.ask("statements_so_far")["counts"]
+        }
+    )
+
+
+def _calls(population: Population, server: Server, kind: str, name: str) -> list[Count]:
+    found = []
+    for members in (FEW, MANY):
+        calls = server.ask(
+            "count_calls",
+            sender=population.sender.user_id,
+            room_id=population.rooms[_room(ELSEWHERE, members)].room_id,
+            content=content(),
+        )
+        found.append(Count(kind, members, name, PYTHON, calls["python"]))
+        found.append(Count(kind, members, name, C, calls["c"]))
+    return found
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class Calls:
+    """What a variant calls to evaluate one event.
+
+    Attributes:
+        once: whatever the number of members.
+        per_member: for each of them on top of that.
+    """
+
+    once: float
+    per_member: float
+
+
+def calls_of(counts: Sequence[Count], kind: str, variant: str, quantity: str) -> Calls:
+    """Split the calls of a variant into those that each member causes, and the others."""
+    by_members = {
+        count.members: count.value
+        for count in counts
+        if (count.where, count.variant, count.quantity) == (kind, variant, quantity)
+    }
+    per_member = (by_members[MANY] - by_members[FEW]) / (MANY - FEW)
+    return Calls(by_members[FEW] - per_member * (FEW - 1), per_member)
+
+
+def statements_of(counts: Sequence[Count], kind: str, variant: str, quantity: str) -> int:
+    """How many statements of that kind a message costs in a variant."""
+    (value,) = (
+        count.value
+        for count in counts
+        if (count.where, count.variant, count.quantity) == (kind, variant, quantity)
+    )
+    return value

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What must be the same as in a vanilla Synapse, exactly: SQL statements, and calls when idle."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from tests.bench import sql
+from tests.bench.results import Count
+from tests.bench.servers import Workshop
+from tests.bench.variants import ALL, ALL_MUTED, ALL_THREE_MATCHING, IDLE, USED, VANILLA, Variant
+
+PUSHING = [variant for variant in (IDLE, sql.ELSEWHERE, *USED) if not variant.is_silent]
+
+#: The calls that an event takes more, whatever the number of members: the wrappers of
+#: `bulk_get_push_rules`, of the evaluator's constructor and of `add_push_actions_to_staging`.
+ONCE = {
+    IDLE: {sql.PYTHON: 6, sql.C: 3},
+    # The intersection of the members with the users who use the module.
+    sql.ELSEWHERE: {sql.PYTHON: 6, sql.C: 4},
+}
+
+
+@pytest.fixture(scope="module")
+def counts(deployment_kind: str) -> Iterator[Sequence[Count]]:
+    with Workshop(print) as workshop:
+        yield sql.count(workshop, deployment_kind)
+
+
+def test_an_event_takes_no_further_statement(counts: Sequence[Count], deployment_kind: str) -> None:
+    vanilla = sql.statements_of(counts, deployment_kind, VANILLA.name, sql.EVENT)
+
+    assert vanilla > 10
+    assert {
+        variant.name: sql.statements_of(counts, deployment_kind, variant.name, sql.EVENT)
+        for variant in (IDLE, sql.ELSEWHERE, *USED)
+    } == dict.fromkeys((variant.name for variant in (IDLE, sql.ELSEWHERE, *USED)), vanilla)
+
+
+def test_a_push_takes_no_further_statement(counts: Sequence[Count], deployment_kind: str) -> None:
+    vanilla = sql.statements_of(counts, deployment_kind, VANILLA.name, sql.PUSHES)
+
+    assert vanilla > sql.PUSHERS
+    assert {
+        variant.name: sql.statements_of(counts, deployment_kind, variant.name, sql.PUSHES)
+        for variant in PUSHING
+    } == dict.fromkeys((variant.name for variant in PUSHING), vanilla)
+
+
+def test_no_statement_is_ours_when_idle(counts: Sequence[Count], deployment_kind: str) -> None:
+    assert sql.statements_of(counts, deployment_kind, IDLE.name, sql.OURS) == 0
+    # Where somebody uses the module: whose pushers to wake up.
+    assert sql.statements_of(counts, deployment_kind, sql.ELSEWHERE.name, sql.OURS) == 1
+    # And for each pusher with tags: the rows, and the receipts. None anywhere else.
+    ours = 1 + 2 * sql.PUSHERS
+    assert sql.statements_of(counts, deployment_kind, ALL.name, sql.OURS) == ours
+    assert sql.statements_of(counts, deployment_kind, ALL_THREE_MATCHING.name, sql.OURS) == ours
+
+
+def test_an_event_that_is_not_pushed_takes_two_statements_for_all_and_each_pusher(
+    counts: Sequence[Count], deployment_kind: str
+) -> None:
+    # One to find whose pushers to wake up; and each reads what there is.
+    assert sql.statements_of(counts, deployment_kind, ALL_MUTED.name, sql.PUSHES) == 1 + sql.PUSHERS
+
+
+@pytest.mark.parametrize("variant", [IDLE, sql.ELSEWHERE], ids=lambda variant: variant.name)
+def test_a_member_who_does_not_use_the_module_takes_no_further_call(
+    counts: Sequence[Count], deployment_kind: str, variant: Variant
+) -> None:
+    for quantity in (sql.PYTHON, sql.C):
+        vanilla = sql.calls_of(counts, deployment_kind, VANILLA.name, quantity)
+        with_module = sql.calls_of(counts, deployment_kind, variant.name, quantity)
+
+        assert vanilla.per_member > 0
+        assert with_module.per_member == vanilla.per_member, quantity
+    more = {
+        quantity: sql.calls_of(counts, deployment_kind, variant.name, quantity).once
+        - sql.calls_of(counts, deployment_kind, VANILLA.name, quantity).once
+        for quantity in (sql.PYTHON, sql.C)
+    }
+    assert more == ONCE[variant]
