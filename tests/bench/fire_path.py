@@ -11,6 +11,7 @@ from typing import Any
 
 from synapse_msc3881.demo.gateway import Gateway
 from synapse_msc3881.outcomes import with_outcomes
+from synapse_msc3881.profile_tags import Match
 from synapse_msc3881.rulesets import to_json
 from tests.bench import sql
 from tests.bench.population import Population, Room, RoomPlan
@@ -116,7 +117,8 @@ _COLUMNS = (
 
 def _rows(room: Room, after: int, count: int) -> Iterator[Sequence[Any]]:
     (user,) = room.members
-    actions = to_json(with_outcomes(["notify"], {MUTED.use.tags[0]: []}))
+    muted = Match([], f"room/{room.room_id}")
+    actions = to_json(with_outcomes(["notify"], {MUTED.use.tags[0]: muted}))
     for n in range(count):
         yield room.room_id, f"$dropped-{n}", user, actions, n, after + 1 + n, 1, 0, 0, "main"
 
