@@ -51,7 +51,6 @@ def comparisons() -> Iterator[tuple[Variant, Variant, str]]:
 SOME = (
     (VANILLA, IDLE, MENTIONS),
     (in_global(ALL_MATCHING), ALL_MATCHING, MENTIONS),
-    (VANILLA, ALL, LEGACY),
 )
 
 

@@ -58,6 +58,7 @@ def measure(workshop: Workshop, size: Size) -> Measurement:
         server.wait_for_pushers(
             [population.rooms[name_of(count)].members[0] for count in size.dropped]
         )
+        server.rest()
         rounds: list[dict[int, float]] = []
         for number in range(-1, size.rounds):
             order = dropped if number % 2 else dropped[::-1]
@@ -149,4 +150,5 @@ class _Course:
         for _ in range(messages):
             self._server.sender.send(self._population.rooms[room].room_id, content())
             # Each on its own: the pusher would take several at once.
+            self._server.rest()
             self._server.wait_for_pushers(self._population.rooms[room].members)

@@ -375,7 +375,10 @@ def _position(pusher: Any) -> int:
     """Up to where a pusher has dealt with the event stream."""
     position: int = pusher.last_stream_ordering
     backlog = getattr(pusher.store, "_backlog", None)
-    return max(position, backlog.walked_to) if backlog else position
+    # What it has decided to push and has not pushed is not dealt with.
+    if backlog is None or any(each.row.stream_ordering > position for each in backlog._waiting):
+        return position
+    return max(position, int(backlog.walked_to))
 
 
 def _device_rules(kind: str, count: int, tag: str) -> Iterator[DeviceRule]:

@@ -66,11 +66,12 @@ class Server:
         wait_until(is_at_rest, "the server at rest", 600)
 
     def wait_for_pushers(self, user_ids: Sequence[str]) -> None:
-        """Wait until the users' pushers have dealt with all events, and the server is at rest."""
-        while True:
-            self.rest()
-            if self.ask("pushers_are_done", user_ids=user_ids)["done"]:
-                return
+        """Wait until the users' pushers have dealt with all events."""
+        wait_until(
+            lambda: bool(self.ask("pushers_are_done", user_ids=user_ids)["done"]),
+            "the pushers done",
+            600,
+        )
 
     def _wants_a_processor(self) -> bool:
         for task in Path(f"/proc/{self.deployment.homeserver.pid}/task").iterdir():
