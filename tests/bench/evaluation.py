@@ -35,6 +35,8 @@ MENTIONS, LEGACY = "with m.mentions", "without m.mentions"
 # Enough for all caches to be filled, and for Python to have specialised the code.
 _WARM_UP = 5
 
+_MOST_WITH_A_WORD = 100
+
 
 def comparisons() -> Iterator[tuple[Variant, Variant, str]]:
     """What is compared: baseline, variant, and which messages."""
@@ -66,7 +68,7 @@ def measure(workshop: Workshop, size: Size) -> list[Comparison]:
         ):
             members = size.members if series == MENTIONS else size.legacy_members
             for count in members:
-                if _rules(variant, count) > size.most_rules:
+                if _takes_too_long(variant, count, size):
                     continue
                 made = _compare(population, population.rooms[str(count)], one, other, series, size)
                 ratios = ", ".join(f"{one.quantity} {one.ratio:.3f}" for one in made)
@@ -78,8 +80,12 @@ def measure(workshop: Workshop, size: Size) -> list[Comparison]:
     return found
 
 
-def _rules(variant: Variant, members: int) -> int:
-    return round(variant.share * members) * variant.use.scopes * variant.use.rules_each
+def _takes_too_long(variant: Variant, members: int, size: Size) -> bool:
+    # A regular expression for each member takes a millisecond.
+    if variant.use.matches == "word" and members > _MOST_WITH_A_WORD:
+        return True
+    rules = variant.share * members * variant.use.scopes * variant.use.rules_each
+    return rules > size.most_rules
 
 
 def _compare(

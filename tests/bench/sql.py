@@ -58,9 +58,9 @@ def count(workshop: Workshop, kind: str, using: Sequence[Variant] = USED) -> lis
     """Count in each variant, on one database.
 
     Returns:
-        For `VANILLA`, `IDLE`, `ELSEWHERE` and each of those `using` the module: the statements of one message in a
-        room with `PUSHERS` pushers. For the first three, the calls in rooms of `FEW` and `MANY`
-        members.
+        For `VANILLA`, `IDLE`, `ELSEWHERE` and each of those `using` the module: the statements of
+        one message in a room with `PUSHERS` pushers. For the first three, the calls in rooms of
+        `FEW` and `MANY` members.
     """
     used = (ELSEWHERE, *using)
     rooms = [(variant, PUSHERS + 1) for variant in used] + [(ELSEWHERE, FEW), (ELSEWHERE, MANY)]
