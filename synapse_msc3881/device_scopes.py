@@ -25,8 +25,10 @@ from synapse_msc3881.storage.pusher_tags import PusherTagStore
 if TYPE_CHECKING:
     from synapse_msc3881.rulesets import Compile, DeviceRule
 
-#: How many users' compiled scopes a process keeps. The oldest go first.
+#: How many users' compiled scopes a process keeps, and how many rules they may have together. The
+#: oldest go first.
 MAX_COMPILED = 20_000
+MAX_COMPILED_RULES = 500_000
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -43,7 +45,12 @@ Scopes = UserScopes | Failed | None
 class HeldScopes:
     """The users with profile tags, and the compiled scopes of some of them."""
 
-    def __init__(self, users: set[str], max_compiled: int = MAX_COMPILED) -> None:
+    def __init__(
+        self,
+        users: set[str],
+        max_compiled: int = MAX_COMPILED,
+        max_rules: int = MAX_COMPILED_RULES,
+    ) -> None:
         self.users = users
         self.compiled: dict[str, Scopes] = {}
         # Tells whoever reads the database that what it read may be stale by now.
@@ -51,26 +58,40 @@ class HeldScopes:
         #: Called when something changed of a user, on whichever process.
         self.on_change: Callable[[], None] = lambda: None
         self._max_compiled = max_compiled
+        self._max_rules = max_rules
+        self._rules = 0
 
     def invalidate(self, key: tuple[str, ...]) -> None:
         """Forget what is known of a user, who may have scopes now. Called by Synapse."""
         user_id = key[0]
         self.invalidations += 1
         self.users.add(user_id)
-        self.compiled.pop(user_id, None)
+        self._drop(user_id)
         self.on_change()
 
     def invalidate_all(self) -> None:
         """Forget all compiled scopes. Called by Synapse."""
         self.invalidations += 1
         self.compiled.clear()
+        self._rules = 0
 
     def keep(self, user_id: str, scopes: Scopes) -> None:
-        """Keep a user's compiled scopes."""
-        self.compiled.pop(user_id, None)
-        while len(self.compiled) >= self._max_compiled:
-            del self.compiled[next(iter(self.compiled))]
+        """Keep a user's compiled scopes, however large."""
+        self._drop(user_id)
+        rules = _size(scopes)
+        while self.compiled and (
+            len(self.compiled) >= self._max_compiled or self._rules + rules > self._max_rules
+        ):
+            self._drop(next(iter(self.compiled)))
         self.compiled[user_id] = scopes
+        self._rules += rules
+
+    def _drop(self, user_id: str) -> None:
+        self._rules -= _size(self.compiled.pop(user_id, None))
+
+
+def _size(scopes: Scopes) -> int:
+    return scopes.size if isinstance(scopes, UserScopes) else 0
 
 
 class DeviceScopes:

@@ -21,7 +21,7 @@ from typing import Any
 import attr
 
 from synapse_msc3881.prefilter import Needs, could_match, has_wildcard, hint_of, needs_of
-from synapse_msc3881.profile_tags import GLOBAL, Match
+from synapse_msc3881.profile_tags import GLOBAL, Actions, Match
 
 #: The kinds of rules, by falling priority, with Synapse's number for each.
 KINDS: Mapping[str, int] = {"override": 5, "content": 4, "room": 3, "sender": 2, "underride": 1}
@@ -83,7 +83,7 @@ def from_json(stored: str) -> Any:
         ValueError: it is no JSON, or holds what no client and no gateway could be sent: a number
             that JSON has not, or half a character. Python alone would accept these.
     """
-    value = json.loads(stored, parse_constant=_refuse)
+    value = _DECODER.decode(stored)
     if "\\ud" in stored.lower():
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
@@ -91,6 +91,10 @@ def from_json(stored: str) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+# Made once: `json.loads` would make one for each rule.
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _actions(stored: str) -> list[Any]:
@@ -188,8 +192,9 @@ class CompiledScope:
     groups: tuple[RuleGroup, ...]
     # The groups' rules, by mark.
     matches: tuple[Match, ...]
-    rooms: Mapping[object, Match]
-    senders: Mapping[object, Match]
+    # The actions of the others, by room and by sender. There may be many.
+    rooms: Mapping[object, Actions]
+    senders: Mapping[object, Actions]
 
     def match(self, run: Run, event: EventFacts) -> Match | None:
         """Find the scope's highest-priority matching rule.
@@ -201,9 +206,7 @@ class CompiledScope:
         Returns:
             That rule's match, with empty actions for a silent one; None where no rule matches.
         """
-        by_id = self.rooms.get(event.room_id)
-        if by_id is None:
-            by_id = self.senders.get(event.sender)
+        by_id = self._match_by_id(event)
         for group in self.groups:
             if by_id is not None and not group.before_room:
                 break
@@ -212,6 +215,18 @@ class CompiledScope:
                 if mark is not None:
                     return self.matches[mark]
         return by_id
+
+    def _match_by_id(self, event: EventFacts) -> Match | None:
+        actions = self.rooms.get(event.room_id)
+        if actions is not None:
+            return Match(actions, f"room/{event.room_id}")
+        actions = self.senders.get(event.sender)
+        return None if actions is None else Match(actions, f"sender/{event.sender}")
+
+    @property
+    def size(self) -> int:
+        """How many rules it has."""
+        return len(self.matches) + len(self.rooms) + len(self.senders)
 
 
 def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> CompiledScope | None:
@@ -277,8 +292,16 @@ def _split(rules: Sequence[DeviceRule]) -> Iterator[list[tuple[DeviceRule, Any]]
         yield group
 
 
-def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Match]:
-    return {rule.rule_id: _match(rule) for rule in rules if rule.kind == kind}
+def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Actions]:
+    # Most have the same actions: muted rooms, for one.
+    parsed: dict[str, Actions] = {}
+    found: dict[object, Actions] = {}
+    for rule in rules:
+        if rule.kind == kind:
+            if rule.actions not in parsed:
+                parsed[rule.actions] = _actions(rule.actions)
+            found[rule.rule_id] = parsed[rule.actions]
+    return found
 
 
 def _match(rule: DeviceRule) -> Match:
@@ -311,6 +334,11 @@ class UserScopes:
     needs_global_match: bool
     # The user's `global` rules and the same with marks, compiled when first needed.
     _marked_global: tuple[CompiledRules, CompiledRules] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many rules are compiled."""
+        return sum(scope.size for scope in self.scopes.values())
 
     def could_match(self, event: EventFacts) -> bool:
         """Whether any rule could match the event: a quick no for most events."""

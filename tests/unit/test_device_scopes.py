@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from synapse_msc3881.device_scopes import DeviceScopes, Failed, HeldScopes
 from synapse_msc3881.metrics import Failures, Metrics
-from synapse_msc3881.rulesets import DeviceRule, UserScopes
+from synapse_msc3881.profile_tags import Actions
+from synapse_msc3881.rulesets import CompiledScope, DeviceRule, UserScopes
 from synapse_msc3881.spending import MAX_DEBT_SECONDS, SECONDS_PER_EVENT, Spending
 
 T = TypeVar("T")
@@ -73,6 +74,31 @@ def test_the_oldest_scopes_go_first() -> None:
     for user in ("a", "b", "c"):
         held.keep(user, None)
     assert list(held.compiled) == ["b", "c"]
+
+
+def scopes_of(number: int) -> UserScopes:
+    """Compiled scopes with so many rules."""
+    actions: dict[object, Actions] = {f"!{n}": ["notify"] for n in range(number)}
+    scope = CompiledScope(groups=(), matches=(), rooms=actions, senders={})
+    return UserScopes({"phone": scope}, hints=(), are_many=False, needs_global_match=False)
+
+
+def test_the_rules_of_all_are_bounded_too() -> None:
+    held = HeldScopes(set(), max_compiled=100, max_rules=10)
+    for user, rules in (("a", 4), ("b", 4), ("c", 2), ("d", 1)):
+        held.keep(user, scopes_of(rules))
+    assert list(held.compiled) == ["b", "c", "d"]
+    # One that is written again counts once, and one that is too large by itself is kept alone.
+    held.keep("b", scopes_of(7))
+    assert list(held.compiled) == ["c", "d", "b"]
+    held.keep("e", scopes_of(11))
+    assert list(held.compiled) == ["e"]
+    held.invalidate(("e",))
+    held.keep("f", scopes_of(10))
+    held.invalidate_all()
+    for user in ("g", "h"):
+        held.keep(user, scopes_of(5))
+    assert list(held.compiled) == ["g", "h"]
 
 
 # --- DeviceScopes -------------------------------------------------------------------------------
