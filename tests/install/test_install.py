@@ -215,10 +215,8 @@ def test_an_upgrade_of_the_debian_package_leaves_the_module_there(
     site = found.relative_to(environment.directory)
     for version in ("1.157.1", "1.157.2"):
         tree = tmp_path / version
-        shipped = (
-            tree / "opt" / "venvs" / "matrix-synapse" / site.relative_to(environment.directory)
-        )
-        shutil.copytree(site / "matrix_common", shipped / "matrix_common")
+        shipped = tree / "opt" / "venvs" / "matrix-synapse" / site
+        shutil.copytree(found / "matrix_common", shipped / "matrix_common")
         (shipped / "matrix_common" / "version.txt").write_text(version)
         _dpkg_install(root, _debian_package(tree, version))
         if version == "1.157.1":
