@@ -8,7 +8,7 @@ it answers what there is to push, by walking the tags over each stored outcome.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attr
@@ -137,8 +137,16 @@ def _ordering(waiting: DecidedRow) -> int:
 class PusherStore:
     """Synapse's store, as one pusher sees it."""
 
+    # There is one for each pusher of the server.
+    __slots__ = ("_backlog", "_is_running", "_pusher", "_store", "switch")
+
     def __init__(
-        self, store: Any, pusher: seams.Pusher, switch: Switch, backlog: Backlog | None
+        self,
+        store: Any,
+        pusher: seams.Pusher,
+        switch: Switch,
+        backlog: Backlog | None,
+        is_running: Callable[[seams.Pusher], bool],
     ) -> None:
         """
         Args:
@@ -146,14 +154,23 @@ class PusherStore:
             pusher: whose store this becomes.
             switch: off once the pusher was disabled or removed.
             backlog: decides what to push, for a pusher with profile tags.
+            is_running: whether a pusher of the same name runs in this process.
         """
         self._store = store
         self._pusher = pusher
         self.switch = switch
         self._backlog = backlog
+        self._is_running = is_running
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+    def on_stop(self) -> None:
+        """Stop the pusher, as its own method does, and for good unless it is being replaced."""
+        # One that is being replaced, or that finds itself deleted, is not the running one.
+        if not self._is_running(self._pusher):
+            self.switch.off = True
+        type(self._pusher).on_stop(self._pusher)
 
     async def get_unread_push_actions_for_user_in_range_for_http(
         self,
@@ -260,6 +277,8 @@ class PusherStore:
 
 class PusherHttpClient:
     """Synapse's HTTP client, as one http pusher sees it."""
+
+    __slots__ = ("_client", "_switch")
 
     def __init__(self, client: Any, switch: Switch) -> None:
         self._client = client

@@ -184,36 +184,30 @@ class Pushers:
 
     def equip(self, pusher: seams.Pusher, config: seams.PusherConfig) -> seams.Pusher:
         """Give a new pusher what stops it for good, and what walks its profile tags."""
-        key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
         tags = profile_tags_of(config)
         backlog = None
         if tags != DEFAULT_TAGS:
+            key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
             backlog = Backlog(key, tags, self._push_actions, self._failures, self._metrics)
-        switch = self._switch_of(key)
-        store = PusherStore(pusher.store, pusher, switch, backlog)
+        switch = self._switch_of(pusher)
+        store = PusherStore(pusher.store, pusher, switch, backlog, self._is_running)
         pusher.store = store  # type: ignore[assignment]
-
-        native_on_stop = pusher.on_stop
-
-        def on_stop() -> None:
-            # One that is being replaced, or that finds itself deleted, is not the running one.
-            if self._running(key) is None:
-                switch.off = True
-            native_on_stop()
-
-        pusher.on_stop = on_stop  # type: ignore[method-assign]
+        pusher.on_stop = store.on_stop  # type: ignore[method-assign]
         if isinstance(pusher, seams.HttpPusher):
             pusher.http_client = PusherHttpClient(pusher.http_client, switch)  # type: ignore[assignment]
         elif isinstance(pusher, seams.EmailPusher):
             _guard_mails(pusher, switch)
         return pusher
 
-    def _running(self, key: PusherKey) -> seams.Pusher | None:
-        return seams.running_pusher(self._hs, key.user_id, key.app_id, key.pushkey)
+    def _running(self, pusher: seams.Pusher) -> seams.Pusher | None:
+        return seams.running_pusher(self._hs, pusher.user_id, pusher.app_id, pusher.pushkey)
 
-    def _switch_of(self, key: PusherKey) -> Switch:
+    def _is_running(self, pusher: seams.Pusher) -> bool:
+        return self._running(pusher) is not None
+
+    def _switch_of(self, pusher: seams.Pusher) -> Switch:
         """The switch of the pusher that a new one will replace, or a new switch."""
-        running = self._running(key)
+        running = self._running(pusher)
         store = getattr(running, "store", None)
         return store.switch if isinstance(store, PusherStore) else Switch()
 
