@@ -3,11 +3,14 @@
 
 import atexit
 import contextlib
+import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -27,12 +30,40 @@ class ProcessError(Exception):
     """A process did not do what was asked of it; the message is for a human."""
 
 
+# The latest ports that `free_port` gave out, each as the descriptor of a socket that only says so.
+_reservations: deque[int] = deque()
+_MAX_RESERVATIONS = 200
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody uses, nor was given by this in another process."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if _reserve(port):
+            return port
+
+
+def _reserve(port: int) -> bool:
+    """Tell other processes that a port is taken, before somebody listens on it.
+
+    Or else two that start a server at the same time may get the same port, and one of them takes
+    the other's server for its own.
+    """
+    if sys.platform != "linux":
+        return True
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        # In the abstract namespace: there is no file, and it ends with the process.
+        reservation.bind(f"\0synapse_msc3881-port-{port}")
+    except OSError:
+        reservation.close()
+        return False
+    _reservations.append(reservation.detach())
+    while len(_reservations) > _MAX_RESERVATIONS:
+        os.close(_reservations.popleft())
+    return True
 
 
 def port_in_use(port: int) -> bool:

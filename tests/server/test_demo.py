@@ -233,18 +233,19 @@ def test_the_help(environment: dict[str, str]) -> None:
 
 # A module that also pushes where the deciding rule is silent.
 BROKEN_MODULE = """
-from synapse_msc3881 import PusherControl, firing
-from synapse_msc3881.profile_tags import Decision
+from synapse_msc3881 import PusherControl
+from synapse_msc3881.outcomes import Outcomes
+from synapse_msc3881.profile_tags import Decision, Match
 
-decide = firing.decide
+decide = Outcomes.decide
 
 
 def decide_loudly(*args):
     decision = decide(*args)
-    return decision if decision is None or decision.pushes else Decision("any", ["notify"])
+    return decision if decision is None or decision.pushes else Decision("any", Match(["notify"]))
 
 
-firing.decide = decide_loudly
+Outcomes.decide = decide_loudly
 """
 RUN_IT = """
 import sys

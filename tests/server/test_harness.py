@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from synapse_msc3881.demo import process
 from synapse_msc3881.demo.client import MatrixError, Session, rules_path
 from synapse_msc3881.demo.gateway import Behaviour, Gateway, Push
 from synapse_msc3881.demo.homeserver import PASSWORD, Homeserver, Options
-from synapse_msc3881.demo.process import Child, ProcessError, port_in_use
+from synapse_msc3881.demo.process import Child, ProcessError, free_port, port_in_use
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.harness.postgres import Postgres
@@ -296,6 +297,28 @@ def test_a_child_that_is_not_ready_in_time_is_reported(tmp_path: Path) -> None:
         child.wait_until(lambda: False, 0.1)
     child.stop()
     assert not child.alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a place to say so")
+def test_a_port_is_given_out_once_before_anybody_listens() -> None:
+    """Two processes that asked for a port at the same time got the same one, once in CI."""
+    taken = free_port()
+    script = (
+        "import sys\n"
+        "from synapse_msc3881.demo import process\n"
+        "print(process._reserve(int(sys.argv[1])))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def another_process_may_have(port: int) -> bool:
+        command = [sys.executable, "-c", script, str(port)]
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return said.stdout.strip() == "True"
+
+    assert not another_process_may_have(taken)
+    while process._reservations:
+        os.close(process._reservations.popleft())
+    assert another_process_may_have(taken)
 
 
 class _InterruptedError(Exception):
