@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synapse_msc3881 import __version__
+from synapse_msc3881.admin.arguments import add_shared_arguments
 from synapse_msc3881.tested import TESTED, TESTED_VERSIONS
 
 if TYPE_CHECKING:
@@ -32,16 +33,7 @@ Exit status: 0 no problem, 1 a problem was found, 2 wrong usage."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `check`."""
     parser.epilog = _EPILOG
-    parser.add_argument(
-        "-c",
-        "--config-path",
-        dest="config",
-        action="append",
-        required=True,
-        metavar="PATH",
-        help="a config file, or a directory of them, just as Synapse is started with it; can be "
-        "given more than once",
-    )
+    add_shared_arguments(parser)
     parser.add_argument(
         "-w",
         "--worker",
@@ -54,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files of -c and then this one. A file with `server_name` is taken as the whole config "
         "of its worker",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("-q", "--quiet", action="store_true", help="without the tables")
 
 

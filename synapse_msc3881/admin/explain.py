@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from synapse_msc3881 import seams
+from synapse_msc3881.admin.arguments import add_shared_arguments
 from synapse_msc3881.admin.database import CannotReadError, read_only
 from synapse_msc3881.admin.processes import Deployment
 from synapse_msc3881.admin.redaction import Secrets
@@ -99,23 +100,13 @@ class _CannotExplainError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `explain`."""
     parser.epilog = _EPILOG
-    parser.add_argument(
-        "-c",
-        "--config-path",
-        dest="config",
-        action="append",
-        required=True,
-        metavar="PATH",
-        help="a config file, or a directory of them, just as Synapse is started with it; can be "
-        "given more than once",
-    )
+    add_shared_arguments(parser)
     parser.add_argument(
         "--event", required=True, metavar="ID", type=_event_id, help="the event's id, '$…'"
     )
     parser.add_argument(
         "--user", required=True, metavar="ID", type=_user_id, help="the user's id, '@…:…'"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def _event_id(text: str) -> str:
