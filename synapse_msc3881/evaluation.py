@@ -21,7 +21,7 @@ import attr
 from synapse_msc3881.device_scopes import DeviceScopes, Failed
 from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.outcomes import FAILED, with_outcomes
-from synapse_msc3881.prefilter import searchable
+from synapse_msc3881.prefilter import has_much_text, searchable
 from synapse_msc3881.profile_tags import GLOBAL, Action, Match
 from synapse_msc3881.rulesets import CompiledRules, EventFacts, Run, UserScopes
 from synapse_msc3881.seams import RuleCompiler
@@ -47,12 +47,14 @@ class StagedActions(list[Action]):
     They hold `notify`, so that Synapse keeps the user and checks that they may see the event.
     """
 
+    __slots__ = ("stored",)
+
     def __init__(self, stored: list[Action]) -> None:
         """
         Args:
             stored: the actions to store for the user.
         """
-        super().__init__(["notify"])
+        self.append("notify")
         self.stored = stored
 
 
@@ -101,8 +103,12 @@ class ScopedEvaluator:
             always: a rule without conditions.
         """
         by_id = self._flattened_keys if self.run_native(always, None, None) else {}
-        text = searchable(self._flattened_keys)
-        self.facts = EventFacts(by_id.get("room_id"), by_id.get("sender"), text)
+        self.facts = EventFacts(
+            room_id=by_id.get("room_id"),
+            sender=by_id.get("sender"),
+            text=searchable(self._flattened_keys),
+            has_much_text=has_much_text(self._flattened_keys),
+        )
         return self.facts
 
 
@@ -132,18 +138,27 @@ class MeteredRun:
             self._started = self._spending.clock()
             self._limit = self._started + self._spending.left(self._user[0])
 
-    def __call__(self, rules: CompiledRules) -> Sequence[Any]:
+    def __call__(self, rules: CompiledRules, costly: bool) -> Sequence[Any]:
         """The actions of the first rule that matches.
+
+        Args:
+            rules: what to run.
+            costly: whether that may take time that counts. If not, looking at the clock would
+                take as long.
 
         Raises:
             TooCostlyError: the user has spent too much already.
         """
+        if costly:
+            self._check()
+        actions: Sequence[Any] = self._evaluator.run_native(rules, *self._user)
+        return actions
+
+    def _check(self) -> None:
         if self._started is None:
             self.start()
         elif self._spending.clock() > self._limit:
             raise TooCostlyError
-        actions: Sequence[Any] = self._evaluator.run_native(rules, *self._user)
-        return actions
 
     def settle(self) -> None:
         """Charge the user with what it took."""
@@ -274,7 +289,7 @@ class Evaluation:
                 return actions
             if scopes.needs_global_match:
                 run.start()  # Compiling the rules costs as well.
-                if run(scopes.marked_global(rules, self._compiler.compile_marked)):
+                if run(scopes.marked_global(rules, self._compiler.compile_marked), True):
                     outcomes[GLOBAL] = Match([])
         return StagedActions(with_outcomes(list(actions), outcomes))
 

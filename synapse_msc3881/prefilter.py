@@ -27,6 +27,13 @@ _WILDCARD = re.compile(r"[*?]")
 
 _EVENT_MATCH = "event_match"
 _OF_THE_VALUE = ("event_property_is", "event_property_contains")
+_OF_THE_ROOM = ("room_member_count", "sender_notification_permission")
+
+# Synapse looks for words in this key, and compares the whole value of the others.
+_KEY_WITH_WORDS = "content.body"
+
+# Of more text than this, comparing alone takes time that counts.
+_MUCH_TEXT = 4096
 
 
 def searchable(flattened_keys: Mapping[str, Any]) -> dict[str, str]:
@@ -70,14 +77,47 @@ def _needs(condition: Any) -> Iterable[Need]:
         yield key, ()
 
 
+def has_much_text(flattened_keys: Mapping[str, Any]) -> bool:
+    """Whether comparing one of an event's values takes time that counts.
+
+    Args:
+        flattened_keys: the event, as Synapse's evaluator gets it.
+    """
+    values = flattened_keys.values()
+    return sum(len(value) for value in values if isinstance(value, (str, list))) > _MUCH_TEXT
+
+
 def has_wildcard(conditions: Any) -> bool:
-    """Whether a rule's conditions hold a pattern that Synapse makes a regular expression of."""
+    """Whether a rule's conditions hold a pattern that is always made a regular expression of."""
     return isinstance(conditions, list) and any(
-        isinstance(condition, dict)
-        and isinstance(pattern := condition.get("pattern"), str)
-        and _WILDCARD.search(pattern)
+        isinstance(condition, dict) and _is_wild(condition.get("pattern"))
         for condition in conditions
     )
+
+
+def _is_wild(pattern: object) -> bool:
+    return isinstance(pattern, str) and _WILDCARD.search(pattern) is not None
+
+
+def is_costly(conditions: Any) -> bool:
+    """Whether running a rule may take time that counts.
+
+    So it is where Synapse may make a regular expression, of a pattern, a word or the user's name.
+
+    Args:
+        conditions: a rule's conditions, parsed from JSON. One of an unknown form is costly.
+    """
+    return not isinstance(conditions, list) or not all(map(_only_compares, conditions))
+
+
+def _only_compares(condition: Any) -> bool:
+    if not isinstance(condition, dict):
+        return False
+    if condition.get("kind") == _EVENT_MATCH:
+        pattern = condition.get("pattern")
+        whole = condition.get("key") != _KEY_WITH_WORDS
+        return whole and isinstance(pattern, str) and not _is_wild(pattern)
+    return condition.get("kind") in (*_OF_THE_VALUE, *_OF_THE_ROOM)
 
 
 def could_match(alternatives: Iterable[Needs], event: Mapping[str, str]) -> bool:

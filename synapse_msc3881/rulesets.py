@@ -20,7 +20,14 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.prefilter import Needs, could_match, has_wildcard, hint_of, needs_of
+from synapse_msc3881.prefilter import (
+    Needs,
+    could_match,
+    has_wildcard,
+    hint_of,
+    is_costly,
+    needs_of,
+)
 from synapse_msc3881.profile_tags import GLOBAL, Actions, Match
 
 #: The kinds of rules, by falling priority, with Synapse's number for each.
@@ -46,7 +53,8 @@ CompiledRules = Any
 Compile = Callable[[Sequence[RawRule]], CompiledRules]
 
 #: Runs compiled rules on the event and the user at hand, and returns the first match's actions.
-Run = Callable[[CompiledRules], Sequence[Any]]
+#: Is also told whether that may take time that counts.
+Run = Callable[[CompiledRules, bool], Sequence[Any]]
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -170,6 +178,7 @@ class EventFacts:
     room_id: object
     sender: object
     text: Mapping[str, str]  # From `prefilter.searchable`.
+    has_much_text: bool
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -179,6 +188,7 @@ class RuleGroup:
     rules: CompiledRules
     needs: tuple[Needs, ...]
     before_room: bool
+    is_costly: bool
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -211,7 +221,7 @@ class CompiledScope:
             if by_id is not None and not group.before_room:
                 break
             if could_match(group.needs, event.text):
-                mark = marked(run(group.rules))
+                mark = marked(run(group.rules, group.is_costly or event.has_much_text))
                 if mark is not None:
                     return self.matches[mark]
         return by_id
@@ -263,33 +273,43 @@ def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> Compil
 def _groups(
     rules: Sequence[DeviceRule], first_mark: int, compile_rules: Compile, *, before_room: bool
 ) -> Iterator[RuleGroup]:
-    """Compile rules in groups: one with a wildcard by itself, the others together."""
+    """Compile rules in groups of neighbours (see `_split`)."""
     marks = itertools.count(first_mark)
-    for group in _split(rules):
+    for costly, group in _split(rules):
         raw = [
             (str(mark := next(marks)), KINDS[rule.kind], rule.conditions, _mark(mark))
             for rule, _ in group
         ]
         needs = tuple(needs_of(conditions) for _, conditions in group)
-        yield RuleGroup(compile_rules(raw), needs, before_room)
+        yield RuleGroup(compile_rules(raw), needs, before_room, costly)
 
 
-def _split(rules: Sequence[DeviceRule]) -> Iterator[list[tuple[DeviceRule, Any]]]:
-    """Split rules into groups, each rule with its parsed conditions."""
+def _split(
+    rules: Sequence[DeviceRule],
+) -> Iterator[tuple[bool, list[tuple[DeviceRule, Any]]]]:
+    """Split rules into groups: one with a wildcard by itself, the others with their like.
+
+    Returns:
+        For each group whether it is costly to run, and its rules, each with parsed conditions.
+    """
     group: list[tuple[DeviceRule, Any]] = []
+    group_is_costly = False
     size = 0
     for rule in rules:
         conditions = from_json(rule.conditions)
         alone = has_wildcard(conditions)
         # A rule without conditions counts too.
         cost = 1 + len(conditions) if isinstance(conditions, list) else 1
-        if group and (alone or size + cost > _MAX_CONDITIONS_OF_GROUP):
-            yield group
+        costly = is_costly(conditions) or cost > _MAX_CONDITIONS_OF_GROUP
+        full = alone or size + cost > _MAX_CONDITIONS_OF_GROUP
+        if group and (full or costly is not group_is_costly):
+            yield group_is_costly, group
             group, size = [], 0
         group.append((rule, conditions))
+        group_is_costly = costly
         size += _MAX_CONDITIONS_OF_GROUP if alone else cost
     if group:
-        yield group
+        yield group_is_costly, group
 
 
 def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Actions]:

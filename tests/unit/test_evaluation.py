@@ -99,6 +99,19 @@ def test_rules_that_are_not_run_cost_nothing() -> None:
     assert server.clock.looks == 0
 
 
+def test_nobody_looks_at_the_clock_for_rules_that_only_compare() -> None:
+    server = Server(Clock(1.0))
+    message = {"kind": "event_match", "key": "type", "pattern": "m.room.message"}
+    rules = [rule("override", "all", ["notify"], [message])]
+    assert MARK in server.evaluate(rules)[0]
+    assert server.clock.looks == 0
+
+    # There, it may take its time.
+    long = attr.evolve(MESSAGE, keys={**MESSAGE.keys, "content.long": "x" * 10_000})
+    assert MARK in server.evaluate(rules, occasion=long)[0]
+    assert server.clock.looks > 0
+
+
 def test_looking_at_many_rules_costs_too() -> None:
     server = Server(Clock(1.0))
     elsewhere = {"kind": "event_match", "key": "room_id", "pattern": "!elsewhere"}

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from synapse_msc3881.prefilter import (
     Needs,
     could_match,
+    has_much_text,
     has_wildcard,
     hint_of,
+    is_costly,
     needs_of,
     searchable,
 )
@@ -156,3 +158,43 @@ def test_the_hint_is_the_longest_text(needs: Needs, hint: tuple[str, str]) -> No
 )
 def test_wildcards_are_seen(conditions: Any, expected: bool) -> None:
     assert has_wildcard(conditions) is expected
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ([], False),
+        ([{"kind": "event_match", "key": "type", "pattern": "m.room.message"}], False),
+        ([{"kind": "event_match", "key": "type", "pattern": "m.*"}], True),
+        ([{"kind": "event_match", "key": "content.body", "pattern": "lunch"}], True),
+        ([{"kind": "event_match", "key": "type", "pattern_type": "user_id"}], True),
+        ([{"kind": "event_property_is", "key": "content.body", "value": "lunch *"}], False),
+        ([{"kind": "event_property_contains", "key": "content.list", "value": 1}], False),
+        ([{"kind": "room_member_count", "is": ">2"}], False),
+        ([{"kind": "sender_notification_permission", "key": "room"}], False),
+        ([{"kind": "contains_display_name"}], True),
+        ([{"kind": "im.nheko.msc3664.related_event_match", "key": "type"}], True),
+        ([{"kind": "room_member_count", "is": "2"}, {"kind": "contains_display_name"}], True),
+        ([{}], True),
+        (["no condition"], True),
+        ("no list", True),
+    ],
+    ids=str,
+)
+def test_only_rules_that_compare_are_cheap(conditions: Any, expected: bool) -> None:
+    assert is_costly(conditions) is expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, False),
+        ({"content.body": "Hello", "content.number": 5, "content.none": None}, False),
+        ({"content.body": "Hello", "content.other": "x" * 4096}, True),
+        ({"content.list": ["x"] * 5000}, True),
+        ({f"content.{n}": "x" * 100 for n in range(100)}, True),
+    ],
+    ids=["none", "little", "long", "list", "many"],
+)
+def test_much_text_is_seen(keys: dict[str, Any], expected: bool) -> None:
+    assert has_much_text(keys) is expected

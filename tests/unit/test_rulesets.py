@@ -120,9 +120,9 @@ class Occasion:
         return (USER, self.display_name, *thread)
 
 
-def runner(occasion: Occasion, setting: Setting) -> Callable[[Any], Sequence[Any]]:
+def runner(occasion: Occasion, setting: Setting) -> Callable[..., Sequence[Any]]:
     evaluator = occasion.evaluator(setting)
-    return lambda compiled: list(evaluator.run(compiled, *occasion.user()))
+    return lambda compiled, _=True: list(evaluator.run(compiled, *occasion.user()))
 
 
 # --- Random rules and events --------------------------------------------------------------------
@@ -372,15 +372,58 @@ def test_a_scope_of_room_and_sender_rules_never_runs_the_evaluator() -> None:
     scope = compile_scope(rules, EXTENSIBLE_OFF.compiler.compile)
     assert scope is not None
 
-    def run(_: Any) -> Sequence[Any]:
+    def run(_: Any, __: bool) -> Sequence[Any]:
         raise AssertionError("the evaluator was run")
 
-    in_room = scope.match(run, EventFacts(ROOMS[0], SENDERS[0], {}))
-    by_sender = scope.match(run, EventFacts(ROOMS[1], SENDERS[0], {}))
+    in_room = scope.match(run, EventFacts(ROOMS[0], SENDERS[0], {}, False))
+    by_sender = scope.match(run, EventFacts(ROOMS[1], SENDERS[0], {}, False))
     assert in_room == Match(["notify"], f"room/{ROOMS[0]}")
     assert by_sender == Match([], f"sender/{SENDERS[0]}")
-    assert scope.match(run, EventFacts(ROOMS[1], SENDERS[1], {})) is None
-    assert scope.match(run, EventFacts(None, None, {})) is None
+    assert scope.match(run, EventFacts(ROOMS[1], SENDERS[1], {}, False)) is None
+    assert scope.match(run, EventFacts(None, None, {}, False)) is None
+
+
+CHEAP = {"kind": "event_match", "key": "type", "pattern": "m.room.message"}
+WORD = {"kind": "event_match", "key": "content.body", "pattern": "noon"}
+WILD = {"kind": "event_match", "key": "type", "pattern": "m.*"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "groups"),
+    [
+        ([], []),
+        ([[CHEAP], [], [CHEAP, CHEAP]], [(3, False)]),
+        ([[WORD], [WORD]], [(2, True)]),
+        ([[CHEAP], [WORD], [WORD], [CHEAP]], [(1, False), (2, True), (1, False)]),
+        ([[WORD], [WILD], [WILD], [WORD]], [(1, True)] * 4),
+        ([[CHEAP]] * 40, [(32, False), (8, False)]),
+        ([[CHEAP], [CHEAP] * 1000, [CHEAP]], [(1, False), (1, True), (1, False)]),
+    ],
+    ids=str,
+)
+def test_costly_rules_are_in_other_groups_than_cheap_ones(
+    conditions: list[Any], groups: list[tuple[int, bool]]
+) -> None:
+    rules = [rule("override", f"{n}", [], each) for n, each in enumerate(conditions)]
+    scope = compile_scope([rule("room", ROOMS[0], []), *rules], EXTENSIBLE_OFF.compiler.compile)
+    assert scope is not None
+    assert [(len(group.needs), group.is_costly) for group in scope.groups] == groups
+
+
+@pytest.mark.parametrize("much_text", [False, True])
+def test_who_runs_the_rules_is_told_which_are_costly(much_text: bool) -> None:
+    facts = EventFacts(ROOMS[0], SENDERS[0], {"type": "m.room.message"}, much_text)
+    told = []
+
+    def run(_: Any, costly: bool) -> Sequence[Any]:
+        told.append(costly)
+        return []
+
+    rules = [rule("override", "1", [], [CHEAP]), rule("override", "2", [], [WILD])]
+    scope = compile_scope(rules, EXTENSIBLE_OFF.compiler.compile)
+    assert scope is not None
+    assert scope.match(run, facts) is None
+    assert told == [much_text, True]
 
 
 @pytest.mark.parametrize(
