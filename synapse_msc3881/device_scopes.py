@@ -25,8 +25,8 @@ from synapse_msc3881.storage.pusher_tags import PusherTagStore
 if TYPE_CHECKING:
     from synapse_msc3881.rulesets import Compile, DeviceRule
 
-#: How many users' compiled scopes a process keeps, and how many rules they may have together. The
-#: oldest go first.
+#: How many users' compiled scopes a process keeps, and what they may take together, in rules of
+#: some 400 bytes. The oldest go first.
 MAX_COMPILED = 20_000
 MAX_COMPILED_RULES = 500_000
 

@@ -40,6 +40,9 @@ _AFTER_SENDER = ("underride",)
 # A group of rules is run at once, and so cannot be stopped before its end.
 _MAX_CONDITIONS_OF_GROUP = 64
 
+# Each group holds a table of the default rules, which takes as much memory as so many rules.
+_SIZE_OF_GROUP = 12
+
 # With more rules than this to look at, already looking takes time that counts.
 _MANY_RULES = 64
 
@@ -235,8 +238,9 @@ class CompiledScope:
 
     @property
     def size(self) -> int:
-        """How many rules it has."""
-        return len(self.matches) + len(self.rooms) + len(self.senders)
+        """What it takes in memory, in rules."""
+        rules = len(self.matches) + len(self.rooms) + len(self.senders)
+        return rules + _SIZE_OF_GROUP * len(self.groups)
 
 
 def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> CompiledScope | None:
@@ -357,7 +361,7 @@ class UserScopes:
 
     @property
     def size(self) -> int:
-        """How many rules are compiled."""
+        """What they take in memory, in rules."""
         return sum(scope.size for scope in self.scopes.values())
 
     def could_match(self, event: EventFacts) -> bool:

@@ -410,6 +410,16 @@ def test_costly_rules_are_in_other_groups_than_cheap_ones(
     assert [(len(group.needs), group.is_costly) for group in scope.groups] == groups
 
 
+def test_rules_that_are_a_group_each_count_for_more_memory() -> None:
+    def size(conditions: list[Any]) -> int:
+        rules = [rule("override", f"{n}", [], conditions) for n in range(20)]
+        scopes = compile_user(rules, [("phone",)], EXTENSIBLE_OFF.compiler.compile)
+        assert scopes is not None
+        return scopes.size
+
+    assert size([WILD]) - size([WORD]) == 12 * 19
+
+
 @pytest.mark.parametrize("much_text", [False, True])
 def test_who_runs_the_rules_is_told_which_are_costly(much_text: bool) -> None:
     facts = EventFacts(ROOMS[0], SENDERS[0], {"type": "m.room.message"}, much_text)
