@@ -143,22 +143,19 @@ class MeteredRun:
 
         Args:
             rules: what to run.
-            costly: whether that may take time that counts. If not, looking at the clock would
-                take as long.
+            costly: whether that may take time that counts. If not, already looking at the clock
+                would take as long, and the user does not pay before something does.
 
         Raises:
             TooCostlyError: the user has spent too much already.
         """
-        if costly:
-            self._check()
+        if self._started is not None:
+            if self._spending.clock() > self._limit:
+                raise TooCostlyError
+        elif costly:
+            self.start()
         actions: Sequence[Any] = self._evaluator.run_native(rules, *self._user)
         return actions
-
-    def _check(self) -> None:
-        if self._started is None:
-            self.start()
-        elif self._spending.clock() > self._limit:
-            raise TooCostlyError
 
     def settle(self) -> None:
         """Charge the user with what it took."""

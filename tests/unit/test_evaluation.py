@@ -120,6 +120,13 @@ def test_looking_at_many_rules_costs_too() -> None:
     assert server.spending.left(USER) < 0
 
 
+def test_many_rules_are_stopped_though_none_is_costly() -> None:
+    server = Server(Clock(MAX_DEBT_SECONDS / 10))
+    # They have the key, and another value.
+    other = {"kind": "event_property_is", "key": "type", "value": "other"}
+    assert FAILED in server.evaluate([rule("override", f"{n}", [], [other]) for n in range(2000)])
+
+
 def test_the_second_look_at_global_costs_too() -> None:
     rules, tags = [rule("room", ROOMS[0], ["notify"])], ["global", "phone"]
     server = Server(Clock(MAX_DEBT_SECONDS / 10))
