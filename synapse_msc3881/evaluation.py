@@ -28,12 +28,19 @@ from synapse_msc3881.seams import RuleCompiler
 from synapse_msc3881.spending import Spending, TooCostlyError
 
 
-@attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
+@attr.s(auto_attribs=True, slots=True, eq=False)
 class EventScopes:
-    """The device scopes of all users whom the event at hand concerns."""
+    """The device scopes of all users whom the event at hand concerns.
+
+    Attributes:
+        by_user: them.
+        evaluation: who evaluates them.
+        evaluated: how many were, so far.
+    """
 
     by_user: Mapping[str, UserScopes | Failed]
     evaluation: Evaluation
+    evaluated: int = 0
 
 
 # Synapse reads the rules, makes the evaluator and stores the actions one after the other in one
@@ -70,6 +77,7 @@ class ScopedEvaluator:
         """
         self._native = native
         self.run_native = native.run
+        self.event_scopes = scopes
         self._flattened_keys = flattened_keys
         self._by_user = scopes.by_user
         self._cascade = scopes.evaluation.cascade
@@ -217,7 +225,11 @@ class Evaluation:
         async def add_push_actions_to_staging(
             event_id: str, user_id_actions: Mapping[str, Any], *args: Any, **kwargs: Any
         ) -> None:
-            if _event_scopes.get() is not None:
+            event_scopes = _event_scopes.get()
+            if event_scopes is not None:
+                # Counted once for an event: for each user it would take time that shows.
+                self._metrics.evaluated(event_scopes.evaluated)
+                event_scopes.evaluated = 0
                 user_id_actions = {
                     user_id: actions.stored if isinstance(actions, StagedActions) else actions
                     for user_id, actions in user_id_actions.items()
@@ -253,6 +265,7 @@ class Evaluation:
             event = evaluator.facts or evaluator.find_facts(self._always)
             if not scopes.are_many and not scopes.could_match(event):
                 return actions
+            evaluator.event_scopes.evaluated += len(scopes.scopes)
             run = MeteredRun(evaluator, user, self._spending)
             return self._cascade(event, rules, scopes, actions, run)
         except (KeyboardInterrupt, SystemExit):
@@ -276,7 +289,6 @@ class Evaluation:
     ) -> Collection[Action]:
         if scopes.are_many:
             run.start()
-        self._metrics.evaluated(len(scopes.scopes))
         outcomes = match_scopes(scopes, run, event)
         if not outcomes:
             return actions
@@ -288,7 +300,7 @@ class Evaluation:
                 run.start()  # Compiling the rules costs as well.
                 if run(scopes.marked_global(rules, self._compiler.compile_marked), True):
                     outcomes[GLOBAL] = Match([])
-        return StagedActions(with_outcomes(list(actions), outcomes))
+        return StagedActions(with_outcomes(actions, outcomes))
 
     @staticmethod
     def _failed(actions: Collection[Action]) -> Collection[Action]:

@@ -86,7 +86,7 @@ class Metrics:
         _fallbacks.labels(seam, self._server_name).inc()
 
     def evaluated(self, scopes: int) -> None:
-        """Count device scopes that were evaluated for an event and a user."""
+        """Count device scopes that were evaluated, for all the users of an event."""
         self._scopes_evaluated.inc(scopes)
 
     def decided(self, decision: Decision | None) -> None:

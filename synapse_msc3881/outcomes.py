@@ -17,7 +17,7 @@ Pure code: nothing here knows Synapse.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attr
@@ -49,7 +49,7 @@ def without_mark(actions: Actions) -> list[Action]:
     return [action for action in actions if not is_mark(action)]
 
 
-def with_outcomes(actions: Actions, outcomes: Mapping[str, Match]) -> list[Action]:
+def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Match]) -> list[Action]:
     """What to store for a user: the actions of `global`, and the outcomes of the scopes.
 
     Args:
@@ -57,7 +57,7 @@ def with_outcomes(actions: Actions, outcomes: Mapping[str, Match]) -> list[Actio
         outcomes: for each device scope with a match that match, and for "global" a silent one.
     """
     # Without `notify`, the tweaks of `global` mean nothing, and `highlight` would be counted.
-    kept = list(actions) if "notify" in actions else []
+    kept = actions if "notify" in actions else ()
     return [{MARK: {scope: _stored(match) for scope, match in outcomes.items()}}, *kept]
 
 

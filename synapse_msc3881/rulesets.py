@@ -13,7 +13,7 @@ that can be stopped in between (see `spending`).
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -42,6 +42,11 @@ _MAX_CONDITIONS_OF_GROUP = 64
 
 # Each group holds a table of the default rules, which takes as much memory as so many rules.
 _SIZE_OF_GROUP = 12
+
+# How many groups of rules, and conditions of rules, users may share.
+_MAX_SHARED = 1000
+
+_NOTHING: Mapping[object, Actions] = {}
 
 # With more rules than this to look at, already looking takes time that counts.
 _MANY_RULES = 64
@@ -185,13 +190,76 @@ class EventFacts:
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
+class Conditions:
+    """What is known of a rule's conditions before they are run.
+
+    Attributes:
+        needs: what an event must have to fulfil them.
+        size: how many there are, a rule with none being counted as well.
+        has_wildcard: whether Synapse makes a regular expression of one.
+        is_costly: whether running them may take time that counts.
+    """
+
+    needs: Needs
+    size: int
+    has_wildcard: bool
+    is_costly: bool
+
+
+# Users of the same client have the same rules. What is made of them is then found sooner, in the
+# caches of the processor too, and takes less memory.
+@functools.lru_cache(maxsize=_MAX_SHARED)
+def _look_at(conditions: str) -> Conditions:
+    parsed = from_json(conditions)
+    size = 1 + len(parsed) if isinstance(parsed, list) else 1
+    return Conditions(
+        needs=needs_of(parsed),
+        size=size,
+        has_wildcard=has_wildcard(parsed),
+        is_costly=is_costly(parsed) or size > _MAX_CONDITIONS_OF_GROUP,
+    )
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
 class RuleGroup:
-    """Rules that the evaluator runs at once, and what an event needs for each to match."""
+    """Neighbouring rules of a scope, which the evaluator runs at once. Users may share one.
+
+    Attributes:
+        rules: the rules, with their marks as actions.
+        matches: the same, by mark.
+        needs: of each rule, what an event needs for it to match.
+        hints: of each rule, where an event must hold which text (`hint_of`).
+        before_room: whether they come before the `room` rules.
+        is_costly: whether running them may take time that counts.
+    """
 
     rules: CompiledRules
+    matches: tuple[Match, ...]
     needs: tuple[Needs, ...]
+    hints: tuple[tuple[str, str], ...]
     before_room: bool
     is_costly: bool
+
+    def match(self, run: Run, event: EventFacts) -> Match | None:
+        """The group's highest-priority match; see `CompiledScope.match`."""
+        if not could_match(self.needs, event.text):
+            return None
+        mark = marked(run(self.rules, self.is_costly or event.has_much_text))
+        return None if mark is None else self.matches[mark]
+
+
+@functools.lru_cache(maxsize=_MAX_SHARED)
+def _compile_group(rules: tuple[RawRule, ...], compile_rules: Compile) -> RuleGroup:
+    conditions = [_look_at(rule[2]) for rule in rules]
+    _, priority_class, _, _ = rules[0]
+    return RuleGroup(
+        rules=compile_rules([(str(n), rule[1], rule[2], _mark(n)) for n, rule in enumerate(rules)]),
+        matches=tuple(Match(_actions(rule[3]), rule[0]) for rule in rules),
+        needs=tuple(each.needs for each in conditions),
+        hints=tuple(hint_of(each.needs) for each in conditions),
+        before_room=priority_class > KINDS["room"],
+        is_costly=any(each.is_costly for each in conditions),
+    )
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -203,11 +271,20 @@ class CompiledScope:
     """
 
     groups: tuple[RuleGroup, ...]
-    # The groups' rules, by mark.
-    matches: tuple[Match, ...]
     # The actions of the others, by room and by sender. There may be many.
     rooms: Mapping[object, Actions]
     senders: Mapping[object, Actions]
+
+    def could_match(self, event: EventFacts) -> bool:
+        """Whether any rule could match the event: a quick no for most events."""
+        if event.room_id in self.rooms or event.sender in self.senders:
+            return True
+        text = event.text
+        for group in self.groups:
+            for key, literal in group.hints:
+                if literal in text.get(key, ""):
+                    return True
+        return False
 
     def match(self, run: Run, event: EventFacts) -> Match | None:
         """Find the scope's highest-priority matching rule.
@@ -223,10 +300,9 @@ class CompiledScope:
         for group in self.groups:
             if by_id is not None and not group.before_room:
                 break
-            if could_match(group.needs, event.text):
-                mark = marked(run(group.rules, group.is_costly or event.has_much_text))
-                if mark is not None:
-                    return self.matches[mark]
+            match = group.match(run, event)
+            if match is not None:
+                return match
         return by_id
 
     def _match_by_id(self, event: EventFacts) -> Match | None:
@@ -237,9 +313,14 @@ class CompiledScope:
         return None if actions is None else Match(actions, f"sender/{event.sender}")
 
     @property
+    def looked_at(self) -> int:
+        """How many rules have to be looked at for an event."""
+        return sum(len(group.hints) for group in self.groups)
+
+    @property
     def size(self) -> int:
-        """What it takes in memory, in rules."""
-        rules = len(self.matches) + len(self.rooms) + len(self.senders)
+        """What it takes in memory, in rules, if nothing of it is shared."""
+        rules = self.looked_at + len(self.rooms) + len(self.senders)
         return rules + _SIZE_OF_GROUP * len(self.groups)
 
 
@@ -261,62 +342,41 @@ def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> Compil
         return None
     if not all(rule.kind in KINDS for rule in enabled):
         raise ValueError("a rule is of an unknown kind")
-    before = [rule for rule in enabled if rule.kind in _BEFORE_ROOM]
-    after = [rule for rule in enabled if rule.kind in _AFTER_SENDER]
+    groups = (
+        group
+        for kinds in (_BEFORE_ROOM, _AFTER_SENDER)
+        for group in _split([rule for rule in enabled if rule.kind in kinds])
+    )
     return CompiledScope(
-        groups=(
-            *_groups(before, 0, compile_rules, before_room=True),
-            *_groups(after, len(before), compile_rules, before_room=False),
-        ),
-        matches=tuple(_match(rule) for rule in before + after),
+        groups=tuple(_compile_group(group, compile_rules) for group in groups),
         rooms=_by_id(enabled, "room"),
         senders=_by_id(enabled, "sender"),
     )
 
 
-def _groups(
-    rules: Sequence[DeviceRule], first_mark: int, compile_rules: Compile, *, before_room: bool
-) -> Iterator[RuleGroup]:
-    """Compile rules in groups of neighbours (see `_split`)."""
-    marks = itertools.count(first_mark)
-    for costly, group in _split(rules):
-        raw = [
-            (str(mark := next(marks)), KINDS[rule.kind], rule.conditions, _mark(mark))
-            for rule, _ in group
-        ]
-        needs = tuple(needs_of(conditions) for _, conditions in group)
-        yield RuleGroup(compile_rules(raw), needs, before_room, costly)
-
-
-def _split(
-    rules: Sequence[DeviceRule],
-) -> Iterator[tuple[bool, list[tuple[DeviceRule, Any]]]]:
-    """Split rules into groups: one with a wildcard by itself, the others with their like.
-
-    Returns:
-        For each group whether it is costly to run, and its rules, each with parsed conditions.
-    """
-    group: list[tuple[DeviceRule, Any]] = []
-    group_is_costly = False
+def _split(rules: Sequence[DeviceRule]) -> Iterator[tuple[RawRule, ...]]:
+    """Split rules into groups: one with a wildcard by itself, the others with their like."""
+    group: list[RawRule] = []
+    last: Conditions | None = None
     size = 0
     for rule in rules:
-        conditions = from_json(rule.conditions)
-        alone = has_wildcard(conditions)
-        # A rule without conditions counts too.
-        cost = 1 + len(conditions) if isinstance(conditions, list) else 1
-        costly = is_costly(conditions) or cost > _MAX_CONDITIONS_OF_GROUP
-        full = alone or size + cost > _MAX_CONDITIONS_OF_GROUP
-        if group and (full or costly is not group_is_costly):
-            yield group_is_costly, group
-            group, size = [], 0
-        group.append((rule, conditions))
-        group_is_costly = costly
-        size += _MAX_CONDITIONS_OF_GROUP if alone else cost
+        conditions = _look_at(rule.conditions)
+        size += conditions.size
+        if last is not None and (
+            size > _MAX_CONDITIONS_OF_GROUP
+            or last.has_wildcard
+            or conditions.has_wildcard
+            or last.is_costly is not conditions.is_costly
+        ):
+            yield tuple(group)
+            group, size = [], conditions.size
+        group.append((rule.name, KINDS[rule.kind], rule.conditions, rule.actions))
+        last = conditions
     if group:
-        yield group_is_costly, group
+        yield tuple(group)
 
 
-def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Actions]:
+def _by_id(rules: Iterable[DeviceRule], kind: str) -> Mapping[object, Actions]:
     # Most have the same actions: muted rooms, for one.
     parsed: dict[str, Actions] = {}
     found: dict[object, Actions] = {}
@@ -325,11 +385,7 @@ def _by_id(rules: Iterable[DeviceRule], kind: str) -> dict[object, Actions]:
             if rule.actions not in parsed:
                 parsed[rule.actions] = _actions(rule.actions)
             found[rule.rule_id] = parsed[rule.actions]
-    return found
-
-
-def _match(rule: DeviceRule) -> Match:
-    return Match(_actions(rule.actions), rule.name)
+    return found or _NOTHING
 
 
 def _mark(number: int) -> str:
@@ -350,8 +406,6 @@ class UserScopes:
     """What one user's pushers need to know of an event besides the actions of `global`."""
 
     scopes: Mapping[str, CompiledScope]
-    # Of each rule that is not looked up by id: where an event must hold which text (`hint_of`).
-    hints: tuple[tuple[str, str], ...]
     # Whether looking at the rules takes time that counts, even where none is run.
     are_many: bool
     # Whether a pusher walks on after "global": then a silent match there differs from none.
@@ -366,14 +420,7 @@ class UserScopes:
 
     def could_match(self, event: EventFacts) -> bool:
         """Whether any rule could match the event: a quick no for most events."""
-        text = event.text
-        for key, literal in self.hints:
-            if literal in text.get(key, ""):
-                return True
-        for scope in self.scopes.values():
-            if event.room_id in scope.rooms or event.sender in scope.senders:
-                return True
-        return False
+        return any(scope.could_match(event) for scope in self.scopes.values())
 
     def marked_global(
         self, rules: CompiledRules, compile_marked: Callable[[CompiledRules, str], CompiledRules]
@@ -408,16 +455,9 @@ def compile_user(
             scopes[tag] = scope
     if not scopes:
         return None
-    hints = tuple(
-        hint_of(needs)
-        for scope in scopes.values()
-        for group in scope.groups
-        for needs in group.needs
-    )
     return UserScopes(
         scopes,
-        hints,
-        are_many=len(hints) > _MANY_RULES,
+        are_many=sum(scope.looked_at for scope in scopes.values()) > _MANY_RULES,
         needs_global_match=any(_walks_past_global(tags, scopes) for tags in tag_lists),
     )
 

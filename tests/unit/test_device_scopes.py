@@ -79,8 +79,8 @@ def test_the_oldest_scopes_go_first() -> None:
 def scopes_of(number: int) -> UserScopes:
     """Compiled scopes with so many rules."""
     actions: dict[object, Actions] = {f"!{n}": ["notify"] for n in range(number)}
-    scope = CompiledScope(groups=(), matches=(), rooms=actions, senders={})
-    return UserScopes({"phone": scope}, hints=(), are_many=False, needs_global_match=False)
+    scope = CompiledScope(groups=(), rooms=actions, senders={})
+    return UserScopes({"phone": scope}, are_many=False, needs_global_match=False)
 
 
 def test_the_rules_of_all_are_bounded_too() -> None:

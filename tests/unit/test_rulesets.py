@@ -548,7 +548,7 @@ def test_marked_global_matches_where_any_global_rule_does(
         return bool(run(_load_rules([row], alone, setting.experimental)))
 
     expected = any(matches_alone(rule) for rule, is_on in native.rules() if is_on)
-    scopes = UserScopes({}, hints=(), are_many=False, needs_global_match=True)
+    scopes = UserScopes({}, are_many=False, needs_global_match=True)
 
     marked_rules = scopes.marked_global(native, setting.compiler.compile_marked)
 
@@ -560,7 +560,7 @@ def test_marked_global_matches_where_any_global_rule_does(
 
 
 def test_marked_global_is_compiled_again_for_changed_rules() -> None:
-    scopes = UserScopes({}, hints=(), are_many=False, needs_global_match=True)
+    scopes = UserScopes({}, are_many=False, needs_global_match=True)
     run = runner(MESSAGE, EXTENSIBLE_OFF)
     compiler = EXTENSIBLE_OFF.compiler
     everything_off = dict.fromkeys(get_base_rule_ids(), False)
