@@ -25,10 +25,10 @@ from synapse_msc3881.storage.pusher_tags import PusherTagStore
 if TYPE_CHECKING:
     from synapse_msc3881.rulesets import Compile, DeviceRule
 
-#: How many users' compiled scopes a process keeps, and what they may take together, in rules of
-#: some 400 bytes. The oldest go first.
+#: How many users' compiled scopes a process keeps, and what they may take of its memory. The oldest
+#: go first.
 MAX_COMPILED = 20_000
-MAX_COMPILED_RULES = 500_000
+MAX_COMPILED_BYTES = 250_000_000
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -49,7 +49,7 @@ class HeldScopes:
         self,
         users: set[str],
         max_compiled: int = MAX_COMPILED,
-        max_rules: int = MAX_COMPILED_RULES,
+        max_bytes: int = MAX_COMPILED_BYTES,
     ) -> None:
         self.users = users
         self.compiled: dict[str, Scopes] = {}
@@ -58,8 +58,8 @@ class HeldScopes:
         #: Called when something changed of a user, on whichever process.
         self.on_change: Callable[[], None] = lambda: None
         self._max_compiled = max_compiled
-        self._max_rules = max_rules
-        self._rules = 0
+        self._max_bytes = max_bytes
+        self._bytes = 0
 
     def invalidate(self, key: tuple[str, ...]) -> None:
         """Forget what is known of a user, who may have scopes now. Called by Synapse."""
@@ -73,21 +73,21 @@ class HeldScopes:
         """Forget all compiled scopes. Called by Synapse."""
         self.invalidations += 1
         self.compiled.clear()
-        self._rules = 0
+        self._bytes = 0
 
     def keep(self, user_id: str, scopes: Scopes) -> None:
         """Keep a user's compiled scopes, however large."""
         self._drop(user_id)
-        rules = _size(scopes)
+        size = _size(scopes)
         while self.compiled and (
-            len(self.compiled) >= self._max_compiled or self._rules + rules > self._max_rules
+            len(self.compiled) >= self._max_compiled or self._bytes + size > self._max_bytes
         ):
             self._drop(next(iter(self.compiled)))
         self.compiled[user_id] = scopes
-        self._rules += rules
+        self._bytes += size
 
     def _drop(self, user_id: str) -> None:
-        self._rules -= _size(self.compiled.pop(user_id, None))
+        self._bytes -= _size(self.compiled.pop(user_id, None))
 
 
 def _size(scopes: Scopes) -> int:

@@ -23,7 +23,14 @@ from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.outcomes import FAILED, with_outcomes
 from synapse_msc3881.prefilter import has_much_text, searchable
 from synapse_msc3881.profile_tags import GLOBAL, Action, Match
-from synapse_msc3881.rulesets import CompiledRules, EventFacts, Run, UserScopes
+from synapse_msc3881.rulesets import (
+    CompiledRules,
+    EventFacts,
+    Run,
+    UserScopes,
+    compile_always,
+    mark_of,
+)
 from synapse_msc3881.seams import RuleCompiler
 from synapse_msc3881.spending import Spending, TooCostlyError
 
@@ -104,13 +111,11 @@ class ScopedEvaluator:
     def find_facts(self, always: CompiledRules) -> EventFacts:
         """Find out `facts`.
 
-        In rooms with extensible events Synapse ignores all rules without a condition on the room
-        version (MSC3932), `room` and `sender` rules included.
-
         Args:
-            always: a rule without conditions.
+            always: from `compile_always`.
         """
-        by_id = self._flattened_keys if self.run_native(always, None, None) else {}
+        matches = mark_of(self.run_native(always, None, None)) is not None
+        by_id = self._flattened_keys if matches else {}
         self.facts = EventFacts(
             room_id=by_id.get("room_id"),
             sender=by_id.get("sender"),
@@ -203,7 +208,7 @@ class Evaluation:
         self._compiler = compiler
         self._spending = spending
         self._failures = failures
-        self._always = compiler.compile([("always", 5, "[]", '["notify"]')])
+        self._always = compile_always(compiler.compile)
 
     def bulk_get_push_rules(
         self, native: Callable[[Collection[str]], Awaitable[Mapping[str, Any]]]

@@ -21,6 +21,9 @@ Need = tuple[str, tuple[str, ...]]
 #: What an event must have for a rule to match: all of it.
 Needs = tuple[Need, ...]
 
+#: Keys, and the texts of which one must be there for one of several rules to match.
+Hints = tuple[tuple[str, tuple[str, ...]], ...]
+
 # A wildcard, or a character that takes part in case folding beyond ASCII.
 _NOT_LITERAL = re.compile(r"[^\x00-\x7f]+|[*?]+")
 _WILDCARD = re.compile(r"[*?]")
@@ -143,11 +146,36 @@ def could_match(alternatives: Iterable[Needs], event: Mapping[str, str]) -> bool
     return False
 
 
-def hint_of(needs: Needs) -> tuple[str, str]:
-    """The one need of a rule that is likely to tell most: a key, and a text that must be there.
+def hints_of(alternatives: Iterable[Needs]) -> Hints:
+    """For each of several rules the need that is likely to tell most, in a form quick to test.
 
-    The event must hold the text at the key for the rule to match. Both are empty, and so no help,
-    where the rule needs no text.
+    Args:
+        alternatives: the needs of each of the rules.
     """
+    hints: dict[str, list[str]] = {}
+    for needs in alternatives:
+        key, literal = _hint_of(needs)
+        if literal not in (literals := hints.setdefault(key, [])):
+            literals.append(literal)
+    return tuple((key, tuple(literals)) for key, literals in hints.items())
+
+
+def _hint_of(needs: Needs) -> tuple[str, str]:
+    # Empty, and so no help, where the rule needs no text.
     texts = [(key, literal) for key, literals in needs for literal in literals]
     return max(texts, key=lambda text: len(text[1]), default=("", ""))
+
+
+def is_hinted_at(hints: Hints, event: Mapping[str, str]) -> bool:
+    """Whether the event has what at least one of several rules needs most: a first `could_match`.
+
+    Args:
+        hints: of the rules.
+        event: from `searchable`.
+    """
+    for key, literals in hints:
+        text = event.get(key, "")
+        for literal in literals:
+            if literal in text:
+                return True
+    return False

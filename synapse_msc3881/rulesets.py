@@ -4,7 +4,9 @@
 Synapse's own evaluator (in Rust) runs the conditions, so that they mean in a device scope what
 they mean in `global`. It returns the actions of the first match, and an empty list both for no
 match and for a silent match. So each rule is compiled with a **mark** as its only action: the
-number of the rule, which leads to the real actions.
+number of the rule, which leads to the real actions. All are compiled as `override` rules, which
+the evaluator runs before the server-default rules, with one at the end that always matches: it
+never gets to those.
 
 The rules are compiled in groups, and a group is run only for an event that one of its rules could
 match (see `prefilter`). So what does not match costs little, and what is costly is done in steps
@@ -21,11 +23,13 @@ from typing import Any
 import attr
 
 from synapse_msc3881.prefilter import (
+    Hints,
     Needs,
     could_match,
     has_wildcard,
-    hint_of,
+    hints_of,
     is_costly,
+    is_hinted_at,
     needs_of,
 )
 from synapse_msc3881.profile_tags import GLOBAL, Actions, Match
@@ -40,8 +44,14 @@ _AFTER_SENDER = ("underride",)
 # A group of rules is run at once, and so cannot be stopped before its end.
 _MAX_CONDITIONS_OF_GROUP = 64
 
-# Each group holds a table of the default rules, which takes as much memory as so many rules.
-_SIZE_OF_GROUP = 12
+# What these take of memory, in bytes, about: a group, a rule in it and each byte of its JSON, and
+# a rule that is looked up by id.
+_GROUP_BYTES = 500
+_RULE_BYTES = 1000
+_JSON_FACTOR = 4
+_LOOKUP_BYTES = 125
+
+_MARK = "mark"
 
 # How many groups of rules, and conditions of rules, users may share.
 _MAX_SHARED = 1000
@@ -54,10 +64,14 @@ _MANY_RULES = 64
 #: One rule for Synapse's compiler: rule id, priority class, conditions (JSON), actions (JSON).
 RawRule = tuple[str, int, str, str]
 
+# Always matches, and so keeps the evaluator from the server-default rules. Where it does not
+# (`EventFacts`), what they say has no mark.
+_NO_MATCH: RawRule = ("no match", KINDS["override"], "[]", "[]")
+
 #: What Synapse's evaluator runs. Opaque here.
 CompiledRules = Any
 
-#: Compiles rules, highest priority first, without any server-default rule that matches.
+#: Compiles rules, highest priority first.
 Compile = Callable[[Sequence[RawRule]], CompiledRules]
 
 #: Runs compiled rules on the event and the user at hand, and returns the first match's actions.
@@ -180,7 +194,8 @@ def _format_rule(rule: DeviceRule) -> dict[str, Any]:
 class EventFacts:
     """What matching needs of an event besides Synapse's evaluator for it.
 
-    Room and sender are None where no rule about them can match.
+    Room and sender are None where no rule about them can match: in rooms with extensible events
+    Synapse ignores all rules without a condition on the room version (MSC3932).
     """
 
     room_id: object
@@ -228,37 +243,43 @@ class RuleGroup:
         rules: the rules, with their marks as actions.
         matches: the same, by mark.
         needs: of each rule, what an event needs for it to match.
-        hints: of each rule, where an event must hold which text (`hint_of`).
+        hints: a quicker test than `needs`, for most events.
         before_room: whether they come before the `room` rules.
         is_costly: whether running them may take time that counts.
+        size: what they take of memory, in bytes.
     """
 
     rules: CompiledRules
     matches: tuple[Match, ...]
     needs: tuple[Needs, ...]
-    hints: tuple[tuple[str, str], ...]
+    hints: Hints
     before_room: bool
     is_costly: bool
+    size: int
 
     def match(self, run: Run, event: EventFacts) -> Match | None:
         """The group's highest-priority match; see `CompiledScope.match`."""
-        if not could_match(self.needs, event.text):
+        if not (is_hinted_at(self.hints, event.text) and could_match(self.needs, event.text)):
             return None
-        mark = marked(run(self.rules, self.is_costly or event.has_much_text))
+        mark = mark_of(run(self.rules, self.is_costly or event.has_much_text))
         return None if mark is None else self.matches[mark]
 
 
 @functools.lru_cache(maxsize=_MAX_SHARED)
 def _compile_group(rules: tuple[RawRule, ...], compile_rules: Compile) -> RuleGroup:
     conditions = [_look_at(rule[2]) for rule in rules]
+    needs = tuple(each.needs for each in conditions)
+    marked = [(str(n), KINDS["override"], rule[2], _mark(n)) for n, rule in enumerate(rules)]
     _, priority_class, _, _ = rules[0]
     return RuleGroup(
-        rules=compile_rules([(str(n), rule[1], rule[2], _mark(n)) for n, rule in enumerate(rules)]),
+        rules=compile_rules([*marked, _NO_MATCH]),
         matches=tuple(Match(_actions(rule[3]), rule[0]) for rule in rules),
-        needs=tuple(each.needs for each in conditions),
-        hints=tuple(hint_of(each.needs) for each in conditions),
+        needs=needs,
+        hints=hints_of(needs),
         before_room=priority_class > KINDS["room"],
         is_costly=any(each.is_costly for each in conditions),
+        size=_GROUP_BYTES
+        + sum(_RULE_BYTES + _JSON_FACTOR * (len(rule[2]) + len(rule[3])) for rule in rules),
     )
 
 
@@ -279,12 +300,7 @@ class CompiledScope:
         """Whether any rule could match the event: a quick no for most events."""
         if event.room_id in self.rooms or event.sender in self.senders:
             return True
-        text = event.text
-        for group in self.groups:
-            for key, literal in group.hints:
-                if literal in text.get(key, ""):
-                    return True
-        return False
+        return any(is_hinted_at(group.hints, event.text) for group in self.groups)
 
     def match(self, run: Run, event: EventFacts) -> Match | None:
         """Find the scope's highest-priority matching rule.
@@ -315,13 +331,13 @@ class CompiledScope:
     @property
     def looked_at(self) -> int:
         """How many rules have to be looked at for an event."""
-        return sum(len(group.hints) for group in self.groups)
+        return sum(len(group.needs) for group in self.groups)
 
     @property
     def size(self) -> int:
-        """What it takes in memory, in rules, if nothing of it is shared."""
-        rules = self.looked_at + len(self.rooms) + len(self.senders)
-        return rules + _SIZE_OF_GROUP * len(self.groups)
+        """What it takes of memory, in bytes, if nothing of it is shared."""
+        looked_up = _LOOKUP_BYTES * (len(self.rooms) + len(self.senders))
+        return looked_up + sum(group.size for group in self.groups)
 
 
 def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> CompiledScope | None:
@@ -389,16 +405,21 @@ def _by_id(rules: Iterable[DeviceRule], kind: str) -> Mapping[object, Actions]:
 
 
 def _mark(number: int) -> str:
-    return to_json([{"set_tweak": "mark", "value": number}])
+    return to_json([{"set_tweak": _MARK, "value": number}])
 
 
-def marked(actions: Sequence[Any]) -> int | None:
-    """The mark in what the evaluator returned, or None for no match."""
-    if not actions:
-        return None
-    mark = actions[0]["value"]
-    assert isinstance(mark, int)
-    return mark
+def mark_of(actions: Sequence[Any]) -> int | None:
+    """The mark in what the evaluator returned, or None for the actions of a rule without."""
+    first = actions[0] if actions else None
+    if isinstance(first, dict) and first.get("set_tweak") == _MARK:
+        mark: int = first["value"]
+        return mark
+    return None
+
+
+def compile_always(compile_rules: Compile) -> CompiledRules:
+    """Compile a marked rule without conditions."""
+    return compile_rules([("always", KINDS["override"], "[]", _mark(0))])
 
 
 @attr.s(auto_attribs=True, slots=True)
@@ -415,7 +436,7 @@ class UserScopes:
 
     @property
     def size(self) -> int:
-        """What they take in memory, in rules."""
+        """What they take of memory, in bytes, if nothing of it is shared."""
         return sum(scope.size for scope in self.scopes.values())
 
     def could_match(self, event: EventFacts) -> bool:

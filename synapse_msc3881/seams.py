@@ -43,7 +43,7 @@ try:
     from synapse.storage.databases.main.event_push_actions import EmailPushAction, HttpPushAction
     from synapse.storage.engines import PostgresEngine
     from synapse.storage.push_rule import RuleNotFoundException
-    from synapse.synapse_rust.push import PushRule, get_base_rule_ids
+    from synapse.synapse_rust.push import PushRule
     from synapse.util.async_helpers import Linearizer
     from synapse.util.caches.descriptors import DeferredCacheListDescriptor
     from synapse.util.threepids import canonicalise_email
@@ -139,13 +139,10 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("rule_id", "priority_class", "conditions", "actions"),
     ),
     Seam(
-        "synapse.synapse_rust.push:get_base_rule_ids",
-        "the ids of the server-default rules, which we turn off in device scopes",
-    ),
-    Seam(
         "synapse.storage.databases.main.push_rule:_load_rules",
         "compiles rules, highest priority first; hides how the Rust constructors differ between "
-        "versions. A row with a default rule's id replaces that rule's actions",
+        "versions. A row with a default rule's id replaces that rule's actions. The others of "
+        "class 5 are run before all default rules that are on",
         parameters=("rawrules", "enabled_map", "experimental_config"),
     ),
     # Pushers: starting, stopping, and what they push.
@@ -613,11 +610,10 @@ class RuleCompiler:
 
     def __init__(self, hs: HomeServer) -> None:
         self._experimental = hs.config.experimental
-        self._defaults_off = dict.fromkeys(get_base_rule_ids(), False)
 
     def compile(self, rules: Sequence[RawRule]) -> CompiledRules:
-        """Compile rules, highest priority first, with all server-default rules turned off."""
-        return push_rule_storage._load_rules(list(rules), self._defaults_off, self._experimental)
+        """Compile rules, highest priority first, as those of a user who has no others."""
+        return push_rule_storage._load_rules(list(rules), {}, self._experimental)
 
     def compile_marked(self, rules: CompiledRules, mark: str) -> CompiledRules:
         """Compile a user's `global` rules again with `mark` (JSON) as every rule's actions."""

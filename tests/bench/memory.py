@@ -15,7 +15,8 @@ from tests.bench.variants import IDLE
 
 HELD, COMPILED, KEPT = "bytes held", "bytes compiled", "users compiled"
 
-FIVE, ROOMS = "5 rules with a word", "500 muted rooms"
+FIVE, SAME = "5 rules with a word of their own", "the same 5 rules with a word"
+ROOMS = "500 muted rooms"
 
 # These take so much memory that fewer users show it.
 _USERS_WITH_ROOMS = 1_000
@@ -25,11 +26,19 @@ def measure(workshop: Workshop, size: Size) -> list[Amount]:
     """Hold and compile users, in a new process for each number of them."""
     population = workshop.populate("sqlite", [RoomPlan("small", 2)])
     cases = [(users, FIVE, "override", 5) for users in size.users]
+    cases.append((min(MAX_COMPILED, max(size.users)), SAME, "override", 5))
     cases.append((min(_USERS_WITH_ROOMS, max(size.users)), ROOMS, "room", 500))
     amounts = []
     for users, name, kind, rules in cases:
         with workshop.serve(population, IDLE) as server:
-            found = server.ask("memory", users=users, rules=rules, kind=kind, kept=MAX_COMPILED)
+            found = server.ask(
+                "memory",
+                users=users,
+                rules=rules,
+                kind=kind,
+                own=name == FIVE,
+                kept=MAX_COMPILED,
+            )
         for quantity, key in ((HELD, "held"), (COMPILED, "compiled"), (KEPT, "kept")):
             amounts.append(Amount("sqlite", users, name, quantity, [found[key]]))
         workshop.say(

@@ -266,9 +266,9 @@ def add_use(deployment: Deployment, users: Sequence[str], use: Use, room_id: str
         use: which tags and rules.
         room_id: the room that a `room` rule is to match.
     """
-    rules = use.rules(room_id)
+    rules = [(user, rule) for user in users for rule in use.rules(user, room_id)]
     if use.in_global:
-        _add_global_rules(deployment, users, rules)
+        _add_global_rules(deployment, rules)
         return
     tags = json.dumps(use.tags)
     deployment.insert(
@@ -277,31 +277,28 @@ def add_use(deployment: Deployment, users: Sequence[str], use: Use, room_id: str
         ((user, APP, pushkey(user), tags) for user in users),
     )
     columns = [field.name for field in attr.fields(StoredRule)]
-    rows = [attr.astuple(rule) for rule in rules]
     deployment.insert(
         "synapse_msc3881_device_rules",
         ("user_id", *columns),
-        ((user, *row) for user in users for row in rows),
+        ((user, *attr.astuple(rule)) for user, rule in rules),
     )
 
 
-def _add_global_rules(
-    deployment: Deployment, users: Sequence[str], rules: Sequence[StoredRule]
-) -> None:
+def _add_global_rules(deployment: Deployment, rules: Iterable[tuple[str, StoredRule]]) -> None:
     rows = [
         (
+            user,
             f"global/{rule.kind}/{rule.rule_id}",
             KINDS[rule.kind],
             rule.priority,
             rule.conditions,
             rule.actions,
         )
-        for rule in rules
+        for user, rule in rules
     ]
     ((first,),) = deployment.sql("SELECT COALESCE(MAX(id), 0) + 1 FROM push_rules")
-    numbered = enumerate(((user, row) for user in users for row in rows), first)
     deployment.insert(
         "push_rules",
         ["id", "user_name", "rule_id", "priority_class", "priority", "conditions", "actions"],
-        ((number, user, *row) for number, (user, row) in numbered),
+        ((number, *row) for number, row in enumerate(rows, first)),
     )

@@ -139,13 +139,14 @@ class Probe:
         ]
         return {"done": min(positions) >= upto}
 
-    async def memory(self, users: int, rules: int, kind: str, kept: int) -> JsonDict:
+    async def memory(self, users: int, rules: int, kind: str, own: bool, kept: int) -> JsonDict:
         """What users with device rules take, held and compiled; ask a process once.
 
         Args:
             users: how many.
             rules: how many rules each has in one scope; no compiling where it is 0.
             kind: "room", or "override" for rules with a pattern.
+            own: whether each user has other rules than the rest.
             kept: how many compiled users the cache keeps.
 
         Returns:
@@ -161,7 +162,7 @@ class Probe:
         if rules:
             compiler = RuleCompiler(self._hs)
             for user_id in held.users:
-                stored = list(_device_rules(kind, rules, "phone"))
+                stored = list(_device_rules(kind, rules, "phone", user_id if own else ""))
                 held.keep(user_id, compile_user(stored, [("phone", "global")], compiler.compile))
         compiled = _resident() - before
         return {"held": held_bytes, "compiled": compiled, "kept": len(held.compiled)}
@@ -381,10 +382,11 @@ def _position(pusher: Any) -> int:
     return max(position, int(backlog.walked_to))
 
 
-def _device_rules(kind: str, count: int, tag: str) -> Iterator[DeviceRule]:
+def _device_rules(kind: str, count: int, tag: str, owner: str) -> Iterator[DeviceRule]:
     for n in range(count):
         rule_id = f"!room-{n:05d}-abcdefgh:example.org" if kind == "room" else f"rule-{n}"
-        condition = {"kind": "event_match", "key": "content.body", "pattern": f"pattern {n}"}
+        pattern = f"pattern {n} {owner}"
+        condition = {"kind": "event_match", "key": "content.body", "pattern": pattern}
         if kind == "room":
             condition = {"kind": "event_match", "key": "room_id", "pattern": rule_id}
         yield DeviceRule(tag, kind, rule_id, n, json.dumps([condition]), '["notify"]', True)

@@ -41,6 +41,8 @@ class Use:
             "word" for an "override" rule that matches by a word in the body. The others match by
             the kind of message: to find out that a word stands for itself, Synapse compiles a
             regular expression for each user, which takes it so long that nothing else shows.
+        own: whether each user has other rules than the rest. Users with the same rules, as those
+            of one client have, share what is made of them.
         in_global: whether the rules stand in `global`, as they may without the module.
     """
 
@@ -48,32 +50,33 @@ class Use:
     rules_each: int = 5
     kind: str = "override"
     matches: str = "no"
+    own: bool = False
     in_global: bool = False
 
     @property
     def tags(self) -> list[str]:
         return [*(f"phone-{n}" for n in range(self.scopes)), "global"]
 
-    def rules(self, room_id: str) -> list["StoredRule"]:
+    def rules(self, user_id: str, room_id: str) -> list["StoredRule"]:
         """The rules that a user has, for a "room" rule with the room that is to match."""
         return [
-            self._rule(tag, scope, number, room_id)
+            self._rule(tag, scope, number, room_id, user_id if self.own else "")
             for scope, tag in enumerate(self.tags[:-1])
             for number in range(self.rules_each)
         ]
 
-    def _rule(self, tag: str, scope: int, number: int, room_id: str) -> "StoredRule":
+    def _rule(self, tag: str, scope: int, number: int, room_id: str, owner: str) -> "StoredRule":
         # The one with the lowest priority is tried last.
         matches = self.matches if (scope, number) == (self.scopes - 1, 0) else "no"
         if self.kind == "room":
             rule_id = f"!muted-{number:04d}-abcdefghi:example.org" if matches == "no" else room_id
             return StoredRule(tag, "room", rule_id, number, _condition("room_id", rule_id), "[]")
         condition = {
-            "no": _condition("content.body", _OTHER_WORD.format(number)),
+            "no": _condition("content.body", _OTHER_WORD.format(number) + owner),
             "yes": _condition("content.msgtype", "m.text"),
             "word": _condition("content.body", _WORD),
         }[matches]
-        return StoredRule(tag, self.kind, f"rule-{number}", number, condition, NOTIFY)
+        return StoredRule(tag, self.kind, f"rule-{number}{owner}", number, condition, NOTIFY)
 
 
 @attr.s(auto_attribs=True, frozen=True)
@@ -134,6 +137,10 @@ TEN_PERCENT = Variant("10 %: 5 rules, no match", share=0.1)
 TEN_PERCENT_MATCHING = Variant("10 %: 5 rules, match", share=0.1, use=_MATCH)
 ALL = Variant("100 %: 5 rules, no match", share=1.0)
 ALL_MATCHING = Variant("100 %: 5 rules, match", share=1.0, use=_MATCH)
+ALL_OWN = Variant("100 %: 5 rules of their own, no match", share=1.0, use=Use(own=True))
+ALL_OWN_MATCHING = Variant(
+    "100 %: 5 rules of their own, match", share=1.0, use=Use(own=True, matches="yes")
+)
 ALL_WORD = Variant("100 %: 5 rules, a word matches", share=1.0, use=_WORD_MATCH)
 ALL_FIVE_ROOMS = Variant("100 %: 5 muted rooms", share=1.0, use=Use(kind="room"))
 ALL_ROOMS = Variant("100 %: 500 muted rooms", share=1.0, use=Use(kind="room", rules_each=500))
@@ -154,6 +161,8 @@ USED = (
     TEN_PERCENT_MATCHING,
     ALL,
     ALL_MATCHING,
+    ALL_OWN,
+    ALL_OWN_MATCHING,
     ALL_FIVE_ROOMS,
     ALL_ROOMS,
     ALL_MUTED,

@@ -83,8 +83,8 @@ def scopes_of(number: int) -> UserScopes:
     return UserScopes({"phone": scope}, are_many=False, needs_global_match=False)
 
 
-def test_the_rules_of_all_are_bounded_too() -> None:
-    held = HeldScopes(set(), max_compiled=100, max_rules=10)
+def test_the_memory_of_all_is_bounded_too() -> None:
+    held = HeldScopes(set(), max_compiled=100, max_bytes=10 * scopes_of(1).size)
     for user, rules in (("a", 4), ("b", 4), ("c", 2), ("d", 1)):
         held.keep(user, scopes_of(rules))
     assert list(held.compiled) == ["b", "c", "d"]

@@ -10,12 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from synapse_msc3881.prefilter import (
+    Hints,
     Needs,
     could_match,
     has_much_text,
     has_wildcard,
-    hint_of,
+    hints_of,
     is_costly,
+    is_hinted_at,
     needs_of,
     searchable,
 )
@@ -42,7 +44,8 @@ def occasion(keys: dict[str, Any]) -> Occasion:
 
 def matches(conditions: list[Any], event: Occasion) -> bool:
     row = ("x", 5, json.dumps(conditions), json.dumps(MATCHED))
-    return bool(runner(event, EXTENSIBLE_OFF)(EXTENSIBLE_OFF.compiler.compile([row])))
+    compiled = EXTENSIBLE_OFF.compiler.compile([row])
+    return runner(event, EXTENSIBLE_OFF)(compiled) == MATCHED
 
 
 @st.composite
@@ -74,7 +77,10 @@ def _like(character: str) -> list[str]:
 @example(([FOLDED], occasion({"content.topic": f"-{LONG_S}{KELVIN}"})))
 def test_no_match_is_ruled_out(case: tuple[list[Any], Occasion]) -> None:
     conditions, event = case
-    possible = could_match([needs_of(conditions)], searchable(event.keys))
+    needs = [needs_of(conditions)]
+    possible = could_match(needs, searchable(event.keys))
+    if possible:
+        assert is_hinted_at(hints_of(needs), searchable(event.keys))
     if matches(conditions, event):
         note("match")
         assert possible
@@ -128,20 +134,40 @@ def test_no_rules_match_nothing_and_a_rule_without_conditions_anything() -> None
     assert could_match([needs_of("no list")], {})
 
 
+BY_TYPE: Needs = (("type", ("m.room.",)), ("content.body", ("hi",)))
+BY_BODY: Needs = (("type", ("m.room.",)), ("content.body", ("hi", "lunch!!!")))
+
+
 @pytest.mark.parametrize(
-    ("needs", "hint"),
+    ("alternatives", "hints"),
     [
-        ((), ("", "")),
-        ((("content.body", ()),), ("", "")),
-        (
-            (("type", ("m.room.",)), ("content.body", ("hi", "lunch!!!"))),
-            ("content.body", "lunch!!!"),
-        ),
-        ((("type", ("m.room.",)), ("content.body", ("hi",))), ("type", "m.room.")),
+        ([], ()),
+        ([()], (("", ("",)),)),
+        ([(("content.body", ()),)], (("", ("",)),)),
+        ([BY_BODY], (("content.body", ("lunch!!!",)),)),
+        ([BY_TYPE, BY_BODY, BY_TYPE], (("type", ("m.room.",)), ("content.body", ("lunch!!!",)))),
     ],
 )
-def test_the_hint_is_the_longest_text(needs: Needs, hint: tuple[str, str]) -> None:
-    assert hint_of(needs) == hint
+def test_the_hint_of_a_rule_is_its_longest_text(alternatives: list[Needs], hints: Hints) -> None:
+    assert hints_of(alternatives) == hints
+
+
+@pytest.mark.parametrize(
+    ("alternatives", "event", "expected"),
+    [
+        ([], {"type": "m.room.message"}, False),
+        ([()], {}, True),
+        ([BY_TYPE], {"type": "m.room.message"}, True),
+        ([BY_TYPE], {"type": "m.reaction"}, False),
+        ([BY_TYPE], {}, False),
+        ([BY_TYPE, BY_BODY], {"content.body": "time for lunch!!!"}, True),
+        ([BY_TYPE, BY_BODY], {"content.body": "m.room.message"}, False),
+    ],
+)
+def test_an_event_is_hinted_at_by_one_of_the_texts(
+    alternatives: list[Needs], event: dict[str, str], expected: bool
+) -> None:
+    assert is_hinted_at(hints_of(alternatives), event) is expected
 
 
 @pytest.mark.parametrize(

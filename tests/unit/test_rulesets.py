@@ -29,10 +29,11 @@ from synapse_msc3881.rulesets import (
     UserScopes,
     by_priority,
     by_scope,
+    compile_always,
     compile_scope,
     compile_user,
     format_for_client,
-    marked,
+    mark_of,
     to_json,
 )
 from synapse_msc3881.seams import RuleCompiler
@@ -267,7 +268,8 @@ def first_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -
             if kind in ("room", "sender"):
                 key = "room_id" if kind == "room" else "sender"
                 conditions = [{"kind": "event_property_is", "key": key, "value": rule.rule_id}]
-            if run(setting.compiler.compile([("x", 5, json.dumps(conditions), to_json(MATCHED))])):
+            alone = ("x", 5, json.dumps(conditions), to_json(MATCHED))
+            if run(setting.compiler.compile([alone])) == MATCHED:
                 note(kind)
                 return Match(json.loads(rule.actions), rule.name)
     note("no match")
@@ -287,8 +289,7 @@ def found_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -
     evaluation: Any = SimpleNamespace(cascade=None)
     event_scopes = EventScopes({}, evaluation)
     evaluator = ScopedEvaluator(occasion.evaluator(setting), occasion.keys, event_scopes)
-    always = setting.compiler.compile([("always", 5, "[]", '["notify"]')])
-    event = evaluator.find_facts(always)
+    event = evaluator.find_facts(compile_always(setting.compiler.compile))
     matches = match_scopes(scopes, runner(occasion, setting), event)
     if matches:
         assert scopes.could_match(event)
@@ -410,14 +411,18 @@ def test_costly_rules_are_in_other_groups_than_cheap_ones(
     assert [(len(group.needs), group.is_costly) for group in scope.groups] == groups
 
 
-def test_rules_that_are_a_group_each_count_for_more_memory() -> None:
-    def size(conditions: list[Any]) -> int:
-        rules = [rule("override", f"{n}", [], conditions) for n in range(20)]
+def test_the_size_of_what_is_compiled_grows_with_rules_and_their_text() -> None:
+    def size(*rules: DeviceRule) -> int:
         scopes = compile_user(rules, [("phone",)], EXTENSIBLE_OFF.compiler.compile)
         assert scopes is not None
         return scopes.size
 
-    assert size([WILD]) - size([WORD]) == 12 * 19
+    word, wild = rule("override", "1", [], [WORD]), rule("override", "2", [], [WILD])
+    long = rule("override", "3", [], [{**WORD, "pattern": "noon" * 200}])
+    room, sender = rule("room", ROOMS[0], []), rule("sender", SENDERS[0], [])
+    assert 0 < size(room) < size(room, sender) < size(word) < size(word, wild)
+    assert size(long) > size(word) + 4 * 790
+    assert size(room, word) == size(room) + size(word)
 
 
 @pytest.mark.parametrize("much_text", [False, True])
@@ -610,12 +615,20 @@ def test_a_broken_row_is_left_out_of_what_clients_see() -> None:
 
 
 @pytest.mark.parametrize(
-    ("actions", "mark"), [([], None), ([{"set_tweak": "mark", "value": 7}], 7)], ids=str
+    ("actions", "mark"),
+    [
+        ([], None),
+        ([{"set_tweak": "mark", "value": 7}], 7),
+        # Those of server-default rules.
+        (["notify"], None),
+        ([{"set_tweak": "sound", "value": "default"}, "notify"], None),
+    ],
+    ids=str,
 )
 def test_a_mark_is_read_from_what_the_evaluator_returned(
     actions: list[Any], mark: int | None
 ) -> None:
-    assert marked(actions) == mark
+    assert mark_of(actions) == mark
 
 
 def test_json_is_what_both_databases_can_store() -> None:
