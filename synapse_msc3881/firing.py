@@ -54,6 +54,17 @@ class Backlog:
     before, nor with how long a push has been waiting.
     """
 
+    __slots__ = (
+        "_failures",
+        "_key",
+        "_metrics",
+        "_rows",
+        "_tags",
+        "_waiting",
+        "dropped",
+        "walked_to",
+    )
+
     def __init__(
         self,
         key: PusherKey,

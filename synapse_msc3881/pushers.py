@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import attr
@@ -33,6 +34,10 @@ class TaggedPusherConfig(seams.PusherConfig):
     """Synapse's config of a pusher, with its profile tags."""
 
     profile_tags: tuple[str, ...] = DEFAULT_TAGS
+
+
+# At once, since there is one for each pusher of the server.
+_native_fields = attrgetter(*(field.name for field in attr.fields(seams.PusherConfig)))
 
 
 def profile_tags_of(config: seams.PusherConfig) -> tuple[str, ...]:
@@ -232,11 +237,9 @@ def _tagged(
     if not tags:
         yield from pushers
         return
-    names = [field.name for field in attr.fields(seams.PusherConfig)]
     for pusher in pushers:
         listed = tags.get(PusherKey(pusher.user_name, pusher.app_id, pusher.pushkey))
         if listed is None:
             yield pusher
         else:
-            native = {name: getattr(pusher, name) for name in names}
-            yield TaggedPusherConfig(**native, profile_tags=listed)
+            yield TaggedPusherConfig(*(*_native_fields(pusher), listed))

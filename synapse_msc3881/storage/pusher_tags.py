@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,7 +70,10 @@ class PusherTagStore:
                 + (f" WHERE {where}" if where else ""),
                 list(conditions.values()),
             )
-            return {PusherKey(*key): self._parse(tags, key[0]) for *key, tags in txn}
+            return {
+                PusherKey(user_id, app_id, pushkey): self._parse(tags, user_id)
+                for user_id, app_id, pushkey, tags in txn
+            }
 
         return await self._db.runInteraction("msc3881_get_pusher_tags", get_txn)
 
@@ -141,6 +145,8 @@ class PusherTagStore:
             return DEFAULT_TAGS
 
 
+# Most users have the same few lists, which then are in memory once.
+@functools.lru_cache(maxsize=1000)
 def parse_stored_tags(stored: str) -> tuple[str, ...]:
     """The profile tags in a row.
 
