@@ -19,11 +19,7 @@ from typing import Any
 import attr
 
 from synapse_msc3881.device_scopes import DeviceScopes, Failed
-from synapse_msc3881.metrics import Failures, Metrics
-from synapse_msc3881.outcomes import FAILED, with_outcomes
-from synapse_msc3881.prefilter import has_much_text, searchable
-from synapse_msc3881.profile_tags import GLOBAL, Action, Match
-from synapse_msc3881.rulesets import (
+from synapse_msc3881.matching import (
     CompiledRules,
     EventFacts,
     Run,
@@ -31,6 +27,10 @@ from synapse_msc3881.rulesets import (
     compile_always,
     mark_of,
 )
+from synapse_msc3881.metrics import Failures, Metrics
+from synapse_msc3881.outcomes import FAILED, with_outcomes
+from synapse_msc3881.prefilter import has_much_text, searchable
+from synapse_msc3881.profile_tags import GLOBAL, Action, Match
 from synapse_msc3881.seams import RuleCompiler
 from synapse_msc3881.spending import Spending, TooCostlyError
 
@@ -120,7 +120,8 @@ class ScopedEvaluator:
             room_id=by_id.get("room_id"),
             sender=by_id.get("sender"),
             text=searchable(self._flattened_keys),
-            has_much_text=has_much_text(self._flattened_keys),
+            # Where the rule above does not match, a group goes on to the server-default rules.
+            is_costly=not matches or has_much_text(self._flattened_keys),
         )
         return self.facts
 

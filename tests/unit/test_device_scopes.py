@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from synapse_msc3881.device_scopes import DeviceScopes, Failed, HeldScopes
+from synapse_msc3881.matching import CompiledScope, UserScopes
 from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.profile_tags import Actions
-from synapse_msc3881.rulesets import CompiledScope, DeviceRule, UserScopes
+from synapse_msc3881.rulesets import DeviceRule
 from synapse_msc3881.spending import MAX_DEBT_SECONDS, SECONDS_PER_EVENT, Spending
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ from hypothesis import event as note
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from synapse_msc3881.matching import RawRule
 from synapse_msc3881.prefilter import (
     Hints,
     Needs,
@@ -21,7 +22,7 @@ from synapse_msc3881.prefilter import (
     needs_of,
     searchable,
 )
-from tests.unit.test_rulesets import EXTENSIBLE_OFF, MATCHED, MESSAGE, Occasion, runner
+from tests.unit.test_matching import EXTENSIBLE_OFF, MATCHED, MESSAGE, Occasion, runner
 
 # Letters whose case folds in odd ways.
 LONG_S, KELVIN, DOTTED_I, DOTLESS_I = "\u017f", "\u212a", "\u0130", "\u0131"
@@ -43,7 +44,7 @@ def occasion(keys: dict[str, Any]) -> Occasion:
 
 
 def matches(conditions: list[Any], event: Occasion) -> bool:
-    row = ("x", 5, json.dumps(conditions), json.dumps(MATCHED))
+    row = RawRule("x", 5, json.dumps(conditions), json.dumps(MATCHED))
     compiled = EXTENSIBLE_OFF.compiler.compile([row])
     return runner(event, EXTENSIBLE_OFF)(compiled) == MATCHED
 

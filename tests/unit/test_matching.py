@@ -1,0 +1,600 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Compiling and matching a device scope, against evaluating its rules one by one.
+
+Both run Synapse's own evaluator. The oracle compiles each rule alone, asks in the order of
+priority whether it matches, and stops at the first that does.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import attr
+import pytest
+from hypothesis import event as note
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, RoomVersions
+from synapse.storage.databases.main.push_rule import _load_rules
+from synapse.synapse_rust.push import PushRuleEvaluator, get_base_rule_ids
+
+from synapse_msc3881.evaluation import EventScopes, ScopedEvaluator, match_scopes
+from synapse_msc3881.matching import (
+    EventFacts,
+    RawRule,
+    UserScopes,
+    compile_always,
+    compile_scope,
+    compile_user,
+    mark_of,
+)
+from synapse_msc3881.profile_tags import Actions, Match
+from synapse_msc3881.rulesets import KINDS, DeviceRule, by_priority, to_json
+from synapse_msc3881.seams import RuleCompiler
+
+USER = "@bob:example.org"
+ROOMS = ("!room:example.org", "!Room:example.org", "!other:example.org", "!*")
+SENDERS = ("@alice:example.org", "@Alice:example.org", "@carol:example.org", "@*")
+EXTENSIBLE_EVENTS = "org.matrix.msc3932.extensible_events"
+
+FLAGS = (
+    "msc1767_enabled",
+    "msc3381_polls_enabled",
+    "msc3664_enabled",
+    "msc4028_push_encrypted_events",
+    "msc4075_enabled",
+    "msc4210_enabled",
+    "msc4306_enabled",
+)
+
+
+# --- Synapse's evaluator ------------------------------------------------------------------------
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class Setting:
+    """A homeserver's flags, and the room version of an event."""
+
+    flags: frozenset[str]
+    room_version: str
+
+    @property
+    def experimental(self) -> Any:
+        return SimpleNamespace(**{flag: flag in self.flags for flag in FLAGS})
+
+    @property
+    def compiler(self) -> RuleCompiler:
+        hs: Any = SimpleNamespace(config=SimpleNamespace(experimental=self.experimental))
+        return RuleCompiler(hs)
+
+    @property
+    def features(self) -> Sequence[str]:
+        version = VERSIONS[self.room_version]
+        features: Sequence[str] = version.msc3931_push_features
+        return features
+
+
+VERSIONS = {
+    **{version: KNOWN_ROOM_VERSIONS[version] for version in KNOWN_ROOM_VERSIONS},
+    RoomVersions.MSC1767v10.identifier: RoomVersions.MSC1767v10,
+}
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class Occasion:
+    """An event, and the user for whom it is evaluated."""
+
+    keys: Mapping[str, Any]
+    display_name: str | None
+    has_mentions: bool
+    members: int
+    power: int | None
+    subscribed: bool | None
+
+    def evaluator(self, setting: Setting) -> Any:
+        arguments = {
+            "flattened_keys": self.keys,
+            "has_mentions": self.has_mentions,
+            "room_member_count": self.members,
+            "sender_power_level": self.power,
+            "notification_power_levels": {"room": 50},
+            "related_events_flattened": {"m.in_reply_to": {"sender": SENDERS[0]}},
+            "related_event_match_enabled": "msc3664_enabled" in setting.flags,
+            "room_version_feature_flags": setting.features,
+            "msc3931_enabled": "msc1767_enabled" in setting.flags,
+            "msc4210_enabled": "msc4210_enabled" in setting.flags,
+            "msc4306_enabled": "msc4306_enabled" in setting.flags,
+        }
+        takes = inspect.signature(PushRuleEvaluator).parameters
+        return PushRuleEvaluator(**{name: arguments[name] for name in takes})  # type: ignore[arg-type]
+
+    def user(self) -> tuple[Any, ...]:
+        """What Synapse hands to the evaluator of the user."""
+        takes = inspect.signature(PushRuleEvaluator.run).parameters
+        thread = (self.subscribed,) if "msc4306_thread_subscription_state" in takes else ()
+        return (USER, self.display_name, *thread)
+
+
+def runner(occasion: Occasion, setting: Setting) -> Callable[..., Sequence[Any]]:
+    evaluator = occasion.evaluator(setting)
+    return lambda compiled, _=True: list(evaluator.run(compiled, *occasion.user()))
+
+
+# --- Random rules and events --------------------------------------------------------------------
+
+KEYS = st.sampled_from(
+    [
+        "type",
+        "room_id",
+        "sender",
+        "state_key",
+        "content.body",
+        "content.membership",
+        "content.number",
+        "content.flag",
+        "content.list",
+        "content.m\\.mentions.user_ids",
+        "content.nothing",
+    ]
+)
+WORDS = ("hello", "Bob", "bob", "world", "m.text", "m.room.message", "m.room.member", "invite")
+PATTERNS = st.sampled_from([*WORDS, "*", "h?llo", "*o*", "", "!*", "@alice*", USER, *ROOMS])
+TEXTS = st.lists(st.sampled_from([*WORDS, "hello!", "@room", "B*b", "x"]), max_size=4).map(" ".join)
+VALUES = st.sampled_from([*WORDS, 1, 0, True, False, None, USER, *ROOMS, *SENDERS])
+
+CONDITIONS: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.builds(lambda k, p: {"kind": "event_match", "key": k, "pattern": p}, KEYS, PATTERNS),
+    st.builds(lambda k, v: {"kind": "event_property_is", "key": k, "value": v}, KEYS, VALUES),
+    st.builds(lambda k, v: {"kind": "event_property_contains", "key": k, "value": v}, KEYS, VALUES),
+    st.sampled_from(
+        [
+            {"kind": "contains_display_name"},
+            {"kind": "sender_notification_permission", "key": "room"},
+            {"kind": "room_member_count", "is": "2"},
+            {"kind": "room_member_count", "is": ">=3"},
+            {"kind": "room_member_count", "is": "no number"},
+            {
+                "kind": "org.matrix.msc3931.room_version_supports",
+                "feature": EXTENSIBLE_EVENTS,
+            },
+            {"kind": "im.nheko.msc3664.related_event_match", "rel_type": "m.in_reply_to"},
+            {"kind": "io.element.msc4306.thread_subscription", "subscribed": True},
+            {"kind": "unknown", "what": ["ever"]},
+            {"kind": "event_match", "key": "room_id", "pattern": ROOMS[0]},
+            {"kind": "event_match", "key": "type", "pattern": "m.room.message"},
+        ]
+    ),
+)
+ACTIONS = st.lists(
+    st.sampled_from(
+        [
+            "notify",
+            "dont_notify",
+            "coalesce",
+            {"set_tweak": "sound", "value": "siren"},
+            {"set_tweak": "highlight"},
+            {"set_tweak": "highlight", "value": False},
+            {"set_tweak": "mark", "value": 0},
+        ]
+    ),
+    max_size=3,
+)
+# Rust leaves rules out whose ids hold the name of a proposal that is turned off.
+RULE_IDS = st.sampled_from(
+    ["a", "b", "c", "org.matrix.msc1767", ".org.matrix.msc3930.rule.poll", "0", "ß"]
+)
+
+
+@st.composite
+def device_rules(draw: st.DrawFn) -> list[DeviceRule]:
+    """The rules of one scope, in no particular order."""
+    rules: dict[tuple[str, str], DeviceRule] = {}
+    for priority in range(draw(st.integers(0, 8))):
+        kind = draw(st.sampled_from([*KINDS]))
+        conditions: list[Any] = []
+        if kind == "room":
+            rule_id = draw(st.sampled_from(ROOMS))
+        elif kind == "sender":
+            rule_id = draw(st.sampled_from(SENDERS))
+        else:
+            rule_id = draw(RULE_IDS)
+        if kind == "content":
+            conditions = [{"kind": "event_match", "key": "content.body", "pattern": draw(PATTERNS)}]
+        elif kind in ("override", "underride"):
+            conditions = draw(st.lists(CONDITIONS, max_size=2))
+        rules[kind, rule_id] = DeviceRule(
+            profile_tag="phone",
+            kind=kind,
+            rule_id=rule_id,
+            priority=priority,
+            conditions=to_json(conditions),
+            actions=to_json(draw(ACTIONS)),
+            enabled=draw(st.sampled_from([True, True, True, False])),
+        )
+    return draw(st.permutations(list(rules.values())))
+
+
+OCCASIONS = st.builds(
+    Occasion,
+    keys=st.fixed_dictionaries(
+        {"type": st.sampled_from(["m.room.message", "m.room.member", "x"])},
+        optional={
+            "room_id": st.sampled_from(ROOMS),
+            "sender": st.sampled_from(SENDERS),
+            "state_key": st.sampled_from(["", USER]),
+            "content.body": TEXTS,
+            "content.membership": st.just("invite"),
+            "content.number": st.sampled_from([0, 1, True, "1"]),
+            "content.flag": st.sampled_from([True, False, None]),
+            "content.list": st.lists(VALUES, max_size=3),
+            "content.m\\.mentions.user_ids": st.sampled_from([[USER], []]),
+        },
+    ),
+    display_name=st.sampled_from([None, "Bob", "hello world", "B*b", "x"]),
+    has_mentions=st.booleans(),
+    members=st.integers(1, 4),
+    power=st.sampled_from([None, 0, 50]),
+    subscribed=st.sampled_from([None, True, False]),
+)
+SETTINGS = st.builds(
+    Setting,
+    flags=st.frozensets(st.sampled_from(FLAGS)),
+    room_version=st.sampled_from([*VERSIONS]),
+)
+
+
+# --- The oracle ---------------------------------------------------------------------------------
+
+# Not "dont_notify" and the like: Synapse's evaluator leaves them out.
+MATCHED = [{"set_tweak": "matched"}]
+
+
+def first_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Match | None:
+    """The first rule that matches, each rule evaluated alone."""
+    run = runner(occasion, setting)
+    order = ("override", "content", "room", "sender", "underride")
+    by_kind = {kind: [rule for rule in rules if rule.kind == kind] for kind in order}
+    for kind in order:
+        for rule in sorted(by_kind[kind], key=lambda rule: -rule.priority):
+            if not rule.enabled:
+                continue
+            conditions = json.loads(rule.conditions)
+            if kind in ("room", "sender"):
+                key = "room_id" if kind == "room" else "sender"
+                conditions = [{"kind": "event_property_is", "key": key, "value": rule.rule_id}]
+            alone = RawRule("x", 5, json.dumps(conditions), to_json(MATCHED))
+            if run(setting.compiler.compile([alone])) == MATCHED:
+                note(kind)
+                return Match(json.loads(rule.actions), rule.name)
+    note("no match")
+    return None
+
+
+def found(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Actions | None:
+    """The actions that the module finds, as `Evaluation` asks for them."""
+    match = found_match(rules, occasion, setting)
+    return None if match is None else match.actions
+
+
+def found_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -> Match | None:
+    scopes = compile_user(rules, [("phone",)], setting.compiler.compile)
+    if scopes is None:
+        return None
+    event = facts(occasion, setting)
+    matches = match_scopes(scopes, runner(occasion, setting), event)
+    if matches:
+        assert scopes.could_match(event)
+    return matches.get("phone")
+
+
+def facts(occasion: Occasion, setting: Setting) -> EventFacts:
+    evaluation: Any = SimpleNamespace(cascade=None)
+    event_scopes = EventScopes({}, evaluation)
+    evaluator = ScopedEvaluator(occasion.evaluator(setting), occasion.keys, event_scopes)
+    return evaluator.find_facts(compile_always(setting.compiler.compile))
+
+
+# --- Compiling and matching ---------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(device_rules(), OCCASIONS, SETTINGS)
+def test_a_scope_matches_as_its_rules_do_one_by_one(
+    rules: list[DeviceRule], occasion: Occasion, setting: Setting
+) -> None:
+    assert found_match(rules, occasion, setting) == first_match(rules, occasion, setting)
+
+
+@pytest.mark.parametrize("room_version", [*VERSIONS])
+@pytest.mark.parametrize("flags", [(), ("msc1767_enabled",), FLAGS], ids=["off", "1767", "on"])
+@settings(max_examples=10, deadline=None)
+@given(device_rules(), OCCASIONS)
+def test_a_scope_matches_so_in_every_room_version(
+    room_version: str, flags: Sequence[str], rules: list[DeviceRule], occasion: Occasion
+) -> None:
+    setting = Setting(frozenset(flags), room_version)
+    assert found_match(rules, occasion, setting) == first_match(rules, occasion, setting)
+
+
+def rule(kind: str, rule_id: str, actions: Sequence[Any], conditions: Any = ()) -> DeviceRule:
+    return DeviceRule(
+        "phone", kind, rule_id, 0, to_json(list(conditions)), to_json(list(actions)), True
+    )
+
+
+MESSAGE = Occasion(
+    {"type": "m.room.message", "room_id": ROOMS[0], "sender": SENDERS[0], "content.body": "hello"},
+    "Bob",
+    False,
+    2,
+    0,
+    None,
+)
+EXTENSIBLE = Setting(frozenset(["msc1767_enabled"]), "org.matrix.msc1767.10")
+
+
+@pytest.mark.parametrize("kind", ["override", "room", "sender", "underride"])
+def test_in_rooms_with_extensible_events_rules_must_ask_for_the_room_version(kind: str) -> None:
+    rule_id = {"room": ROOMS[0], "sender": SENDERS[0]}.get(kind, "a")
+    unaware = rule(kind, rule_id, ["notify"])
+    assert found([unaware], MESSAGE, Setting(frozenset(), "10")) == ["notify"]
+    assert found([unaware], MESSAGE, EXTENSIBLE) is None
+    supports = {
+        "kind": "org.matrix.msc3931.room_version_supports",
+        "feature": EXTENSIBLE_EVENTS,
+    }
+    aware = rule("underride", "aware", ["coalesce"], [supports])
+    assert found([unaware, aware], MESSAGE, EXTENSIBLE) == ["coalesce"]
+
+
+@pytest.mark.parametrize("actions", [[], ["dont_notify"], ["notify"], [{"set_tweak": "mark"}]])
+@pytest.mark.parametrize("kind", [*KINDS])
+def test_a_silent_match_is_a_match(kind: str, actions: list[Any]) -> None:
+    rule_id = {"room": ROOMS[0], "sender": SENDERS[0]}.get(kind, "a")
+    pattern = [{"kind": "event_match", "key": "content.body", "pattern": "hello"}]
+    conditions = pattern if kind == "content" else []
+    silent = rule(kind, rule_id, actions, conditions)
+    assert found_match([silent], MESSAGE, EXTENSIBLE_OFF) == Match(actions, f"{kind}/{rule_id}")
+
+
+EXTENSIBLE_OFF = Setting(frozenset(), "11")
+
+
+def test_a_scope_with_only_disabled_rules_is_none() -> None:
+    disabled = attr.evolve(rule("room", ROOMS[0], ["notify"]), enabled=False)
+    assert compile_scope([disabled], EXTENSIBLE_OFF.compiler.compile) is None
+    assert compile_scope([], EXTENSIBLE_OFF.compiler.compile) is None
+
+
+def test_a_scope_of_room_and_sender_rules_never_runs_the_evaluator() -> None:
+    rules = [rule("room", ROOMS[0], ["notify"]), rule("sender", SENDERS[0], [])]
+    scope = compile_scope(rules, EXTENSIBLE_OFF.compiler.compile)
+    assert scope is not None
+
+    def run(_: Any, __: bool) -> Sequence[Any]:
+        raise AssertionError("the evaluator was run")
+
+    in_room = scope.match(run, EventFacts(ROOMS[0], SENDERS[0], {}, False))
+    by_sender = scope.match(run, EventFacts(ROOMS[1], SENDERS[0], {}, False))
+    assert in_room == Match(["notify"], f"room/{ROOMS[0]}")
+    assert by_sender == Match([], f"sender/{SENDERS[0]}")
+    assert scope.match(run, EventFacts(ROOMS[1], SENDERS[1], {}, False)) is None
+    assert scope.match(run, EventFacts(None, None, {}, False)) is None
+
+
+CHEAP = {"kind": "event_match", "key": "type", "pattern": "m.room.message"}
+WORD = {"kind": "event_match", "key": "content.body", "pattern": "noon"}
+WILD = {"kind": "event_match", "key": "type", "pattern": "m.*"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "groups"),
+    [
+        ([], []),
+        ([[CHEAP], [], [CHEAP, CHEAP]], [(3, False)]),
+        ([[WORD], [WORD]], [(2, True)]),
+        ([[CHEAP], [WORD], [WORD], [CHEAP]], [(1, False), (2, True), (1, False)]),
+        ([[WORD], [WILD], [WILD], [WORD]], [(1, True)] * 4),
+        ([[CHEAP]] * 40, [(32, False), (8, False)]),
+        ([[CHEAP], [CHEAP] * 1000, [CHEAP]], [(1, False), (1, True), (1, False)]),
+    ],
+    ids=str,
+)
+def test_costly_rules_are_in_other_groups_than_cheap_ones(
+    conditions: list[Any], groups: list[tuple[int, bool]]
+) -> None:
+    rules = [rule("override", f"{n}", [], each) for n, each in enumerate(conditions)]
+    scope = compile_scope([rule("room", ROOMS[0], []), *rules], EXTENSIBLE_OFF.compiler.compile)
+    assert scope is not None
+    assert [(len(group.needs), group.is_costly) for group in scope.groups] == groups
+
+
+def test_the_size_of_what_is_compiled_grows_with_rules_and_their_text() -> None:
+    def size(*rules: DeviceRule) -> int:
+        scopes = compile_user(rules, [("phone",)], EXTENSIBLE_OFF.compiler.compile)
+        assert scopes is not None
+        return scopes.size
+
+    word, wild = rule("override", "1", [], [WORD]), rule("override", "2", [], [WILD])
+    long = rule("override", "3", [], [{**WORD, "pattern": "noon" * 200}])
+    room, sender = rule("room", ROOMS[0], []), rule("sender", SENDERS[0], [])
+    assert 0 < size(room) < size(room, sender) < size(word) < size(word, wild)
+    assert size(long) > size(word) + 4 * 790
+    assert size(room, word) == size(room) + size(word)
+
+
+def test_an_event_is_costly_with_much_text_or_where_default_rules_may_be_run() -> None:
+    long = attr.evolve(MESSAGE, keys={**MESSAGE.keys, "content.long": "x" * 10_000})
+    assert not facts(MESSAGE, EXTENSIBLE_OFF).is_costly
+    assert facts(long, EXTENSIBLE_OFF).is_costly
+    assert facts(MESSAGE, EXTENSIBLE).is_costly
+
+
+@pytest.mark.parametrize("costly", [False, True])
+def test_who_runs_the_rules_is_told_which_are_costly(costly: bool) -> None:
+    event = EventFacts(ROOMS[0], SENDERS[0], {"type": "m.room.message"}, costly)
+    told = []
+
+    def run(_: Any, costly: bool) -> Sequence[Any]:
+        told.append(costly)
+        return []
+
+    rules = [rule("override", "1", [], [CHEAP]), rule("override", "2", [], [WILD])]
+    scope = compile_scope(rules, EXTENSIBLE_OFF.compiler.compile)
+    assert scope is not None
+    assert scope.match(run, event) is None
+    assert told == [costly, True]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"conditions": "no JSON"},
+        {"conditions": "{}"},
+        {"conditions": '[{"kind":"event_match"}]', "kind": "override"},
+        {"kind": "unknown"},
+        {"actions": "no JSON"},
+    ],
+    ids=str,
+)
+def test_a_row_that_is_no_rule_is_an_error_and_not_a_wrong_match(broken: Any) -> None:
+    row = attr.evolve(rule("underride", "a", ["notify"]), **broken)
+    fine = rule("room", ROOMS[0], ["notify"])
+    try:
+        compiled = compile_scope(by_priority([row, fine]), EXTENSIBLE_OFF.compiler.compile)
+    except Exception:  # noqa: BLE001 - whatever it is, the user then goes by `global`
+        return
+    assert compiled is not None
+    # Synapse takes conditions that it does not know for conditions that never hold.
+    assert found([row], MESSAGE, EXTENSIBLE_OFF) is None
+
+
+@pytest.mark.parametrize(
+    ("actions", "mark"),
+    [
+        ([], None),
+        ([{"set_tweak": "mark", "value": 7}], 7),
+        # Those of server-default rules.
+        (["notify"], None),
+        ([{"set_tweak": "sound", "value": "default"}, "notify"], None),
+    ],
+    ids=str,
+)
+def test_a_mark_is_read_from_what_the_evaluator_returned(
+    actions: list[Any], mark: int | None
+) -> None:
+    assert mark_of(actions) == mark
+
+
+# --- Which scopes of a user ---------------------------------------------------------------------
+
+COMPILER = EXTENSIBLE_OFF.compiler.compile
+
+
+def in_scope(tag: str, enabled: bool = True) -> DeviceRule:
+    return attr.evolve(rule("room", ROOMS[0], ["notify"]), profile_tag=tag, enabled=enabled)
+
+
+def test_only_scopes_that_a_pusher_lists_are_compiled() -> None:
+    rules = [in_scope("phone"), in_scope("tv"), in_scope("off", enabled=False)]
+    scopes = compile_user(rules, [("phone", "global"), ("off",)], COMPILER)
+    assert scopes is not None
+    assert set(scopes.scopes) == {"phone"}
+    assert compile_user(rules, [("off", "global"), ("nothing",)], COMPILER) is None
+    assert compile_user([], [("phone",)], COMPILER) is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "needed"),
+    [
+        (("global", "phone"), True),
+        (("tv", "global", "nothing", "phone"), True),
+        (("phone", "global"), False),
+        (("phone",), False),
+        (("global", "nothing"), False),
+        (("global", "off"), False),
+    ],
+)
+def test_whether_global_matched_is_asked_for_those_who_walk_on(
+    tags: tuple[str, ...], needed: bool
+) -> None:
+    rules = [in_scope("phone"), in_scope("off", enabled=False)]
+    for lists in ([("phone",), tags], [tags, ("phone", "global")]):
+        scopes = compile_user(rules, lists, COMPILER)
+        assert scopes is not None
+        assert scopes.needs_global_match is needed
+
+
+# --- Whether `global` matched at all ------------------------------------------------------------
+
+GlobalRules = tuple[list[tuple[str, int, str, str]], dict[str, bool]]
+
+
+@st.composite
+def global_rules(draw: st.DrawFn) -> GlobalRules:
+    """A user's rows of push rules, highest priority first, and which rules are on or off."""
+    rows = []
+    rules = by_priority(draw(device_rules()))
+    for row in rules:
+        conditions = row.conditions
+        if row.kind in ("room", "sender"):
+            key = "room_id" if row.kind == "room" else "user_id"
+            match = {"kind": "event_match", "key": key, "pattern": row.rule_id}
+            conditions = to_json([match])
+        rule_id = f"global/{row.kind}/{row.rule_id}"
+        rows.append((rule_id, KINDS[row.kind], conditions, row.actions))
+    defaults = draw(st.lists(st.sampled_from(sorted(get_base_rule_ids())), unique=True, max_size=4))
+    rows += [(rule_id, -1, "[]", to_json(draw(ACTIONS))) for rule_id in defaults]
+    switched = draw(
+        st.dictionaries(st.sampled_from(sorted(get_base_rule_ids())), st.booleans(), max_size=30)
+    )
+    off = {row[0]: rule.enabled for row, rule in zip(rows, rules, strict=False)}
+    return rows, {**off, **switched}
+
+
+MUTED: GlobalRules = ([], {"global/override/.m.rule.master": True})
+
+
+@settings(max_examples=200, deadline=None)
+@given(global_rules(), OCCASIONS, SETTINGS)
+@example(MUTED, MESSAGE, EXTENSIBLE_OFF)
+@example(([], {}), MESSAGE, EXTENSIBLE_OFF)
+@example(([], {}), MESSAGE, EXTENSIBLE)
+def test_marked_global_matches_where_any_global_rule_does(
+    rules: GlobalRules, occasion: Occasion, setting: Setting
+) -> None:
+    rows, enabled = rules
+    native = _load_rules(rows, enabled, setting.experimental)
+    run = runner(occasion, setting)
+    everything_off = dict.fromkeys(get_base_rule_ids(), False)
+
+    def matches_alone(rule: Any) -> bool:
+        conditions = json.dumps(list(rule.conditions))
+        row = (rule.rule_id, rule.priority_class, conditions, to_json(MATCHED))
+        alone = {**everything_off, rule.rule_id: True}
+        return bool(run(_load_rules([row], alone, setting.experimental)))
+
+    expected = any(matches_alone(rule) for rule, is_on in native.rules() if is_on)
+    scopes = UserScopes({}, are_many=False, needs_global_match=True)
+
+    marked_rules = scopes.marked_global(native, setting.compiler.compile_marked)
+
+    assert bool(run(marked_rules)) == expected
+    if run(native):
+        assert expected
+    # Compiled once for the same rules.
+    assert scopes.marked_global(native, setting.compiler.compile_marked) is marked_rules
+
+
+def test_marked_global_is_compiled_again_for_changed_rules() -> None:
+    scopes = UserScopes({}, are_many=False, needs_global_match=True)
+    run = runner(MESSAGE, EXTENSIBLE_OFF)
+    compiler = EXTENSIBLE_OFF.compiler
+    everything_off = dict.fromkeys(get_base_rule_ids(), False)
+    for _ in range(2):
+        nothing = _load_rules([], everything_off, EXTENSIBLE_OFF.experimental)
+        defaults = _load_rules([], {}, EXTENSIBLE_OFF.experimental)
+        assert not run(scopes.marked_global(nothing, compiler.compile_marked))
+        assert run(scopes.marked_global(defaults, compiler.compile_marked))
