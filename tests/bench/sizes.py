@@ -60,10 +60,10 @@ FULL = Size(
     most_rules=1_000_000,
     room=300,
     messages=2,
-    latencies=250,
+    latencies=500,
     dropped=(10, 1_000, 100_000),
     pushers=20_000,
-    starts=3,
+    starts=6,
     users=(1_000, 10_000, 20_000, 100_000),
     profile_seconds=5,
 )
