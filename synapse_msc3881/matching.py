@@ -102,6 +102,8 @@ class EventFacts:
     sender: object
     text: Mapping[str, str]  # From `prefilter.searchable`.
     is_costly: bool  # Whether running rules on it may take time that counts, whatever they are.
+    # What groups said of which the users do not matter.
+    matches: dict[RuleGroup, Match | None] = attr.ib(factory=dict)
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -135,7 +137,7 @@ def _look_at(conditions: str) -> Conditions:
     )
 
 
-@attr.s(auto_attribs=True, frozen=True, slots=True)
+@attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
 class RuleGroup:
     """Neighbouring rules of a scope, which the evaluator runs at once. Users may share one.
 
@@ -159,9 +161,17 @@ class RuleGroup:
 
     def match(self, run: Run, event: EventFacts) -> Match | None:
         """The group's highest-priority match; see `CompiledScope.match`."""
+        if self.is_costly or event.is_costly:
+            return self._match_anew(run, event, costly=True)
+        # Rules that only compare say the same for all users.
+        if self not in event.matches:
+            event.matches[self] = self._match_anew(run, event, costly=False)
+        return event.matches[self]
+
+    def _match_anew(self, run: Run, event: EventFacts, *, costly: bool) -> Match | None:
         if not (is_hinted_at(self.hints, event.text) and could_match(self.needs, event.text)):
             return None
-        mark = mark_of(run(self.rules, self.is_costly or event.is_costly))
+        mark = mark_of(run(self.rules, costly))
         return None if mark is None else self.matches[mark]
 
 

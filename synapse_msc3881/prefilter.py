@@ -81,7 +81,7 @@ def _needs(condition: Any) -> Iterable[Need]:
 
 
 def has_much_text(flattened_keys: Mapping[str, Any]) -> bool:
-    """Whether comparing one of an event's values takes time that counts.
+    """Whether an event's values are so long that comparing them takes time that counts.
 
     Args:
         flattened_keys: the event, as Synapse's evaluator gets it.
@@ -103,9 +103,10 @@ def _is_wild(pattern: object) -> bool:
 
 
 def is_costly(conditions: Any) -> bool:
-    """Whether running a rule may take time that counts.
+    """Whether running a rule may take time that counts, or depends on the user.
 
     So it is where Synapse may make a regular expression, of a pattern, a word or the user's name.
+    All other rules compare values of the event or the room, for all users alike.
 
     Args:
         conditions: a rule's conditions, parsed from JSON. One of an unknown form is costly.
@@ -120,7 +121,9 @@ def _only_compares(condition: Any) -> bool:
         pattern = condition.get("pattern")
         whole = condition.get("key") != _KEY_WITH_WORDS
         return whole and isinstance(pattern, str) and not _is_wild(pattern)
-    return condition.get("kind") in (*_OF_THE_VALUE, *_OF_THE_ROOM)
+    if condition.get("kind") in _OF_THE_VALUE:
+        return "value" in condition
+    return condition.get("kind") in _OF_THE_ROOM
 
 
 def could_match(alternatives: Iterable[Needs], event: Mapping[str, str]) -> bool:

@@ -13,8 +13,8 @@ from typing import Any
 
 import attr
 import pytest
+from hypothesis import assume, example, given, settings
 from hypothesis import event as note
-from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, RoomVersions
 from synapse.storage.databases.main.push_rule import _load_rules
@@ -30,6 +30,7 @@ from synapse_msc3881.matching import (
     compile_user,
     mark_of,
 )
+from synapse_msc3881.prefilter import is_costly
 from synapse_msc3881.profile_tags import Actions, Match
 from synapse_msc3881.rulesets import KINDS, DeviceRule, by_priority, to_json
 from synapse_msc3881.seams import RuleCompiler
@@ -430,6 +431,52 @@ def test_an_event_is_costly_with_much_text_or_where_default_rules_may_be_run() -
     assert not facts(MESSAGE, EXTENSIBLE_OFF).is_costly
     assert facts(long, EXTENSIBLE_OFF).is_costly
     assert facts(MESSAGE, EXTENSIBLE).is_costly
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(CONDITIONS, max_size=2), OCCASIONS, SETTINGS)
+def test_rules_that_only_compare_say_the_same_for_all_users(
+    conditions: list[Any], occasion: Occasion, setting: Setting
+) -> None:
+    assume(not is_costly(conditions))
+    compiled = setting.compiler.compile([RawRule("x", 5, to_json(conditions), to_json(MATCHED))])
+    evaluator = occasion.evaluator(setting)
+    _, _, *thread = occasion.user()
+    bob = evaluator.run(compiled, USER, "Bob", *thread) == MATCHED
+    note("match" if bob else "no match")
+    for user_id, display_name, subscribed in (
+        (USER, None, True),
+        (SENDERS[0], "hello", False),
+        ("@world:example.org", "m.room.message", None),
+    ):
+        user = (user_id, display_name, *[subscribed for _ in thread])
+        assert (evaluator.run(compiled, *user) == MATCHED) is bob
+
+
+def test_rules_that_only_compare_are_run_once_for_an_event() -> None:
+    compile_rules = EXTENSIBLE_OFF.compiler.compile
+    ran = []
+
+    def run(rules: Any, costly: bool) -> Sequence[Any]:
+        ran.append(costly)
+        return runner(MESSAGE, EXTENSIBLE_OFF)(rules)
+
+    def match(conditions: Any, event: EventFacts) -> Match | None:
+        # Compiled anew for each user.
+        scope = compile_scope([rule("override", "1", ["notify"], conditions)], compile_rules)
+        assert scope is not None
+        return scope.match(run, event)
+
+    once = facts(MESSAGE, EXTENSIBLE_OFF)
+    for _ in range(3):
+        assert match([CHEAP], once) == Match(["notify"], "override/1")
+        assert match([{**CHEAP, "pattern": "m.room.messages"}], once) is None
+    assert ran == [False]
+    assert match([CHEAP], facts(MESSAGE, EXTENSIBLE_OFF)) is not None
+    assert ran == [False, False]
+    for _ in range(2):
+        assert match([WILD], once) is not None
+    assert ran == [False, False, True, True]
 
 
 @pytest.mark.parametrize("costly", [False, True])

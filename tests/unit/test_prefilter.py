@@ -197,6 +197,7 @@ def test_wildcards_are_seen(conditions: Any, expected: bool) -> None:
         ([{"kind": "event_match", "key": "type", "pattern_type": "user_id"}], True),
         ([{"kind": "event_property_is", "key": "content.body", "value": "lunch *"}], False),
         ([{"kind": "event_property_contains", "key": "content.list", "value": 1}], False),
+        ([{"kind": "event_property_contains", "key": "x", "value_type": "user_id"}], True),
         ([{"kind": "room_member_count", "is": ">2"}], False),
         ([{"kind": "sender_notification_permission", "key": "room"}], False),
         ([{"kind": "contains_display_name"}], True),
