@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Fire time: what a pusher does with the events that concern its user (SEMANTICS 5).
 
-A pusher of Synapse reaches the database through its `store` attribute. `PusherStore` stands
-there: it ends the work of a pusher that was stopped for good, and for a pusher with profile tags
-it answers what there is to push, by walking the tags over each stored outcome.
+A pusher of Synapse reaches the database through its `store` attribute. `PusherStore` stands there
+for a pusher with profile tags: it answers what there is to push, by walking the tags over each
+stored outcome.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attr
@@ -25,18 +25,6 @@ BATCH = 100
 
 #: After so many rows without a push the pusher's position is written, to be there at a restart.
 ROWS_PER_POSITION = 1000
-
-
-@attr.s(auto_attribs=True, slots=True)
-class Switch:
-    """Shared by all generations of one pusher: a set that is repeated replaces the object.
-
-    Synapse lets a pusher's work that is under way go on after it was stopped. That is right for
-    one that was replaced, which still delivers what it had begun, and wrong for one that was
-    disabled or removed.
-    """
-
-    off: bool = False
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -146,60 +134,32 @@ def _ordering(waiting: DecidedRow) -> int:
 
 
 class PusherStore:
-    """Synapse's store, as one pusher sees it."""
+    """Synapse's store, as a pusher with profile tags sees it."""
 
-    # There is one for each pusher of the server.
-    __slots__ = ("_backlog", "_is_running", "_pusher", "_store", "switch")
+    __slots__ = ("_backlog", "_pusher", "_store")
 
-    def __init__(
-        self,
-        store: Any,
-        pusher: seams.Pusher,
-        switch: Switch,
-        backlog: Backlog | None,
-        is_running: Callable[[seams.Pusher], bool],
-    ) -> None:
+    def __init__(self, store: Any, pusher: seams.Pusher, backlog: Backlog) -> None:
         """
         Args:
             store: Synapse's store.
             pusher: whose store this becomes.
-            switch: off once the pusher was disabled or removed.
-            backlog: decides what to push, for a pusher with profile tags.
-            is_running: whether a pusher of the same name runs in this process.
+            backlog: decides what to push.
         """
         self._store = store
         self._pusher = pusher
-        self.switch = switch
         self._backlog = backlog
-        self._is_running = is_running
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def on_stop(self) -> None:
-        """Stop the pusher, as its own method does, and for good unless it is being replaced."""
-        # One that is being replaced, or that finds itself deleted, is not the running one.
-        if not self._is_running(self._pusher):
-            self.switch.off = True
-        type(self._pusher).on_stop(self._pusher)
-
     async def get_unread_push_actions_for_user_in_range_for_http(
         self,
-        user_id: str,
+        user_id: str,  # noqa: ARG002 - always the pusher's
         min_stream_ordering: int,
         max_stream_ordering: int,
         limit: int = 20,
     ) -> list[seams.HttpPushAction]:
         """What an http pusher has to push, oldest first."""
-        if self.switch.off:
-            return []
-        if self._backlog is None:
-            native: list[
-                seams.HttpPushAction
-            ] = await self._store.get_unread_push_actions_for_user_in_range_for_http(
-                user_id, min_stream_ordering, max_stream_ordering, limit
-            )
-            return native
         waiting = await self._backlog.oldest(min_stream_ordering, max_stream_ordering, limit)
         if not waiting:
             await self._write_position()
@@ -215,21 +175,12 @@ class PusherStore:
 
     async def get_unread_push_actions_for_user_in_range_for_email(
         self,
-        user_id: str,
+        user_id: str,  # noqa: ARG002 - always the pusher's
         min_stream_ordering: int,
         max_stream_ordering: int,
         limit: int = 20,
     ) -> list[seams.EmailPushAction]:
         """What an email pusher has to push, newest first."""
-        if self.switch.off:
-            return []
-        if self._backlog is None:
-            native: list[
-                seams.EmailPushAction
-            ] = await self._store.get_unread_push_actions_for_user_in_range_for_email(
-                user_id, min_stream_ordering, max_stream_ordering, limit
-            )
-            return native
         waiting = await self._backlog.newest(min_stream_ordering, max_stream_ordering, limit)
         waiting = sorted(waiting, key=lambda decided: decided.row.received_ts or 0, reverse=True)
         return [
@@ -243,67 +194,17 @@ class PusherStore:
             for decided in waiting
         ]
 
-    async def update_pusher_last_stream_ordering_and_success(
-        self, *args: Any, **kwargs: Any
-    ) -> bool:
-        """Write the pusher's position; False ends the pusher's work."""
-        # One that was enabled again has a new position, which the old work must not undo.
-        if self.switch.off:
-            return False
-        exists: bool = await self._store.update_pusher_last_stream_ordering_and_success(
-            *args, **kwargs
-        )
-        return exists
-
-    async def update_pusher_last_stream_ordering(self, *args: Any, **kwargs: Any) -> None:
-        """Write the pusher's position, unless it was stopped."""
-        if not self.switch.off:
-            await self._store.update_pusher_last_stream_ordering(*args, **kwargs)
-
-    async def update_pusher_failing_since(self, *args: Any, **kwargs: Any) -> None:
-        """Write since when the pusher fails, unless it was stopped."""
-        if not self.switch.off:
-            await self._store.update_pusher_failing_since(*args, **kwargs)
-
-    async def set_throttle_params(self, *args: Any, **kwargs: Any) -> None:
-        """Write an email pusher's throttle, unless it was stopped."""
-        if not self.switch.off:
-            await self._store.set_throttle_params(*args, **kwargs)
-
     async def _write_position(self) -> None:
         """Write how far the pusher came, once it has dropped enough to matter at a restart."""
-        backlog = self._backlog
-        if backlog is None or backlog.dropped < ROWS_PER_POSITION:
+        backlog, pusher = self._backlog, self._pusher
+        if backlog.dropped < ROWS_PER_POSITION:
             return
         backlog.dropped = 0
-        pusher = self._pusher
         try:
-            await self.update_pusher_last_stream_ordering(
+            # By the pusher's store, which is another one if it was stopped meanwhile.
+            await pusher.store.update_pusher_last_stream_ordering(
                 pusher.app_id, pusher.pushkey, pusher.user_id, backlog.walked_to
             )
         except StoreError:
             return  # The pusher was removed meanwhile.
         pusher.last_stream_ordering = backlog.walked_to
-
-
-class PusherHttpClient:
-    """Synapse's HTTP client, as one http pusher sees it."""
-
-    __slots__ = ("_client", "_switch")
-
-    def __init__(self, client: Any, switch: Switch) -> None:
-        self._client = client
-        self._switch = switch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    async def post_json_get_json(self, *args: Any, **kwargs: Any) -> Any:
-        """Post to the gateway, unless the pusher was stopped while it got ready to.
-
-        Then nothing is posted, and the empty answer, which rejects no pushkey, lets the pusher
-        finish: its next step is to write its position, where its work ends.
-        """
-        if self._switch.off:
-            return {}
-        return await self._client.post_json_get_json(*args, **kwargs)

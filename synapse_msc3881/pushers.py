@@ -12,9 +12,10 @@ import attr
 
 from synapse_msc3881 import seams
 from synapse_msc3881.device_scopes import DeviceScopes
-from synapse_msc3881.firing import Backlog, PusherHttpClient, PusherStore, Switch
+from synapse_msc3881.firing import Backlog, PusherStore
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.profile_tags import DEFAULT_TAGS
+from synapse_msc3881.stopping import Stop
 from synapse_msc3881.storage.push_actions import PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey, PusherTagStore
 
@@ -189,19 +190,12 @@ class Pushers:
 
     def equip(self, pusher: seams.Pusher, config: seams.PusherConfig) -> seams.Pusher:
         """Give a new pusher what stops it for good, and what walks its profile tags."""
+        pusher.on_stop = Stop(pusher, self._running(pusher), self._is_running)  # type: ignore[method-assign]
         tags = profile_tags_of(config)
-        backlog = None
         if tags != DEFAULT_TAGS:
             key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
             backlog = Backlog(key, tags, self._push_actions, self._failures, self._metrics)
-        switch = self._switch_of(pusher)
-        store = PusherStore(pusher.store, pusher, switch, backlog, self._is_running)
-        pusher.store = store  # type: ignore[assignment]
-        pusher.on_stop = store.on_stop  # type: ignore[method-assign]
-        if isinstance(pusher, seams.HttpPusher):
-            pusher.http_client = PusherHttpClient(pusher.http_client, switch)  # type: ignore[assignment]
-        elif isinstance(pusher, seams.EmailPusher):
-            _guard_mails(pusher, switch)
+            pusher.store = PusherStore(pusher.store, pusher, backlog)  # type: ignore[assignment]
         return pusher
 
     def _running(self, pusher: seams.Pusher) -> seams.Pusher | None:
@@ -209,22 +203,6 @@ class Pushers:
 
     def _is_running(self, pusher: seams.Pusher) -> bool:
         return self._running(pusher) is not None
-
-    def _switch_of(self, pusher: seams.Pusher) -> Switch:
-        """The switch of the pusher that a new one will replace, or a new switch."""
-        running = self._running(pusher)
-        store = getattr(running, "store", None)
-        return store.switch if isinstance(store, PusherStore) else Switch()
-
-
-def _guard_mails(pusher: seams.EmailPusher, switch: Switch) -> None:
-    native_send = pusher.send_notification
-
-    async def send_notification(*args: Any, **kwargs: Any) -> None:
-        if not switch.off:
-            await native_send(*args, **kwargs)
-
-    pusher.send_notification = send_notification  # type: ignore[method-assign]
 
 
 def _columns(key: PusherKey) -> Mapping[str, str]:

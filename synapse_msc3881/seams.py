@@ -189,7 +189,8 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.push:Pusher.on_stop",
-        "called when a pusher stops; the pusher reads and writes through its `store` attribute",
+        "called when a pusher stops; the pusher reads and writes through its `store` attribute, "
+        "which it looks up each time",
     ),
     Seam(
         "synapse.push.httppusher:HttpPusher._unsafe_process",

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Ending the work of a pusher that was disabled or removed (SEMANTICS 6).
+
+Synapse lets a pusher's work that is under way go on after the pusher was stopped. That is right for
+one that was replaced (a `set` that is repeated makes a new object), which still delivers what it
+had begun, and wrong for one that was disabled or removed. A pusher that runs has nothing of this
+in its way: what ends its work is put there when it is stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakSet
+
+from synapse_msc3881 import seams
+
+
+class Stop:
+    """A pusher's `on_stop`, which ends its work for good unless it is being replaced."""
+
+    # There is one for each pusher of the server.
+    __slots__ = ("_is_running", "_pusher", "generations")
+
+    def __init__(
+        self,
+        pusher: seams.Pusher,
+        replaced: seams.Pusher | None,
+        is_running: Callable[[seams.Pusher], bool],
+    ) -> None:
+        """
+        Args:
+            pusher: whose `on_stop` this becomes.
+            replaced: the running pusher of the same name.
+            is_running: whether a pusher of the same name runs in this process.
+        """
+        self._pusher = pusher
+        self._is_running = is_running
+        #: All of the same name that may still be at work, once there was more than one.
+        self.generations: WeakSet[seams.Pusher] | None = None
+        if replaced is not None:
+            self.generations = _generations_of(replaced)
+            self.generations.add(pusher)
+
+    def __call__(self) -> None:
+        """Stop the pusher, as its own method does."""
+        # One that is being replaced, or that finds itself deleted, is not the running one.
+        if not self._is_running(self._pusher):
+            for pusher in self.generations or (self._pusher,):
+                _end_work(pusher)
+        type(self._pusher).on_stop(self._pusher)
+
+
+def _generations_of(replaced: seams.Pusher) -> WeakSet[seams.Pusher]:
+    stop: object = replaced.on_stop
+    generations = stop.generations if isinstance(stop, Stop) else None
+    return WeakSet([replaced]) if generations is None else generations
+
+
+def _end_work(pusher: seams.Pusher) -> None:
+    """Have a pusher find nothing to push, write nothing and send nothing from now on."""
+    pusher.store = StoppedStore(pusher.store)  # type: ignore[assignment]
+    if isinstance(pusher, seams.HttpPusher):
+        pusher.http_client = StoppedHttpClient(pusher.http_client)  # type: ignore[assignment]
+    elif isinstance(pusher, seams.EmailPusher):
+        pusher.send_notification = _send_nothing  # type: ignore[method-assign]
+
+
+async def _send_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+class StoppedStore:
+    """Synapse's store, as a pusher sees it that was stopped for good."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def get_unread_push_actions_for_user_in_range_for_http(
+        self, *_: Any, **__: Any
+    ) -> list[seams.HttpPushAction]:
+        """Nothing to push."""
+        return []
+
+    async def get_unread_push_actions_for_user_in_range_for_email(
+        self, *_: Any, **__: Any
+    ) -> list[seams.EmailPushAction]:
+        """Nothing to push."""
+        return []
+
+    async def update_pusher_last_stream_ordering_and_success(self, *_: Any, **__: Any) -> bool:
+        """Write no position; False ends the pusher's work.
+
+        A pusher that was enabled again has a new position, which the old work must not undo.
+        """
+        return False
+
+    async def update_pusher_last_stream_ordering(self, *_: Any, **__: Any) -> None:
+        """Write no position."""
+
+    async def update_pusher_failing_since(self, *_: Any, **__: Any) -> None:
+        """Do not write since when the pusher fails."""
+
+    async def set_throttle_params(self, *_: Any, **__: Any) -> None:
+        """Write no throttle of an email pusher."""
+
+
+class StoppedHttpClient:
+    """Synapse's HTTP client, as an http pusher sees it that was stopped for good."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def post_json_get_json(self, *_: Any, **__: Any) -> Any:
+        """Post nothing.
+
+        The empty answer, which rejects no pushkey, lets the pusher finish: its next step is to
+        write its position, where its work ends.
+        """
+        return {}
