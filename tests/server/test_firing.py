@@ -245,6 +245,25 @@ def test_off_and_on_again_while_a_push_hangs_delivers_nothing_twice(
     )
 
 
+@TAGS
+def test_disabling_ends_what_was_begun_before_the_pusher_was_set_again(
+    scene: Scene, tags: list[str]
+) -> None:
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    pusher = scene.device(tags)
+    scene.gateway.behave(pusher.pushkey, Behaviour.HANG)
+    first = scene.message("alarm")
+    pusher.wait_for(first)
+    scene.message("alarm")  # Waits behind the first.
+
+    for _ in range(2):
+        pusher.set(profile_tags=tags)
+    disable(pusher, tags)
+    scene.gateway.release(pusher.pushkey)
+    assert nothing_came(pusher, 1.5)
+    assert pusher.event_ids() == [first]
+
+
 def test_removing_a_pusher_while_a_push_hangs_ends_it_there(scene: Scene) -> None:
     scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
     pusher = scene.device(["phone"])
