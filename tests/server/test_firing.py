@@ -193,17 +193,23 @@ def test_disabling_ends_a_retry_loop(scene: Scene, tags: list[str]) -> None:
     assert [p.event_id for p in pusher.pushes() if p.behaviour is Behaviour.OK] == [event_id]
 
 
-@TAGS
-@pytest.mark.parametrize("then", [Behaviour.OK, Behaviour.ERROR], ids=lambda b: b.name.lower())
-def test_disabling_while_a_push_hangs_ends_it_there(
-    scene: Scene, tags: list[str], then: Behaviour
-) -> None:
+def device_whose_push_hangs(scene: Scene, tags: list[str]) -> tuple[Device, str]:
+    """A device with a push under way, the event of that, and a second event behind it."""
     scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
     pusher = scene.device(tags)
     scene.gateway.behave(pusher.pushkey, Behaviour.HANG)
     first = scene.message("alarm")
     pusher.wait_for(first)
     scene.message("alarm")
+    return pusher, first
+
+
+@TAGS
+@pytest.mark.parametrize("then", [Behaviour.OK, Behaviour.ERROR], ids=lambda b: b.name.lower())
+def test_disabling_while_a_push_hangs_ends_it_there(
+    scene: Scene, tags: list[str], then: Behaviour
+) -> None:
+    pusher, first = device_whose_push_hangs(scene, tags)
 
     disable(pusher, tags)
     if then is Behaviour.ERROR:  # The hanging push itself is answered with 200 or not at all.
@@ -224,12 +230,7 @@ def test_disabling_while_a_push_hangs_ends_it_there(
 def test_off_and_on_again_while_a_push_hangs_delivers_nothing_twice(
     scene: Scene, tags: list[str]
 ) -> None:
-    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
-    pusher = scene.device(tags)
-    scene.gateway.behave(pusher.pushkey, Behaviour.HANG)
-    first = scene.message("alarm")
-    pusher.wait_for(first)
-    scene.message("alarm")  # Waits behind the first, and is from before the pusher was off.
+    pusher, first = device_whose_push_hangs(scene, tags)
 
     disable(pusher, tags)
     pusher.set(enabled=True, profile_tags=tags)
@@ -249,12 +250,7 @@ def test_off_and_on_again_while_a_push_hangs_delivers_nothing_twice(
 def test_disabling_ends_what_was_begun_before_the_pusher_was_set_again(
     scene: Scene, tags: list[str]
 ) -> None:
-    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
-    pusher = scene.device(tags)
-    scene.gateway.behave(pusher.pushkey, Behaviour.HANG)
-    first = scene.message("alarm")
-    pusher.wait_for(first)
-    scene.message("alarm")  # Waits behind the first.
+    pusher, first = device_whose_push_hangs(scene, tags)
 
     for _ in range(2):
         pusher.set(profile_tags=tags)
