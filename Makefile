@@ -84,7 +84,7 @@ synapse-suite: python  ## Run Synapse's own push tests, without and with the mod
 .PHONY: demo
 demo: python  ## Show the module at work on a throwaway server
 	$(call venv)
-	@$(BIN)/python -m synapse_msc3881.demo $(ARGS)
+	@$(BIN)/python -m demo $(ARGS)
 
 .PHONY: lint
 lint: python  ## Check style and formatting
@@ -125,7 +125,7 @@ check: lint types test  ## lint, types and test
 clean:  ## Remove all that make and the tools have made
 	rm -rf .venv .venv-* .tox .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site \
 	    $(JS)/node_modules
-	find synapse_msc3881 tests scripts -name __pycache__ -prune -exec rm -rf {} +
+	find synapse_msc3881 demo tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 # A message for a human when there is no Python, or an old one.
 .PHONY: python

@@ -24,8 +24,8 @@ import promql_parser
 from matplotlib import pyplot as plt
 from prometheus_client.parser import text_string_to_metric_families
 
-from synapse_msc3881.demo.client import Session
-from synapse_msc3881.demo.gateway import Behaviour, Gateway
+from demo.client import Session
+from demo.gateway import Behaviour, Gateway
 from tests.harness.deployment import CHECKOUT, Deployment
 
 DASHBOARD = CHECKOUT / "docs" / "monitoring" / "dashboard.json"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter, Gauge
 
 from synapse_msc3881 import __version__
-from synapse_msc3881.profile_tags import GLOBAL
+from synapse_msc3881.cascade.profile_tags import GLOBAL
 
 if TYPE_CHECKING:
-    from synapse_msc3881.profile_tags import Decision
+    from synapse_msc3881.cascade.profile_tags import Decision
 
 logger = logging.getLogger("synapse_msc3881")
 

@@ -12,17 +12,17 @@ from synapse.module_api import ModuleApi
 from synapse_msc3881 import seams
 from synapse_msc3881.census import Census
 from synapse_msc3881.config import Config, parse_config
-from synapse_msc3881.device_scopes import DeviceScopes, HeldScopes
-from synapse_msc3881.evaluation import Evaluation, wrap_evaluator
+from synapse_msc3881.delivery.pushers import Pushers
+from synapse_msc3881.evaluation.device_scopes import DeviceScopes, HeldScopes
+from synapse_msc3881.evaluation.evaluator import Evaluation, wrap_evaluator
+from synapse_msc3881.evaluation.spending import Spending
 from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.push_rules import DevicePushRules
-from synapse_msc3881.pushers import Pushers
 from synapse_msc3881.rest.explain import ExplainServlet
 from synapse_msc3881.rest.notifications import NotificationsServlet
 from synapse_msc3881.rest.push_rules import PushRulesServlet
 from synapse_msc3881.rest.pushers import PushersServlet, PushersSetServlet
 from synapse_msc3881.rest.versions import VersionsServlet
-from synapse_msc3881.spending import Spending
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.migrations import prepare_tables
 from synapse_msc3881.storage.push_actions import PushActionStore
@@ -61,7 +61,7 @@ class PusherControl:
 
         seams.verify(hs)
         held = HeldScopes(prepare_tables(hs))
-        cache = seams.CrossProcessCache(hs, "synapse_msc3881.device_scopes", held)
+        cache = seams.CrossProcessCache(hs, "synapse_msc3881.evaluation.device_scopes", held)
         metrics = Metrics(hs.hostname)
         self.failures = failures = Failures(metrics, hs.get_clock().time)
         compiler = seams.RuleCompiler(hs)

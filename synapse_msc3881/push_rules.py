@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from synapse_msc3881.rulesets import Ruleset, format_for_client
+from synapse_msc3881.cascade.rulesets import Ruleset, format_for_client
 
 if TYPE_CHECKING:
     from synapse.types import UserID

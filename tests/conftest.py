@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from synapse_msc3881.demo.client import Session
-from synapse_msc3881.demo.gateway import Gateway
+from demo.client import Session
+from demo.gateway import Gateway
 from tests.harness.cluster import Cluster
 from tests.harness.deployment import KINDS, Deployment
 from tests.harness.postgres import Postgres

@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0 where there is no problem, else 1.
     """
+    from demo.table import Screen, ScreenGoneError  # noqa: PLC0415
     from synapse_msc3881.admin.report import as_json, show  # noqa: PLC0415
-    from synapse_msc3881.demo.table import Screen, ScreenGoneError  # noqa: PLC0415
 
     report = examine(arguments.config, arguments.workers)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.demo.table import Cell, Screen, display_width, fit
+from demo.table import Cell, Screen, display_width, fit
 
 PROBLEM = "problem"
 NOTE = "note"

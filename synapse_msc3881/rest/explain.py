@@ -14,7 +14,7 @@ from synapse.api.errors import Codes, NotFoundError, SynapseError
 from synapse.http.servlet import RestServlet
 
 from synapse_msc3881 import seams
-from synapse_msc3881.explanation import as_json, explain
+from synapse_msc3881.cascade.explanation import as_json, explain
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.storage.explanations import read_facts
 

@@ -10,7 +10,7 @@ from synapse.api.errors import SynapseError
 from synapse.http.servlet import parse_string
 
 from synapse_msc3881 import seams
-from synapse_msc3881.outcomes import without_mark
+from synapse_msc3881.cascade.outcomes import without_mark
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest

@@ -13,9 +13,9 @@ from synapse.api.errors import Codes, NotFoundError, SynapseError, UnrecognizedR
 from synapse.http.servlet import parse_json_value_from_request, parse_string
 
 from synapse_msc3881 import seams
-from synapse_msc3881.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
+from synapse_msc3881.cascade.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
+from synapse_msc3881.cascade.rulesets import Ruleset
 from synapse_msc3881.push_rules import DevicePushRules
-from synapse_msc3881.rulesets import Ruleset
 from synapse_msc3881.storage.device_rules import RuleKey, normalise
 
 if TYPE_CHECKING:

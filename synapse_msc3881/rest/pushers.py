@@ -13,10 +13,10 @@ from synapse.api.errors import Codes, SynapseError
 from synapse.http.servlet import assert_params_in_dict, parse_json_object_from_request
 
 from synapse_msc3881 import seams
+from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS, InvalidProfileTagsError, parse_tags
+from synapse_msc3881.cascade.rulesets import to_json
 from synapse_msc3881.config import Config
-from synapse_msc3881.profile_tags import DEFAULT_TAGS, InvalidProfileTagsError, parse_tags
-from synapse_msc3881.pushers import Pushers, profile_tags_of
-from synapse_msc3881.rulesets import to_json
+from synapse_msc3881.delivery.pushers import Pushers, profile_tags_of
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest

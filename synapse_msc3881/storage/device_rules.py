@@ -13,7 +13,7 @@ import attr
 from synapse.api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
-from synapse_msc3881.rulesets import KINDS, DeviceRule, to_json
+from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, to_json
 
 if TYPE_CHECKING:
     from synapse.server import HomeServer

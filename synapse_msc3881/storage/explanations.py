@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from synapse_msc3881.explanation import Event, Facts, PusherState
-from synapse_msc3881.profile_tags import DEFAULT_TAGS
+from synapse_msc3881.cascade.explanation import Event, Facts, PusherState
+from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.storage.push_actions import PushActionRow
 from synapse_msc3881.storage.pusher_tags import parse_stored_tags
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import attr
 
 from synapse_msc3881 import seams
-from synapse_msc3881.outcomes import MARK, Outcomes
-from synapse_msc3881.profile_tags import Action
+from synapse_msc3881.cascade.outcomes import MARK, Outcomes
+from synapse_msc3881.cascade.profile_tags import Action
 
 if TYPE_CHECKING:
     from synapse.server import HomeServer

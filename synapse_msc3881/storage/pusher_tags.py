@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from synapse_msc3881.profile_tags import DEFAULT_TAGS
-from synapse_msc3881.rulesets import to_json
+from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
+from synapse_msc3881.cascade.rulesets import to_json
 
 if TYPE_CHECKING:
     from synapse.server import HomeServer

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attr
 
-from synapse_msc3881.demo.process import ProcessError
+from demo.process import ProcessError
 from tests.bench import (
     end_to_end,
     evaluation,

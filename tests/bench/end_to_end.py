@@ -12,7 +12,7 @@ in a room of two.
 import time
 from collections.abc import Iterator
 
-from synapse_msc3881.demo.gateway import Gateway
+from demo.gateway import Gateway
 from tests.bench.population import Population, RoomPlan
 from tests.bench.results import Comparison
 from tests.bench.servers import Server, Workshop

@@ -9,10 +9,10 @@ The rows are written into Synapse's table before the start, as the module would 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from synapse_msc3881.demo.gateway import Gateway
-from synapse_msc3881.outcomes import with_outcomes
-from synapse_msc3881.profile_tags import Match
-from synapse_msc3881.rulesets import to_json
+from demo.gateway import Gateway
+from synapse_msc3881.cascade.outcomes import with_outcomes
+from synapse_msc3881.cascade.profile_tags import Match
+from synapse_msc3881.cascade.rulesets import to_json
 from tests.bench import sql
 from tests.bench.population import Population, Room, RoomPlan
 from tests.bench.results import Comparison, Count, Measurement

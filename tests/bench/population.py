@@ -18,8 +18,8 @@ import attr
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
 from synapse.events import make_event_from_dict
 
-from synapse_msc3881.demo.client import Session
-from synapse_msc3881.rulesets import KINDS
+from demo.client import Session
+from synapse_msc3881.cascade.rulesets import KINDS
 from tests.bench.variants import StoredRule, Use
 from tests.harness.deployment import Deployment
 from tests.harness.postgres import Postgres

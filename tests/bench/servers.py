@@ -13,7 +13,7 @@ from typing import Any
 import attr
 from typing_extensions import Self
 
-from synapse_msc3881.demo.client import JsonDict, Session
+from demo.client import JsonDict, Session
 from tests.bench import probe
 from tests.bench.population import Population, RoomPlan, add_pushers, add_use, populate
 from tests.bench.variants import Variant

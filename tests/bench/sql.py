@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import attr
 
-from synapse_msc3881.demo.gateway import Gateway
+from demo.gateway import Gateway
 from tests.bench.population import Population, Room, RoomPlan, pushkey
 from tests.bench.results import Count
 from tests.bench.servers import Server, Workshop

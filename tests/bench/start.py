@@ -3,7 +3,7 @@
 
 from collections import Counter
 
-from synapse_msc3881.demo.gateway import Gateway
+from demo.gateway import Gateway
 from tests.bench import sql
 from tests.bench.population import Population, RoomPlan
 from tests.bench.probe import AT_STARTUP

@@ -7,9 +7,9 @@ from pathlib import Path
 import attr
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict, Session
-from synapse_msc3881.demo.gateway import Gateway
-from synapse_msc3881.demo.homeserver import PASSWORD
+from demo.client import JsonDict, Session
+from demo.gateway import Gateway
+from demo.homeserver import PASSWORD
 from tests.clients import matrix_js_sdk
 from tests.clients.libraries import ClientSession, Library
 from tests.clients.matrix_js_sdk import MatrixJsSdk, Node

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from synapse_msc3881.demo.client import JsonDict
+from demo.client import JsonDict
 
 Action = str | JsonDict
 

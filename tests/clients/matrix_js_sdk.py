@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from synapse_msc3881.demo.client import JsonDict
+from demo.client import JsonDict
 from tests.clients.libraries import Action
 from tests.harness.waiting import wait_until
 

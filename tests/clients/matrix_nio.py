@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import nio
 
-from synapse_msc3881.demo.client import JsonDict, path
+from demo.client import JsonDict, path
 from tests.clients.libraries import Action
 
 T = TypeVar("T")

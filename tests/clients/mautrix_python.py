@@ -16,7 +16,7 @@ from mautrix.types import (
     UserID,
 )
 
-from synapse_msc3881.demo.client import JsonDict
+from demo.client import JsonDict
 from tests.clients.libraries import Action
 
 T = TypeVar("T")

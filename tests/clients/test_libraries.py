@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a client does with both proposals, once with each library, up to the push at the gateway."""
 
-from synapse_msc3881.demo.client import JsonDict
+from demo.client import JsonDict
 from tests.clients.conftest import World
 from tests.clients.libraries import Action, ClientSession
 from tests.clients.matrix_nio import NioSession

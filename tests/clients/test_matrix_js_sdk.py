@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from synapse_msc3881.demo.client import CLIENT
+from demo.client import CLIENT
 from tests.clients.conftest import MakeWorld, World, needs_js_sdk
 from tests.clients.matrix_js_sdk import JsError, JsSession, MatrixJsSdk, Node
 from tests.conftest import FreshDeployment

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 
 import attr
 
-from synapse_msc3881.demo.client import JsonDict, MatrixError, Session, path
-from synapse_msc3881.demo.gateway import Behaviour, Gateway, Push
+from demo.client import JsonDict, MatrixError, Session, path
+from demo.gateway import Behaviour, Gateway, Push
 from tests.harness.deployment import Deployment
 from tests.server.cascade_helpers import (
     APP,

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import attr
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict, Session, path
-from synapse_msc3881.demo.gateway import Behaviour, Gateway
+from demo.client import JsonDict, Session, path
+from demo.gateway import Behaviour, Gateway
 from tests.harness.cluster import (
     CLIENT_WORKERS,
     MAIN,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from synapse_msc3881.demo.client import Session
-from synapse_msc3881.demo.gateway import Gateway
-from synapse_msc3881.demo.homeserver import Options
+from demo.client import Session
+from demo.gateway import Gateway
+from demo.homeserver import Options
 from tests.harness.admin import command
 from tests.harness.cluster import (
     CLIENT_WORKERS,

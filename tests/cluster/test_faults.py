@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from synapse_msc3881.demo.gateway import Behaviour, Gateway
+from demo.gateway import Behaviour, Gateway
 from tests.cluster import saboteur
 from tests.cluster.conftest import FaultReport
 from tests.cluster.load import MESSAGE, Load, send_surely

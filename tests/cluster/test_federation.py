@@ -11,10 +11,10 @@ from typing import Any
 import attr
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict, Session, path
-from synapse_msc3881.demo.gateway import Gateway
-from synapse_msc3881.demo.homeserver import Homeserver, Options
-from synapse_msc3881.demo.process import free_port
+from demo.client import JsonDict, Session, path
+from demo.gateway import Gateway
+from demo.homeserver import Homeserver, Options
+from demo.process import free_port
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.harness.tls import Certificate, make_certificate

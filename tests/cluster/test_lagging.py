@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from synapse_msc3881.demo.gateway import Behaviour, Gateway
+from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.cluster import CLIENT_WORKERS, MAIN, WORKERS, Cluster
 from tests.server.cascade_helpers import (

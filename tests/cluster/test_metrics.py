@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Which process serves which metrics: docs/monitoring.md says that none counts twice."""
 
-from synapse_msc3881.demo.gateway import Gateway
+from demo.gateway import Gateway
 from tests.harness.cluster import CLIENT_WORKERS, MAIN, PUSHERS, WORKERS, Cluster
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import SIREN, make_scene, on_all

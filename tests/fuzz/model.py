@@ -9,7 +9,7 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.demo.client import JsonDict
+from demo.client import JsonDict
 
 KINDS = ("override", "content", "room", "sender", "underride")
 

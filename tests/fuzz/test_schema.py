@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from synapse_msc3881.demo.client import Session
+from demo.client import Session
 from tests.fuzz.budget import spend
 from tests.harness.deployment import CHECKOUT, Deployment
 from tests.server.helpers import NOWHERE, RULES, rule, set_pusher

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from synapse_msc3881.demo.client import JsonDict, Response, Session, rules_path
+from demo.client import JsonDict, Response, Session, rules_path
 from tests.conftest import FreshDeployment
 from tests.fuzz import model
 from tests.fuzz.budget import spend

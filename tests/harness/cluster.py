@@ -25,9 +25,9 @@ from typing import Literal
 import attr
 from typing_extensions import Self
 
-from synapse_msc3881.demo.client import JsonDict, Session
-from synapse_msc3881.demo.homeserver import Homeserver, Options, log_config
-from synapse_msc3881.demo.process import Child, ProcessError, free_port, port_in_use
+from demo.client import JsonDict, Session
+from demo.homeserver import Homeserver, Options, log_config
+from demo.process import Child, ProcessError, free_port, port_in_use
 from tests.harness import positions
 from tests.harness.deployment import Deployment
 from tests.harness.valkey import Valkey

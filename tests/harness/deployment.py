@@ -14,8 +14,8 @@ import attr
 from typing_extensions import Self
 
 import synapse_msc3881
-from synapse_msc3881.demo.client import JsonDict, Session
-from synapse_msc3881.demo.homeserver import Homeserver, Options
+from demo.client import JsonDict, Session
+from demo.homeserver import Homeserver, Options
 from tests.harness.postgres import Database, Postgres
 
 MODULE = "synapse_msc3881.PusherControl"

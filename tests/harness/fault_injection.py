@@ -12,8 +12,8 @@ from synapse.module_api import ModuleApi
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from synapse_msc3881 import device_scopes, evaluation
-from synapse_msc3881.outcomes import Outcomes
+from synapse_msc3881.cascade.outcomes import Outcomes
+from synapse_msc3881.evaluation import device_scopes, evaluator
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
 PATH = "/_test/fail"
@@ -22,8 +22,8 @@ PATH = "/_test/fail"
 POINTS: dict[str, tuple[Any, str]] = {
     "load": (PusherTagStore, "lists_for_users"),
     "compile": (device_scopes, "compile_user"),
-    "evaluate": (evaluation, "match_scopes"),
-    "serialise": (evaluation, "with_outcomes"),
+    "evaluate": (evaluator, "match_scopes"),
+    "serialise": (evaluator, "with_outcomes"),
     "fire": (Outcomes, "read"),
 }
 

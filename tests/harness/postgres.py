@@ -25,9 +25,9 @@ import psycopg2
 import psycopg2.extras
 from typing_extensions import Self
 
-from synapse_msc3881.demo.client import JsonDict
-from synapse_msc3881.demo.leash import leashed
-from synapse_msc3881.demo.process import Child, ProcessError
+from demo.client import JsonDict
+from demo.leash import leashed
+from demo.process import Child, ProcessError
 
 _SUPERUSER = "postgres"
 _UNPRIVILEGED = "nobody"

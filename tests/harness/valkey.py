@@ -10,7 +10,7 @@ from pathlib import Path
 
 from typing_extensions import Self
 
-from synapse_msc3881.demo.process import Child, free_port
+from demo.process import Child, free_port
 
 
 class Valkey:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synapse_msc3881.demo.process import Child, free_port
+from demo.process import Child, free_port
 from tests.harness.admin import command
 from tests.harness.deployment import CHECKOUT, MODULE
 from tests.install.environment import Environment, run
@@ -137,8 +137,10 @@ def _check_requirements(environment: Environment) -> list[str]:
     return sorted(done.stdout.splitlines())
 
 
-def test_the_demo_runs_in_it(installed: Environment) -> None:
-    assert "Good night!" in run(installed.python, "-m", f"{PACKAGE}.demo")
+def test_the_demo_runs_on_it(installed: Environment, tmp_path: Path) -> None:
+    # Away from the checkout, whose package it would take.
+    shutil.copytree(CHECKOUT / "demo", tmp_path / "demo")
+    assert "Good night!" in run(installed.python, "-m", "demo", cwd=tmp_path)
 
 
 def test_synapse_starts_from_it_as_debian_starts_it(installed: Environment, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.demo.client import JsonDict, Session
-from synapse_msc3881.demo.gateway import Gateway, Push
+from demo.client import JsonDict, Session
+from demo.gateway import Gateway, Push
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until
 

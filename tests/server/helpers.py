@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from synapse_msc3881.demo.client import JsonDict, Response, Session, path
+from demo.client import JsonDict, Response, Session, path
 from tests.harness.deployment import Deployment
 
 APP = "org.example.app"

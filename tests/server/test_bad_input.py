@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from synapse_msc3881.demo.client import CLIENT, Response, Session, path
+from demo.client import CLIENT, Response, Session, path
 from tests.harness.deployment import Deployment
 from tests.server.helpers import (
     NOWHERE,

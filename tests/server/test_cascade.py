@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import attr
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict, Session
-from synapse_msc3881.demo.gateway import Behaviour, Gateway
+from demo.client import JsonDict, Session
+from demo.gateway import Behaviour, Gateway
 from tests.harness.deployment import Deployment
 from tests.server.cascade_helpers import (
     BELL,

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from synapse_msc3881.demo.client import JsonDict
-from synapse_msc3881.demo.process import ProcessError
+from demo.client import JsonDict
+from demo.process import ProcessError
 from synapse_msc3881.seams import SEAMS
 from synapse_msc3881.storage.migrations import schema_files
 from synapse_msc3881.tested import TESTED_VERSIONS

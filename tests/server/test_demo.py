@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from synapse_msc3881.demo.expectation import Message, expect
-from synapse_msc3881.demo.gateway import Behaviour, Push
-from synapse_msc3881.demo.process import free_port
-from synapse_msc3881.demo.story import Outcome
-from synapse_msc3881.demo.table import cut, display_width, fit, pad
+from demo.expectation import Message, expect
+from demo.gateway import Behaviour, Push
+from demo.process import free_port
+from demo.story import Outcome
+from demo.table import cut, display_width, fit, pad
 from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
-COMMAND = (sys.executable, "-u", "-m", "synapse_msc3881.demo")
+COMMAND = (sys.executable, "-u", "-m", "demo")
 TIMEOUT = 60.0
 
 # The message, and what the phone and the desktop make of it: pushed with which sound, and why.
@@ -234,8 +234,8 @@ def test_the_help(environment: dict[str, str]) -> None:
 # A module that also pushes where the deciding rule is silent.
 BROKEN_MODULE = """
 from synapse_msc3881 import PusherControl
-from synapse_msc3881.outcomes import Outcomes
-from synapse_msc3881.profile_tags import Decision, Match
+from synapse_msc3881.cascade.outcomes import Outcomes
+from synapse_msc3881.cascade.profile_tags import Decision, Match
 
 decide = Outcomes.decide
 
@@ -249,7 +249,7 @@ Outcomes.decide = decide_loudly
 """
 RUN_IT = """
 import sys
-from synapse_msc3881.demo import run
+from demo import run
 
 run._MODULE = "broken_module.PusherControl"
 sys.exit(run.main([]))

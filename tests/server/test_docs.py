@@ -20,7 +20,7 @@ from urllib.parse import quote
 import attr
 import pytest
 
-from synapse_msc3881.demo.client import Session
+from demo.client import Session
 from synapse_msc3881.tested import TESTED_VERSIONS
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment

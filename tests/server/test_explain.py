@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict, Response, Session
-from synapse_msc3881.demo.gateway import Behaviour, Gateway
+from demo.client import JsonDict, Response, Session
+from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synapse_msc3881.demo.gateway import Gateway
+from demo.gateway import Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.admin import Answer, command, command_here
 from tests.harness.deployment import Deployment

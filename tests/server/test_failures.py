@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict
-from synapse_msc3881.demo.gateway import Behaviour, Gateway
+from demo.client import JsonDict
+from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
 from tests.harness import fault_injection
 from tests.harness.cluster import ClusterHomeserver

@@ -8,8 +8,8 @@ from email.message import Message
 
 import pytest
 
-from synapse_msc3881.demo.client import Session
-from synapse_msc3881.demo.gateway import Behaviour, Gateway, Push
+from demo.client import Session
+from demo.gateway import Behaviour, Gateway, Push
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until

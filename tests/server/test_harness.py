@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from synapse_msc3881.demo import process
-from synapse_msc3881.demo.client import MatrixError, Session, rules_path
-from synapse_msc3881.demo.gateway import Behaviour, Gateway, Push
-from synapse_msc3881.demo.homeserver import PASSWORD, Homeserver, Options
-from synapse_msc3881.demo.process import Child, ProcessError, free_port, port_in_use
+from demo import process
+from demo.client import MatrixError, Session, rules_path
+from demo.gateway import Behaviour, Gateway, Push
+from demo.homeserver import PASSWORD, Homeserver, Options
+from demo.process import Child, ProcessError, free_port, port_in_use
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.harness.postgres import Postgres
@@ -256,7 +256,7 @@ def test_a_killed_parent_takes_its_children_along(start: str, tmp_path: Path) ->
     script = (
         "import signal, sys\n"
         "from pathlib import Path\n"
-        "from synapse_msc3881.demo.homeserver import Homeserver\n"
+        "from demo.homeserver import Homeserver\n"
         "from tests.harness.postgres import Postgres\n"
         f"child = {start}\n"
         "print(child.pid, child.directory, flush=True)\n"
@@ -303,11 +303,7 @@ def test_a_child_that_is_not_ready_in_time_is_reported(tmp_path: Path) -> None:
 def test_a_port_is_given_out_once_before_anybody_listens() -> None:
     """Two processes that asked for a port at the same time got the same one, once in CI."""
     taken = free_port()
-    script = (
-        "import sys\n"
-        "from synapse_msc3881.demo import process\n"
-        "print(process._reserve(int(sys.argv[1])))\n"
-    )
+    script = "import sys\nfrom demo import process\nprint(process._reserve(int(sys.argv[1])))\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
     def another_process_may_have(port: int) -> bool:

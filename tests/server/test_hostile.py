@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from synapse_msc3881.demo.client import Response, Session, path, rules_path
-from synapse_msc3881.demo.gateway import Gateway
+from demo.client import Response, Session, path, rules_path
+from demo.gateway import Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.server.cascade_helpers import (

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict, MatrixError, Session, path
-from synapse_msc3881.demo.gateway import Gateway
-from synapse_msc3881.demo.process import Child
+from demo.client import JsonDict, MatrixError, Session, path
+from demo.gateway import Gateway
+from demo.process import Child
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import CHECKOUT, Deployment
 from tests.server.cascade_helpers import SIREN, THING, device, on_type

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict, Session
-from synapse_msc3881.demo.gateway import Gateway
-from synapse_msc3881.demo.homeserver import PASSWORD, Homeserver, Options
-from synapse_msc3881.demo.process import ProcessError
+from demo.client import JsonDict, Session
+from demo.gateway import Gateway
+from demo.homeserver import PASSWORD, Homeserver, Options
+from demo.process import ProcessError
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import MODULE, Deployment
 from tests.server.cascade_helpers import (

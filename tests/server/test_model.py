@@ -17,8 +17,8 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.demo.client import JsonDict, Session
-from synapse_msc3881.demo.gateway import Gateway
+from demo.client import JsonDict, Session
+from demo.gateway import Gateway
 from tests.harness.deployment import Deployment
 from tests.server.cascade_helpers import FENCE, Action, Device, new_pushkey
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from demo.gateway import Behaviour, Gateway
 from synapse_msc3881 import __version__, metrics
-from synapse_msc3881.demo.gateway import Behaviour, Gateway
 from tests.harness.deployment import CHECKOUT, Deployment
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (

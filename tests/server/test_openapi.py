@@ -14,8 +14,8 @@ import pytest
 import yaml
 from synapse.http.servlet import RestServlet
 
+from demo.client import JsonDict, Response, Session
 from synapse_msc3881 import rest
-from synapse_msc3881.demo.client import JsonDict, Response, Session
 from tests.harness.deployment import CHECKOUT, Deployment
 from tests.server.helpers import NOWHERE, RULES, pusher, rule
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from synapse_msc3881.demo.client import CLIENT, JsonDict, Response, Session, path, rules_path
+from demo.client import CLIENT, JsonDict, Response, Session, path, rules_path
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.server.helpers import RULES, assert_ok, assert_refused, own_rules, rule, stored

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict, Session, path
-from synapse_msc3881.demo.homeserver import PASSWORD
+from demo.client import JsonDict, Session, path
+from demo.homeserver import PASSWORD
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.server.helpers import (

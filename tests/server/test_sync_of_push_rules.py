@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import attr
 import pytest
 
-from synapse_msc3881.demo.client import JsonDict, Session, path
+from demo.client import JsonDict, Session, path
 from tests.harness.deployment import Deployment
 from tests.server.helpers import rule
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from synapse_msc3881.device_scopes import DeviceScopes, Failed, HeldScopes
-from synapse_msc3881.matching import CompiledScope, UserScopes
+from synapse_msc3881.cascade.profile_tags import Actions
+from synapse_msc3881.cascade.rulesets import DeviceRule
+from synapse_msc3881.evaluation.device_scopes import DeviceScopes, Failed, HeldScopes
+from synapse_msc3881.evaluation.matching import CompiledScope, UserScopes
+from synapse_msc3881.evaluation.spending import MAX_DEBT_SECONDS, SECONDS_PER_EVENT, Spending
 from synapse_msc3881.metrics import Failures, Metrics
-from synapse_msc3881.profile_tags import Actions
-from synapse_msc3881.rulesets import DeviceRule
-from synapse_msc3881.spending import MAX_DEBT_SECONDS, SECONDS_PER_EVENT, Spending
 
 T = TypeVar("T")
 

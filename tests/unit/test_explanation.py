@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synapse_msc3881.explanation import (
+from synapse_msc3881.cascade.explanation import (
     DAY_MS,
     Delivery,
     Event,
@@ -24,8 +24,8 @@ from synapse_msc3881.explanation import (
     as_json,
     explain,
 )
-from synapse_msc3881.outcomes import FAILED, Outcomes
-from synapse_msc3881.profile_tags import Match
+from synapse_msc3881.cascade.outcomes import FAILED, Outcomes
+from synapse_msc3881.cascade.profile_tags import Match
 
 ME = "@me:example.org"
 RECEIVED = 1_000_000_000_000

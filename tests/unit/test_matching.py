@@ -20,8 +20,10 @@ from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, RoomVersions
 from synapse.storage.databases.main.push_rule import _load_rules
 from synapse.synapse_rust.push import PushRuleEvaluator, get_base_rule_ids
 
-from synapse_msc3881.evaluation import EventScopes, ScopedEvaluator, match_scopes
-from synapse_msc3881.matching import (
+from synapse_msc3881.cascade.profile_tags import Actions, Match
+from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, by_priority, to_json
+from synapse_msc3881.evaluation.evaluator import EventScopes, ScopedEvaluator, match_scopes
+from synapse_msc3881.evaluation.matching import (
     EventFacts,
     RawRule,
     UserScopes,
@@ -30,9 +32,7 @@ from synapse_msc3881.matching import (
     compile_user,
     mark_of,
 )
-from synapse_msc3881.prefilter import is_costly
-from synapse_msc3881.profile_tags import Actions, Match
-from synapse_msc3881.rulesets import KINDS, DeviceRule, by_priority, to_json
+from synapse_msc3881.evaluation.prefilter import is_costly
 from synapse_msc3881.seams import RuleCompiler
 
 USER = "@bob:example.org"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synapse_msc3881.outcomes import (
+from synapse_msc3881.cascade.outcomes import (
     FAILED,
     MARK,
     Outcomes,
@@ -17,7 +17,7 @@ from synapse_msc3881.outcomes import (
     with_outcomes,
     without_mark,
 )
-from synapse_msc3881.profile_tags import Match, walk
+from synapse_msc3881.cascade.profile_tags import Match, walk
 from synapse_msc3881.storage.push_actions import _OURS
 
 TWEAK = {"set_tweak": "sound", "value": "siren"}

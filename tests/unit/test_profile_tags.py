@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synapse_msc3881.profile_tags import (
+from synapse_msc3881.cascade.profile_tags import (
     DEFAULT_TAGS,
     Actions,
     InvalidProfileTagsError,

@@ -5,7 +5,7 @@ import attr
 import pytest
 from hypothesis import given
 
-from synapse_msc3881.rulesets import KINDS, DeviceRule, by_scope, format_for_client, to_json
+from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, by_scope, format_for_client, to_json
 from tests.unit.test_matching import ROOMS, device_rules, rule
 
 

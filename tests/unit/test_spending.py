@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synapse_msc3881.spending import MAX_DEBT_SECONDS, SECONDS_PER_EVENT, Spending
+from synapse_msc3881.evaluation.spending import MAX_DEBT_SECONDS, SECONDS_PER_EVENT, Spending
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 LITTLE = 1e-9

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Shows the module at work on a throwaway homeserver: `make demo`, or
-`python -m synapse_msc3881.demo`.
+`python -m demo`.
 
 Looks at Python and Synapse first, before it imports anything that needs them.
 """
@@ -48,7 +48,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 def main() -> int:
     """Run the demo and return its exit status."""
     check_python()
-    from synapse_msc3881.demo.run import main as run  # noqa: PLC0415
+    from demo.run import main as run  # noqa: PLC0415
 
     return run()
 

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 import attr
 
-from synapse_msc3881.matching import UserScopes, compile_user
+from synapse_msc3881.evaluation.matching import UserScopes, compile_user
+from synapse_msc3881.evaluation.spending import Spending, TooCostlyError
 from synapse_msc3881.metrics import Failures
-from synapse_msc3881.spending import Spending, TooCostlyError
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
 if TYPE_CHECKING:
-    from synapse_msc3881.matching import Compile
-    from synapse_msc3881.rulesets import DeviceRule
+    from synapse_msc3881.cascade.rulesets import DeviceRule
+    from synapse_msc3881.evaluation.matching import Compile
 
 #: How many users' compiled scopes a process keeps, and what they may take of its memory. The oldest
 #: go first.

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 from urllib.parse import quote
 
-from synapse_msc3881.demo.client import path, rules_path
-from synapse_msc3881.demo.gateway import Push
-from synapse_msc3881.demo.homeserver import PASSWORD, Homeserver
-from synapse_msc3881.demo.process import ProcessError
-from synapse_msc3881.demo.story import FAMILY, PHONE, PUSHERS_SET, Story, pushkey
-from synapse_msc3881.demo.table import Screen, sound_and_tweaks
+from demo.client import path, rules_path
+from demo.gateway import Push
+from demo.homeserver import PASSWORD, Homeserver
+from demo.process import ProcessError
+from demo.story import FAMILY, PHONE, PUSHERS_SET, Story, pushkey
+from demo.table import Screen, sound_and_tweaks
 
 # Between two looks for new pushes.
 _LOOK_SECONDS = 0.2

@@ -15,16 +15,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from synapse_msc3881.demo.client import MatrixError
-from synapse_msc3881.demo.gateway import Gateway
-from synapse_msc3881.demo.homeserver import Homeserver, Options
-from synapse_msc3881.demo.process import ENDING_SIGNALS, ProcessError, port_in_use
-from synapse_msc3881.demo.serve import serve
-from synapse_msc3881.demo.story import DEVICES, PLOT, Happening, Sent, Story, StoryError
-from synapse_msc3881.demo.table import Cell, Screen, ScreenGoneError, fit, sound_and_tweaks
+from demo.client import MatrixError
+from demo.gateway import Gateway
+from demo.homeserver import Homeserver, Options
+from demo.process import ENDING_SIGNALS, ProcessError, port_in_use
+from demo.serve import serve
+from demo.story import DEVICES, PLOT, Happening, Sent, Story, StoryError
+from demo.table import Cell, Screen, ScreenGoneError, fit, sound_and_tweaks
 
 _MODULE = "synapse_msc3881.PusherControl"
-_PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
+_PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
 _DESCRIPTION = """\
 Starts a throwaway Synapse with the module, a push gateway and two users. Lets one of them write,
@@ -74,7 +74,7 @@ def _failed(message: str, status: int = 1) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m synapse_msc3881.demo",
+        prog="python -m demo",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -13,7 +13,7 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.demo.client import JsonDict
+from demo.client import JsonDict
 
 # The kinds of rules, by falling priority.
 KINDS = ("override", "content", "room", "sender", "underride")

@@ -18,8 +18,8 @@ from typing import Any
 import attr
 from typing_extensions import Self
 
-from synapse_msc3881.demo.client import JsonDict, Session, path
-from synapse_msc3881.demo.process import Child, ProcessError, free_port, port_in_use
+from demo.client import JsonDict, Session, path
+from demo.process import Child, ProcessError, free_port, port_in_use
 
 # Every user has it who is not given another one.
 PASSWORD = "correct horse battery staple"

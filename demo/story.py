@@ -8,10 +8,10 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.demo.client import JsonDict, Session, path
-from synapse_msc3881.demo.expectation import Expectation, Message, expect
-from synapse_msc3881.demo.gateway import Gateway, Push
-from synapse_msc3881.demo.homeserver import Homeserver
+from demo.client import JsonDict, Session, path
+from demo.expectation import Expectation, Message, expect
+from demo.gateway import Gateway, Push
+from demo.homeserver import Homeserver
 
 APP_ID = "org.example.demo"
 PHONE, DESKTOP = "phone", "desktop"

@@ -22,7 +22,7 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.profile_tags import (
+from synapse_msc3881.cascade.profile_tags import (
     DEFAULT_TAGS,
     GLOBAL,
     Action,

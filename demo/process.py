@@ -17,7 +17,7 @@ from types import FrameType
 
 import attr
 
-from synapse_msc3881.demo.leash import leashed
+from demo.leash import leashed
 
 # Between two looks at a process that is starting up.
 _POLL_SECONDS = 0.02

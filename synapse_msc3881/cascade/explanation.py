@@ -17,8 +17,8 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.outcomes import Outcomes
-from synapse_msc3881.profile_tags import GLOBAL, Match
+from synapse_msc3881.cascade.outcomes import Outcomes
+from synapse_msc3881.cascade.profile_tags import GLOBAL, Match
 
 #: Synapse drops what it recorded after this time, and stops trying to push it.
 DAY_MS = 24 * 60 * 60 * 1000

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import attr
 
 from synapse_msc3881 import seams
-from synapse_msc3881.device_scopes import DeviceScopes
-from synapse_msc3881.firing import Backlog, PusherStore
+from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
+from synapse_msc3881.delivery.backlog import Backlog, PusherStore
+from synapse_msc3881.delivery.stopping import Stop
+from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.metrics import Failures
-from synapse_msc3881.profile_tags import DEFAULT_TAGS
-from synapse_msc3881.stopping import Stop
 from synapse_msc3881.storage.push_actions import PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey, PusherTagStore
 

@@ -15,8 +15,8 @@ import attr
 from synapse.api.errors import StoreError
 
 from synapse_msc3881 import seams
+from synapse_msc3881.cascade.profile_tags import Action, Decision
 from synapse_msc3881.metrics import Failures, Metrics
-from synapse_msc3881.profile_tags import Action, Decision
 from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from synapse.storage.database import LoggingTransaction
     from synapse.types import UserID
 
-    from synapse_msc3881.matching import CompiledRules, RawRule
+    from synapse_msc3881.evaluation.matching import CompiledRules, RawRule
 
 __all__ = [
     "TESTED_VERSIONS",

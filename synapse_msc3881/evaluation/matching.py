@@ -21,7 +21,16 @@ from typing import Any, NamedTuple
 
 import attr
 
-from synapse_msc3881.prefilter import (
+from synapse_msc3881.cascade.profile_tags import GLOBAL, Actions, Match
+from synapse_msc3881.cascade.rulesets import (
+    KINDS,
+    DeviceRule,
+    by_scope,
+    from_json,
+    parse_actions,
+    to_json,
+)
+from synapse_msc3881.evaluation.prefilter import (
     Hints,
     Needs,
     could_match,
@@ -30,15 +39,6 @@ from synapse_msc3881.prefilter import (
     is_costly,
     is_hinted_at,
     needs_of,
-)
-from synapse_msc3881.profile_tags import GLOBAL, Actions, Match
-from synapse_msc3881.rulesets import (
-    KINDS,
-    DeviceRule,
-    by_scope,
-    from_json,
-    parse_actions,
-    to_json,
 )
 
 # The kinds that Synapse's evaluator runs. The others are looked up by their id.

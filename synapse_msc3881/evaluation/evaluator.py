@@ -18,8 +18,10 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.device_scopes import DeviceScopes, Failed
-from synapse_msc3881.matching import (
+from synapse_msc3881.cascade.outcomes import FAILED, with_outcomes
+from synapse_msc3881.cascade.profile_tags import GLOBAL, Action, Match
+from synapse_msc3881.evaluation.device_scopes import DeviceScopes, Failed
+from synapse_msc3881.evaluation.matching import (
     CompiledRules,
     EventFacts,
     Run,
@@ -27,12 +29,10 @@ from synapse_msc3881.matching import (
     compile_always,
     mark_of,
 )
+from synapse_msc3881.evaluation.prefilter import has_much_text, searchable
+from synapse_msc3881.evaluation.spending import Spending, TooCostlyError
 from synapse_msc3881.metrics import Failures, Metrics
-from synapse_msc3881.outcomes import FAILED, with_outcomes
-from synapse_msc3881.prefilter import has_much_text, searchable
-from synapse_msc3881.profile_tags import GLOBAL, Action, Match
 from synapse_msc3881.seams import RuleCompiler
-from synapse_msc3881.spending import Spending, TooCostlyError
 
 
 @attr.s(auto_attribs=True, slots=True, eq=False)
