@@ -13,6 +13,7 @@ from synapse_msc3881 import seams
 from synapse_msc3881.census import Census
 from synapse_msc3881.config import Config, parse_config
 from synapse_msc3881.delivery.pushers import Pushers
+from synapse_msc3881.delivery.waking import Waking
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes, HeldScopes
 from synapse_msc3881.evaluation.evaluator import Evaluation, wrap_evaluator
 from synapse_msc3881.evaluation.spending import Spending
@@ -72,10 +73,12 @@ class PusherControl:
         scopes = DeviceScopes(held, rules, tags, compiler.compile, spending, failures)
         self.push_rules = DevicePushRules(rules, failures)
         census = Census(StoredCounts(hs), metrics, api.delayed_background_call)
-        self.pushers = Pushers(hs, tags, scopes, PushActionStore(hs), failures, metrics, census)
+        push_actions = PushActionStore(hs)
+        self.pushers = Pushers(hs, tags, push_actions, failures, metrics, census)
 
         _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures, metrics))
         _install_pushers(hs, self.pushers)
+        _install_waking(hs, Waking(scopes, push_actions))
         _install_push_rules(hs, self.push_rules)
         seams.register_servlets(_register_servlets)
         api.register_third_party_rules_callbacks(
@@ -109,13 +112,17 @@ def _install_pushers(hs: HomeServer, pushers: Pushers) -> None:
     store = hs.get_datastores().main
     seams.wrap(store, "get_pushers_by", pushers.get_pushers_by)
     seams.wrap(store, "get_enabled_pushers", pushers.get_enabled_pushers)
-    seams.wrap(store, "get_push_action_users_in_range", pushers.users_to_wake)
-    seams.wrap(store, "get_if_maybe_push_in_range_for_user", pushers.may_have_push)
     if hs.config.worker.worker_app is None:  # Pushers are written on the main process.
         seams.wrap(store, "add_pusher", pushers.add_pusher)
         seams.wrap(store, "delete_pusher_by_app_id_pushkey_user_id", pushers.delete_pusher)
         seams.wrap(store, "delete_all_pushers_for_user", pushers.delete_all_pushers)
     seams.wrap_pusher_types(hs, pushers.equip)
+
+
+def _install_waking(hs: HomeServer, waking: Waking) -> None:
+    store = hs.get_datastores().main
+    seams.wrap(store, "get_push_action_users_in_range", waking.users_to_wake)
+    seams.wrap(store, "get_if_maybe_push_in_range_for_user", waking.may_have_push)
 
 
 def _install_push_rules(hs: HomeServer, push_rules: DevicePushRules) -> None:

@@ -14,7 +14,6 @@ from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.delivery.backlog import Backlog, PusherStore
 from synapse_msc3881.delivery.stopping import Stop
-from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.storage.push_actions import PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey, PusherTagStore
@@ -53,7 +52,6 @@ class Pushers:
         self,
         hs: HomeServer,
         tags: PusherTagStore,
-        scopes: DeviceScopes,
         push_actions: PushActionStore,
         failures: Failures,
         metrics: Metrics,
@@ -63,7 +61,6 @@ class Pushers:
         self._census = census
         self._hs = hs
         self._tags = tags
-        self._scopes = scopes
         self._push_actions = push_actions
         self._failures = failures
 
@@ -157,34 +154,6 @@ class Pushers:
     async def forget_tags(self, user_id: str) -> None:
         """Delete the tags of all pushers of a user, who is gone."""
         await self._tags.delete_all(user_id)
-
-    # --- Woken up ---
-
-    def users_to_wake(
-        self, native: Callable[[int, int], Awaitable[Iterable[str]]]
-    ) -> Callable[..., Any]:
-        """Wrap the question whose pushers to wake up."""
-
-        async def get_push_action_users_in_range(
-            min_stream_ordering: int, max_stream_ordering: int
-        ) -> Iterable[str]:
-            if not self._scopes.users:
-                return await native(min_stream_ordering, max_stream_ordering)
-            return await self._push_actions.users_to_wake(min_stream_ordering, max_stream_ordering)
-
-        return get_push_action_users_in_range
-
-    def may_have_push(self, native: Callable[[str, int], Awaitable[bool]]) -> Callable[..., Any]:
-        """Wrap the question whether a starting pusher may have something to push."""
-
-        async def get_if_maybe_push_in_range_for_user(
-            user_id: str, min_stream_ordering: int
-        ) -> bool:
-            if user_id not in self._scopes.users:
-                return await native(user_id, min_stream_ordering)
-            return await self._push_actions.has_any(user_id, min_stream_ordering)
-
-        return get_if_maybe_push_in_range_for_user
 
     # --- Started and stopped ---
 
