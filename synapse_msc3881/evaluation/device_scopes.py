@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import attr
 
-from synapse_msc3881.evaluation.matching import UserScopes, compile_user
+from synapse_msc3881.evaluation.compiling import compile_user
+from synapse_msc3881.evaluation.matching import UserScopes
 from synapse_msc3881.evaluation.spending import Spending, TooCostlyError
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
@@ -24,7 +25,7 @@ from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
 if TYPE_CHECKING:
     from synapse_msc3881.cascade.rulesets import DeviceRule
-    from synapse_msc3881.evaluation.matching import Compile
+    from synapse_msc3881.evaluation.compiling import Compile
 
 #: How many users' compiled scopes a process keeps, and what they may take of its memory. The oldest
 #: go first.

@@ -20,13 +20,13 @@ import attr
 
 from synapse_msc3881.cascade.outcomes import FAILED, with_outcomes
 from synapse_msc3881.cascade.profile_tags import GLOBAL, Action, Match
+from synapse_msc3881.evaluation.compiling import compile_always
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes, Failed
 from synapse_msc3881.evaluation.matching import (
     CompiledRules,
     EventFacts,
     Run,
     UserScopes,
-    compile_always,
     mark_of,
 )
 from synapse_msc3881.evaluation.prefilter import has_much_text, searchable

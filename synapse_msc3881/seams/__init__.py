@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from synapse.storage.database import LoggingTransaction
     from synapse.types import UserID
 
-    from synapse_msc3881.evaluation.matching import CompiledRules, RawRule
+    from synapse_msc3881.evaluation.compiling import RawRule
+    from synapse_msc3881.evaluation.matching import CompiledRules
 
 __all__ = [
     "TESTED_VERSIONS",

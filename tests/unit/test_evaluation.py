@@ -11,13 +11,13 @@ from synapse.storage.databases.main.push_rule import _load_rules
 
 from synapse_msc3881.cascade.outcomes import FAILED, MARK
 from synapse_msc3881.cascade.rulesets import DeviceRule
+from synapse_msc3881.evaluation.compiling import compile_user
 from synapse_msc3881.evaluation.evaluator import (
     Evaluation,
     EventScopes,
     ScopedEvaluator,
     StagedActions,
 )
-from synapse_msc3881.evaluation.matching import compile_user
 from synapse_msc3881.evaluation.spending import MAX_DEBT_SECONDS, Spending
 from synapse_msc3881.metrics import Failures, Metrics
 from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, USER, Occasion, rule

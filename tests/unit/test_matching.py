@@ -22,16 +22,14 @@ from synapse.synapse_rust.push import PushRuleEvaluator, get_base_rule_ids
 
 from synapse_msc3881.cascade.profile_tags import Actions, Match
 from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, by_priority, to_json
-from synapse_msc3881.evaluation.evaluator import EventScopes, ScopedEvaluator, match_scopes
-from synapse_msc3881.evaluation.matching import (
-    EventFacts,
+from synapse_msc3881.evaluation.compiling import (
     RawRule,
-    UserScopes,
     compile_always,
     compile_scope,
     compile_user,
-    mark_of,
 )
+from synapse_msc3881.evaluation.evaluator import EventScopes, ScopedEvaluator, match_scopes
+from synapse_msc3881.evaluation.matching import EventFacts, UserScopes, mark_of
 from synapse_msc3881.evaluation.prefilter import is_costly
 from synapse_msc3881.seams import RuleCompiler
 

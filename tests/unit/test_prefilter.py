@@ -9,7 +9,7 @@ from hypothesis import event as note
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from synapse_msc3881.evaluation.matching import RawRule
+from synapse_msc3881.evaluation.compiling import RawRule
 from synapse_msc3881.evaluation.prefilter import (
     Hints,
     Needs,
