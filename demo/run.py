@@ -21,7 +21,7 @@ from demo.homeserver import Homeserver, Options
 from demo.process import ENDING_SIGNALS, ProcessError, port_in_use
 from demo.serve import serve
 from demo.story import DEVICES, PLOT, Happening, Sent, Story, StoryError
-from demo.table import Cell, Screen, ScreenGoneError, fit, sound_and_tweaks
+from synapse_msc3881.admin.table import Cell, Screen, ScreenGoneError, fit, sound_and_tweaks
 
 _MODULE = "synapse_msc3881.PusherControl"
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent

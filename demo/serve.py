@@ -13,7 +13,7 @@ from demo.gateway import Push
 from demo.homeserver import PASSWORD, Homeserver
 from demo.process import ProcessError
 from demo.story import FAMILY, PHONE, PUSHERS_SET, Story, pushkey
-from demo.table import Screen, sound_and_tweaks
+from synapse_msc3881.admin.table import Screen, sound_and_tweaks
 
 # Between two looks for new pushes.
 _LOOK_SECONDS = 0.2

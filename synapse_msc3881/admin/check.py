@@ -11,6 +11,7 @@ import argparse
 import importlib.metadata
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from synapse_msc3881.tested import TESTED, TESTED_VERSIONS
 
 if TYPE_CHECKING:
     from synapse_msc3881.admin.report import Report
+    from synapse_msc3881.seams.declaring import Seam, SeamStatus
 
 _EPILOG = """\
 One process:         check -c homeserver.yaml
@@ -55,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0 where there is no problem, else 1.
     """
-    from demo.table import Screen, ScreenGoneError  # noqa: PLC0415
     from synapse_msc3881.admin.report import as_json, show  # noqa: PLC0415
+    from synapse_msc3881.admin.table import Screen, ScreenGoneError  # noqa: PLC0415
 
     report = examine(arguments.config, arguments.workers)
     try:
@@ -100,24 +102,39 @@ def examine(config: list[str], workers: list[str]) -> Report:
 
 def _examine_seams(report: Report) -> None:
     from synapse_msc3881 import seams  # noqa: PLC0415
-    from synapse_msc3881.admin.report import SeamReport, note, problem  # noqa: PLC0415
+    from synapse_msc3881.admin.report import note, problem  # noqa: PLC0415
+    from synapse_msc3881.seams import process_config  # noqa: PLC0415
+    from synapse_msc3881.seams.declaring import inspect_each  # noqa: PLC0415
 
-    found = {status.seam: status.problem for status in seams.inspect_seams()}
-    for seam in seams.SEAMS:
-        trouble = found.get(seam)
-        state = "startup" if seam not in found else "bad" if trouble else "ok"
+    for status in _compared(report, seams.SEAMS, seams.inspect_seams()):
+        remedy = (
+            "Synapse does not start with the module. Install a release of synapse_msc3881 "
+            "that supports this Synapse, or take the module out of homeserver.yaml."
+        )
+        report.findings.append(problem(status.seam.where, _what(status), remedy))
+    for status in _compared(report, process_config.SEAMS, inspect_each(process_config.SEAMS)):
+        what = f"{_what(status)}. Only this command needs it"
+        report.findings.append(note(status.seam.where, what))
+
+
+def _compared(
+    report: Report, seams: Sequence[Seam], statuses: Sequence[SeamStatus]
+) -> Iterator[SeamStatus]:
+    """List the seams in the report; gives those that are not as they should be."""
+    from synapse_msc3881.admin.report import SeamReport  # noqa: PLC0415
+
+    found = {status.seam: status for status in statuses}
+    for seam in seams:
+        status = found.get(seam)
+        trouble = status.problem if status else None
+        state = "startup" if status is None else "bad" if trouble else "ok"
         report.seams.append(SeamReport(seam.where, seam.since, seam.relies_on, state, trouble))
-        if trouble is None:
-            continue
-        what = f"{trouble}.\nThe module relies on this: {seam.relies_on}"
-        if seam.at_startup:
-            remedy = (
-                "Synapse does not start with the module. Install a release of synapse_msc3881 "
-                "that supports this Synapse, or take the module out of homeserver.yaml."
-            )
-            report.findings.append(problem(seam.where, what, remedy))
-        else:
-            report.findings.append(note(seam.where, f"{what}. Only this command needs it"))
+        if status and trouble:
+            yield status
+
+
+def _what(status: SeamStatus) -> str:
+    return f"{status.problem}.\nThe module relies on this: {status.seam.relies_on}"
 
 
 def _examine_deployment(report: Report, config: list[str], workers: list[str]) -> None:

@@ -16,6 +16,7 @@ import attr
 from synapse_msc3881 import seams
 from synapse_msc3881.admin.redaction import Secrets
 from synapse_msc3881.admin.report import DatabaseReport, Finding, note, problem
+from synapse_msc3881.seams import process_config
 from synapse_msc3881.storage.migrations import (
     MODULE_NAME,
     TABLES,
@@ -217,7 +218,7 @@ def _describe_postgres(options: Mapping[str, Any]) -> str:
 
 def _read_postgres(database: Mapping[str, Any], read: Read[T]) -> T:
     try:
-        engine = seams.database_engine(database)
+        engine = process_config.database_engine(database)
     except RuntimeError as error:
         raise CannotReadError(
             f"its driver is not installed: {error}",
@@ -253,7 +254,7 @@ def _read_sqlite(database: Mapping[str, Any], path: str, read: Read[T]) -> T:
     file = Path(path)
     if not file.exists():
         raise _NothingThereError("there is no such file yet; Synapse's first start makes it")
-    engine = seams.database_engine(database)
+    engine = process_config.database_engine(database)
     try:
         uri = f"file:{quote(path)}?{_sqlite_mode(file)}"
         with closing(engine.module.connect(uri, uri=True, timeout=PATIENCE)) as connection:

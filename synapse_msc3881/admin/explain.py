@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from demo.table import Screen, ScreenGoneError
 from synapse_msc3881 import seams
 from synapse_msc3881.admin.arguments import add_shared_arguments
 from synapse_msc3881.admin.database import CannotReadError, read_only
 from synapse_msc3881.admin.processes import Deployment
 from synapse_msc3881.admin.redaction import Secrets
+from synapse_msc3881.admin.table import Screen, ScreenGoneError
 from synapse_msc3881.cascade.explanation import (
     Delivery,
     Explanation,

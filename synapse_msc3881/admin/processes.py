@@ -11,7 +11,6 @@ from typing import Any
 import attr
 from synapse.module_api.errors import ConfigError
 
-from synapse_msc3881 import seams
 from synapse_msc3881.admin.config_files import (
     ConfigFile,
     UnreadableError,
@@ -20,6 +19,7 @@ from synapse_msc3881.admin.config_files import (
 )
 from synapse_msc3881.admin.redaction import Secrets
 from synapse_msc3881.admin.report import Finding, ProcessReport, note, problem
+from synapse_msc3881.seams import process_config
 
 _MAIN = "master"
 
@@ -54,7 +54,7 @@ class Process:
     """One process: its report, its config where Synapse takes it, and the module's options."""
 
     report: ProcessReport
-    config: seams.ProcessConfig | None = None
+    config: process_config.ProcessConfig | None = None
     options: Any = None
 
 
@@ -133,12 +133,12 @@ class Deployment:
         report = ProcessReport(name, names, module, duties, own_file)
         self.processes.append(Process(report, config, options))
 
-    def _parse(self, names: Sequence[str]) -> seams.ProcessConfig | None:
+    def _parse(self, names: Sequence[str]) -> process_config.ProcessConfig | None:
         try:
             with printing_nothing():
-                return seams.read_process_config(names)
+                return process_config.read_process_config(names)
         except ConfigError as error:
-            text = self._secrets.hide(seams.explain_config_error(error))
+            text = self._secrets.hide(process_config.explain_config_error(error))
         except Exception as error:  # noqa: BLE001  # what Synapse raises for odd values is open
             text = self._secrets.hide(f"{type(error).__name__}: {error}")
         self._say(
@@ -157,9 +157,9 @@ class Deployment:
         loaded = []
         for index, entry in entries:
             try:
-                loaded.append(seams.load_configured_module(entry, index)[1])
+                loaded.append(process_config.load_configured_module(entry, index)[1])
             except ConfigError as error:
-                text = self._secrets.hide(seams.explain_config_error(error))
+                text = self._secrets.hide(process_config.explain_config_error(error))
                 remedy = "Synapse does not start with this. The options are in docs/admin-guide.md."
                 self._say(problem(where, text, remedy))
             except Exception as error:  # noqa: BLE001  # importing can raise anything
@@ -182,7 +182,7 @@ class Deployment:
 
     def _find_files(self, paths: Sequence[str]) -> list[str]:
         with printing_nothing():
-            files = seams.find_config_files(paths)
+            files = process_config.find_config_files(paths)
         for path in paths:
             if Path(path).is_dir() and not any(Path(file).parent == Path(path) for file in files):
                 self._say(problem(path, "there is no *.yaml in this directory"))
@@ -280,7 +280,7 @@ def _raw_name(files: Sequence[ConfigFile]) -> str:
     return str(options.get("worker_name") or options.get("worker_app") or "main")
 
 
-def _duties(config: seams.ProcessConfig) -> list[str]:
+def _duties(config: process_config.ProcessConfig) -> list[str]:
     duties = {
         _PUSHERS: config.worker_app is None,
         _RULES: config.name in config.push_rules_writers,
@@ -292,7 +292,7 @@ def _duties(config: seams.ProcessConfig) -> list[str]:
     return [duty for duty, does in duties.items() if does]
 
 
-def _named_processes(config: seams.ProcessConfig) -> Iterator[tuple[str, Sequence[str]]]:
+def _named_processes(config: process_config.ProcessConfig) -> Iterator[tuple[str, Sequence[str]]]:
     yield "stream_writers.push_rules", config.push_rules_writers
     yield "stream_writers.events", config.event_persisters
     yield "pusher_instances", config.pusher_instances

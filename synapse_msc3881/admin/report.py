@@ -9,7 +9,7 @@ from typing import Any
 
 import attr
 
-from demo.table import Cell, Screen, display_width, fit
+from synapse_msc3881.admin.table import Cell, Screen, display_width, fit
 
 PROBLEM = "problem"
 NOTE = "note"

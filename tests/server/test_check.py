@@ -21,7 +21,7 @@ import yaml
 
 from demo.client import JsonDict
 from demo.process import ProcessError
-from synapse_msc3881.seams import SEAMS
+from synapse_msc3881.seams import SEAMS, process_config
 from synapse_msc3881.storage.migrations import schema_files
 from synapse_msc3881.tested import TESTED_VERSIONS
 from tests.conftest import FreshDeployment
@@ -118,7 +118,7 @@ def test_the_table_for_humans(deployment: Deployment) -> None:
     answer = command("check", "-c", deployment.homeserver.config_file)
     assert answer.status == 0, answer.output
     lines = answer.output.splitlines()
-    for seam in SEAMS:
+    for seam in (*SEAMS, *process_config.SEAMS):
         assert any(line.startswith("  ") and line.endswith(f"  {seam.where}") for line in lines)
     assert "bad" not in {line.split()[0] for line in lines if line.startswith("  ")}
     assert lines[-1].startswith("No problem found. synapse_msc3881 ")

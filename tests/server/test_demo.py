@@ -19,7 +19,7 @@ from demo.expectation import Message, expect
 from demo.gateway import Behaviour, Push
 from demo.process import free_port
 from demo.story import Outcome
-from demo.table import cut, display_width, fit, pad
+from synapse_msc3881.admin.table import cut, display_width, fit, pad
 from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent

@@ -12,7 +12,7 @@ from synapse.push.pusherpool import PusherPool
 
 from synapse_msc3881 import seams
 from synapse_msc3881.module import _register_servlets
-from synapse_msc3881.seams import Seam, SeamError, inspect_seams, verify
+from synapse_msc3881.seams import Seam, SeamError, inspect_seams, process_config, verify
 
 IN_A_HOMESERVER = [seam.where for seam in seams.SEAMS if seam.where.startswith("hs:")]
 
@@ -36,8 +36,9 @@ def test_nothing_is_wrong_with_this_synapse(hs: Any) -> None:
 
 
 def test_every_seam_is_declared_once_and_says_what_it_is_for() -> None:
-    assert len({seam.where for seam in seams.SEAMS}) == len(seams.SEAMS)
-    assert all(seam.relies_on for seam in seams.SEAMS)
+    declared = (*seams.SEAMS, *process_config.SEAMS)
+    assert len({seam.where for seam in declared}) == len(declared)
+    assert all(seam.relies_on for seam in declared)
     assert IN_A_HOMESERVER
 
 
@@ -88,7 +89,7 @@ def test_all_that_is_broken_is_named_at_once(hs: Any, monkeypatch: pytest.Monkey
         assert line.startswith(f"  - {seam.where}: ")
 
 
-@pytest.mark.parametrize("seam", seams.SEAMS, ids=lambda seam: seam.where)
+@pytest.mark.parametrize("seam", [*seams.SEAMS, *process_config.SEAMS], ids=lambda seam: seam.where)
 def test_each_seam_is_found_broken_when_it_is_gone(
     seam: Seam, hs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

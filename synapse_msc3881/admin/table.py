@@ -32,7 +32,7 @@ class ScreenGoneError(Exception):
 
 
 class Screen:
-    """Where the demo writes: styled where that can be seen, within the width there is."""
+    """Where a command writes: styled where that can be seen, within the width there is."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout

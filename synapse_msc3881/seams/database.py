@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The database: caches on all processes, a connection at startup, and which tables there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from synapse.storage.engines import PostgresEngine
+
+from synapse_msc3881.seams.declaring import STORE, Seam
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+    from synapse.storage.database import LoggingTransaction
+
+SEAMS: tuple[Seam, ...] = (
+    Seam(
+        STORE + "_invalidate_cache_and_stream",
+        "in a transaction: invalidates a cache here and, when it commits, on all other processes",
+        parameters=("txn", "cache_func", "keys"),
+    ),
+    Seam(
+        STORE + "register_external_cached_function",
+        "lets other processes invalidate a cache of ours by its name",
+        parameters=("cache_name", "func"),
+    ),
+)
+
+
+class CrossProcessCache:
+    """Invalidates a cache of ours on all processes, in the transaction that makes it stale."""
+
+    def __init__(self, hs: HomeServer, name: str, cache: Any) -> None:
+        """
+        Args:
+            hs: the homeserver.
+            name: the cache's name, the same on all processes.
+            cache: has ``invalidate(keys)`` and ``invalidate_all()``.
+        """
+        self._store: Any = hs.get_datastores().main
+        self._cache = cache
+        # The stream carries the function's `__name__`, and finds it by its registered name.
+        cache.__name__ = name
+        self._store.register_external_cached_function(name, cache)
+
+    def invalidate_txn(self, txn: LoggingTransaction, key: str) -> None:
+        """Invalidate one key everywhere, when the transaction commits."""
+        self._store._invalidate_cache_and_stream(txn, self._cache, (key,))
+
+
+def has_table(cursor: Any, engine: Any, name: str) -> bool:
+    """Whether the database has a table of that name."""
+    catalogue = (
+        "SELECT 1 FROM information_schema.tables"
+        " WHERE table_schema = current_schema() AND table_name = ?"
+        if isinstance(engine, PostgresEngine)
+        else "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    )
+    cursor.execute(engine.convert_param_style(catalogue), (name,))
+    return cursor.fetchone() is not None
+
+
+def connection_of_this_thread(hs: HomeServer) -> tuple[Any, Callable[[], None]]:
+    """A database connection to use at once, before the reactor serves anything.
+
+    Returns:
+        The connection, and a function that gives it back. A connection to an in-memory SQLite
+        *is* the database, so that one stays open: Synapse's test homeserver runs on it.
+    """
+    database = hs.get_datastores().main.db_pool
+    pool: Any = database._db_pool
+    had_one = pool.threadID() in pool.connections
+    connection = pool.connect()
+    in_memory = getattr(database.engine, "_is_in_memory", False)
+
+    def give_back() -> None:
+        if not had_one and not in_memory:
+            pool.disconnect(connection)
+
+    return connection, give_back

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a seam is, whether Synapse still has it, and putting a wrapper there."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import attr
+from synapse.util.caches.descriptors import DeferredCacheListDescriptor
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+
+AnyCallable = Callable[..., Any]
+
+#: Where the methods of Synapse's main data store are.
+STORE = "synapse.storage.databases.main:DataStore."
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Seam:
+    """Something of Synapse's that the module relies on.
+
+    Attributes:
+        where: ``module:Class.attribute``; or ``hs:`` and the way to it from a `HomeServer`.
+        relies_on: what the module does with it and needs of it.
+        since: the oldest Synapse version in which it was seen to be so.
+        parameters: names that the callable must take, where the module calls or replaces it.
+    """
+
+    where: str
+    relies_on: str
+    since: str = "1.120"
+    parameters: tuple[str, ...] = ()
+
+
+class SeamError(Exception):
+    """Synapse is not of the shape that the module relies on."""
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class SeamStatus:
+    """What `inspect_seams` found of one seam; `problem` is None where all is well."""
+
+    seam: Seam
+    problem: str | None
+
+
+def inspect_each(seams: Iterable[Seam], hs: HomeServer | None = None) -> list[SeamStatus]:
+    """Compare Synapse with what is declared. Changes nothing.
+
+    Args:
+        seams: what is declared.
+        hs: the homeserver, for the seams that only exist in a running one; without it, these
+            are left out.
+    """
+    return [
+        SeamStatus(seam, _problem(seam, hs))
+        for seam in seams
+        if hs is not None or not seam.where.startswith("hs:")
+    ]
+
+
+def _problem(seam: Seam, hs: HomeServer | None) -> str | None:
+    root, _, path = seam.where.partition(":")
+    try:
+        found: Any = hs if root == "hs" else importlib.import_module(root)
+        for name in path.split("."):
+            found = _attribute(found, name.removesuffix("()"))
+            if name.endswith("()"):
+                found = found()
+    except (ImportError, AttributeError) as error:
+        return f"missing ({error})"
+    if not seam.parameters:
+        return None
+    takes = inspect.signature(getattr(found, "native", found)).parameters
+    missing = [name for name in seam.parameters if name not in takes]
+    if missing:
+        return f"does not take {', '.join(missing)}; it takes {', '.join(takes)}"
+    return None
+
+
+def _attribute(found: Any, name: str) -> Any:
+    # On a class, Synapse's descriptors for cached methods only work when not asked for a value.
+    return inspect.getattr_static(found, name) if _is_cached(found, name) else getattr(found, name)
+
+
+def _is_cached(found: Any, name: str) -> bool:
+    return inspect.isclass(found) and isinstance(
+        inspect.getattr_static(found, name, None), DeferredCacheListDescriptor
+    )
+
+
+def wrap(target: object, name: str, make: Callable[[AnyCallable], AnyCallable]) -> None:
+    """Put a wrapper in the place of a method of one object.
+
+    Args:
+        target: the object, of one homeserver: other homeservers of the process keep theirs.
+        name: the method's name.
+        make: gets the bound method and returns what to call instead of it.
+    """
+    setattr(target, name, make(getattr(target, name)))

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What happens for each event before it is persisted: rules read, run, and actions stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from synapse.push import bulk_push_rule_evaluator
+from synapse.storage.databases.main import push_rule as push_rule_storage
+
+from synapse_msc3881.seams.declaring import STORE, Seam
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+
+SEAMS: tuple[Seam, ...] = (
+    Seam(
+        STORE + "bulk_get_push_rules",
+        "only the evaluator calls it, once for each event, just before it makes its "
+        "PushRuleEvaluator; we wrap the rules of users whose pushers list device scopes",
+    ),
+    Seam(
+        STORE + "add_push_actions_to_staging",
+        "only the evaluator calls it; a user's actions may be any list, and those without "
+        "`notify` make a row with notif = 0, which no count looks at",
+        parameters=("event_id", "user_id_actions", "count_as_unread", "thread_id"),
+    ),
+    Seam(
+        "synapse.push.bulk_push_rule_evaluator:PushRuleEvaluator",
+        "the name by which the evaluator makes one object for each event; we put a function in "
+        "its place, which hands out the native object unless a user of ours is in the room",
+        parameters=("flattened_keys",),
+    ),
+    Seam(
+        "synapse.synapse_rust.push:PushRuleEvaluator.run",
+        "returns the actions of the first matching rule, or an empty list",
+        parameters=("push_rules", "user_id", "display_name"),
+    ),
+    Seam(
+        "synapse.storage.databases.main.push_rule:_load_rules",
+        "compiles rules, highest priority first; hides how the Rust constructors differ between "
+        "versions. A row with a default rule's id replaces that rule's actions. The others of "
+        "class 5 are run before all default rules that are on",
+        parameters=("rawrules", "enabled_map", "experimental_config"),
+    ),
+)
+
+#: A rule for the compiler: its id, the priority class, the conditions and the actions, both JSON.
+RawRule = tuple[str, int, str, str]
+
+#: What Synapse's evaluator runs. Opaque here.
+CompiledRules = Any
+
+EvaluatorWrapper = Callable[[Any, Mapping[str, Any]], Any]
+
+
+def wrap_evaluators(wrapper: EvaluatorWrapper) -> None:
+    """Have `wrapper` see each native evaluator, with the event's flattened keys, as it is made.
+
+    The name that this replaces is the process's, not a homeserver's: `wrapper` must hand back
+    the native object for events of homeservers without the module. Doing it again does nothing.
+    """
+    module: Any = bulk_push_rule_evaluator
+    native = module.PushRuleEvaluator
+    if hasattr(native, "native"):
+        return
+
+    def make_evaluator(flattened_keys: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return wrapper(native(flattened_keys, *args, **kwargs), flattened_keys)
+
+    make_evaluator.native = native  # type: ignore[attr-defined]
+    module.PushRuleEvaluator = make_evaluator
+
+
+class RuleCompiler:
+    """Compiles push rules with Synapse's own compiler and this homeserver's experimental flags."""
+
+    def __init__(self, hs: HomeServer) -> None:
+        self._experimental = hs.config.experimental
+
+    def compile(self, rules: Sequence[RawRule]) -> CompiledRules:
+        """Compile rules, highest priority first, as those of a user who has no others."""
+        return push_rule_storage._load_rules(list(rules), {}, self._experimental)
+
+    def compile_marked(self, rules: CompiledRules, mark: str) -> CompiledRules:
+        """Compile a user's `global` rules again with `mark` (JSON) as every rule's actions."""
+        listed = list(rules.rules())
+        return push_rule_storage._load_rules(
+            [
+                (rule.rule_id, rule.priority_class, json.dumps(list(rule.conditions)), mark)
+                for rule, _ in listed
+            ],
+            {rule.rule_id: enabled for rule, enabled in listed},
+            self._experimental,
+        )

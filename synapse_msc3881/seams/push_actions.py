@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Push actions: what was decided for each user of an event, and who has read it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from synapse.storage.databases.main import event_push_actions as push_actions_storage
+from synapse.storage.databases.main.event_push_actions import EmailPushAction, HttpPushAction
+
+from synapse_msc3881.seams.declaring import STORE, Seam
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+    from synapse.storage.database import LoggingTransaction
+
+__all__ = [
+    "SEAMS",
+    "EmailPushAction",
+    "HttpPushAction",
+    "deserialize_actions",
+    "read_receipts_txn",
+]
+
+SEAMS: tuple[Seam, ...] = (
+    Seam(
+        STORE + "get_unread_push_actions_for_user_in_range_for_http",
+        "the oldest rows that a pusher has to push; we answer for pushers with profile tags",
+        parameters=("user_id", "min_stream_ordering", "max_stream_ordering", "limit"),
+    ),
+    Seam(
+        STORE + "get_unread_push_actions_for_user_in_range_for_email",
+        "the newest rows that an email pusher has to push; as above",
+        parameters=("user_id", "min_stream_ordering", "max_stream_ordering", "limit"),
+    ),
+    Seam(
+        STORE + "_get_receipts_for_room_and_threads_txn",
+        "the user's receipts by room, each with is_unread(thread_id, stream_ordering)",
+        parameters=("user_id", "room_ids", "thread_ids"),
+    ),
+    Seam(
+        "synapse.storage.databases.main.event_push_actions:_deserialize_action",
+        "the actions in a row of event_push_actions, which shortens common ones",
+        parameters=("actions", "is_highlight"),
+    ),
+    Seam(
+        STORE + "get_push_action_users_in_range",
+        "which users' pushers to wake up; sees only rows with notif = 1, so we look too",
+        parameters=("min_stream_ordering", "max_stream_ordering"),
+    ),
+    Seam(
+        STORE + "get_if_maybe_push_in_range_for_user",
+        "whether a starting pusher may have something to push; as above",
+        parameters=("user_id", "min_stream_ordering"),
+    ),
+)
+
+
+def read_receipts_txn(
+    txn: LoggingTransaction,
+    hs: HomeServer,
+    user_id: str,
+    room_ids: Collection[str],
+    thread_ids: Collection[str],
+) -> Mapping[str, Any]:
+    """The user's receipts by room; each has ``is_unread(thread_id, stream_ordering)``."""
+    store: Any = hs.get_datastores().main
+    receipts: Mapping[str, Any] = store._get_receipts_for_room_and_threads_txn(
+        txn, user_id=user_id, room_ids=room_ids, thread_ids=thread_ids
+    )
+    return receipts
+
+
+def deserialize_actions(actions: str, highlight: bool) -> list[Any]:
+    """The actions in a row of event_push_actions."""
+    return list(push_actions_storage._deserialize_action(actions, highlight))

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Push rules: parsed, checked, shown, limited, and their stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attr
+from synapse.handlers.push_rules import InvalidRuleException, RuleSpec, check_actions
+from synapse.rest.client import push_rule as push_rule_servlets
+from synapse.storage.push_rule import RuleNotFoundException
+from synapse.synapse_rust.push import PushRule
+
+from synapse_msc3881.seams.declaring import STORE, Seam
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+    from synapse.storage.database import LoggingTransaction
+
+__all__ = [
+    "SEAMS",
+    "InvalidRuleException",
+    "PushRuleLimits",
+    "PushRulesStream",
+    "RuleNotFoundException",
+    "RuleSpec",
+    "check_actions",
+    "normalise_rule",
+    "part_of_ruleset",
+    "priority_class",
+    "push_rule_limits",
+    "rule_from_request",
+    "rule_spec",
+]
+
+T = TypeVar("T")
+
+SEAMS: tuple[Seam, ...] = (
+    Seam(
+        "synapse.synapse_rust.push:PushRule.from_db",
+        "parses a rule, or raises",
+        parameters=("rule_id", "priority_class", "conditions", "actions"),
+    ),
+    Seam(
+        "synapse.handlers.push_rules:PushRulesHandler.push_rules_for_user",
+        "what /sync, sliding sync, account data and GET /pushrules/ show; we add `device`",
+        parameters=("user",),
+    ),
+    Seam(
+        "synapse.handlers.push_rules:PushRulesHandler.notify_user",
+        "wakes up the user's waiting syncs after a change",
+        parameters=("user_id",),
+    ),
+    Seam(
+        "synapse.handlers.push_rules:check_actions",
+        "checks a rule's actions; raises InvalidRuleException",
+        parameters=("actions",),
+    ),
+    Seam(
+        STORE + "_insert_push_rules_update_txn",
+        "moves the user's push rules stream, on the process that writes it",
+        parameters=("txn", "stream_id", "event_stream_ordering", "user_id", "rule_id", "op"),
+    ),
+    Seam(STORE + "get_push_rules_stream_id_gen", "get_next() gives the stream's next position"),
+    Seam(
+        STORE + "copy_push_rules_from_room_to_room_for_user",
+        "called for each user at a room upgrade; we copy the device rules too",
+        parameters=("old_room_id", "new_room_id", "user_id"),
+    ),
+    Seam(
+        "synapse.rest.client.push_rule:_rule_spec_from_path",
+        "parses the path of a rule, or raises; so errors are those of `global`",
+        parameters=("path",),
+    ),
+    Seam(
+        "synapse.rest.client.push_rule:_priority_class_from_spec",
+        "the priority class of a kind, or InvalidRuleException",
+        parameters=("spec",),
+    ),
+    Seam(
+        "synapse.rest.client.push_rule:_rule_tuple_from_request_object",
+        "conditions and actions of a rule from a request, or InvalidRuleException",
+        parameters=("rule_template", "rule_id", "req_obj"),
+    ),
+    Seam(
+        "synapse.rest.client.push_rule:_filter_ruleset_with_path",
+        "the part of a ruleset that a path names, or the right error",
+        parameters=("ruleset", "path"),
+    ),
+)
+
+
+def normalise_rule(
+    rule_id: str, priority_class: int, conditions: str, actions: str
+) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Parse a rule as Synapse does, and give it back as Synapse shows it to clients.
+
+    Args:
+        rule_id: any id.
+        priority_class: Synapse's number for the rule's kind.
+        conditions: JSON.
+        actions: JSON.
+
+    Returns:
+        The conditions and the actions.
+
+    Raises:
+        InvalidRuleException: Synapse cannot parse the rule.
+    """
+    try:
+        rule = PushRule.from_db(rule_id, priority_class, conditions, actions)
+        return list(rule.conditions), list(rule.actions)
+    except Exception as error:
+        # The error's text holds a stack trace of the Rust code; the first line says it all.
+        summary = str(error).splitlines()[0]
+        raise InvalidRuleException(f"The rule cannot be parsed: {summary}") from error
+
+
+def rule_spec(path: Sequence[str]) -> RuleSpec:
+    """Parse ``[kind, rule_id, attr?]``; raises the errors of the same path in `global`."""
+    return push_rule_servlets._rule_spec_from_path(["pushrules", "global", *path])
+
+
+def priority_class(spec: RuleSpec) -> int:
+    """The priority class of a rule's kind; raises InvalidRuleException for an unknown one."""
+    return push_rule_servlets._priority_class_from_spec(spec)
+
+
+def rule_from_request(kind: str, rule_id: str, body: Any) -> tuple[Any, Any]:
+    """The conditions and actions in a request's body; raises InvalidRuleException."""
+    return push_rule_servlets._rule_tuple_from_request_object(kind, rule_id, body)
+
+
+def part_of_ruleset(ruleset: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """The part of a ruleset that a path names; raises the errors of the same path in `global`."""
+    return push_rule_servlets._filter_ruleset_with_path(dict(ruleset), list(path))
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class PushRuleLimits:
+    """Synapse's ``push_rules.limits``; these are the defaults of Synapse 1.163."""
+
+    rule_count: int = 10_000
+    rule_id_length: int = 300
+    rule_size: int = 1024
+
+
+def push_rule_limits(hs: HomeServer) -> PushRuleLimits:
+    """The limits in this homeserver's config; the defaults where Synapse has no such section."""
+    section = getattr(hs.config, "push_rules", None)
+    limits = getattr(section, "limits", None)
+    if limits is None:
+        return PushRuleLimits()
+    return PushRuleLimits(limits.rule_count, limits.rule_id_length, limits.rule_size)
+
+
+class PushRulesStream:
+    """The stream by which all processes, and waiting syncs, learn of a change of push rules."""
+
+    def __init__(self, hs: HomeServer) -> None:
+        self._store = hs.get_datastores().main
+        self._handler = hs.get_push_rules_handler()
+
+    async def change(
+        self, user_id: str, rule_id: str, op: str, write: Callable[[LoggingTransaction], T]
+    ) -> T:
+        """Change a user's rules and move the stream, in one transaction; then wake up syncs.
+
+        Args:
+            user_id: whose rules.
+            rule_id: the full name of the rule, for the stream's row.
+            op: "ADD", "DELETE", "ENABLE", "DISABLE" or "ACTIONS".
+            write: makes the change. What it raises undoes the transaction and is passed on.
+
+        Returns:
+            What `write` returns.
+        """
+        store: Any = self._store
+
+        def change_txn(txn: LoggingTransaction, stream_id: int) -> T:
+            result = write(txn)
+            store._insert_push_rules_update_txn(
+                txn, stream_id, store.get_room_max_stream_ordering(), user_id, rule_id, op
+            )
+            return result
+
+        async with store.get_push_rules_stream_id_gen().get_next() as stream_id:
+            result: T = await store.db_pool.runInteraction(
+                "msc3881_change_push_rules", change_txn, stream_id
+            )
+        self._handler.notify_user(user_id)
+        return result

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Pushers: stored, read, started and stopped, and what they push with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from synapse.push import Pusher, PusherConfig, PusherConfigException
+from synapse.push.emailpusher import EmailPusher
+from synapse.push.httppusher import HttpPusher
+from synapse.util.threepids import canonicalise_email
+
+from synapse_msc3881.seams.declaring import STORE, Seam
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+
+__all__ = [
+    "SEAMS",
+    "EmailPusher",
+    "HttpPusher",
+    "Pusher",
+    "PusherConfig",
+    "PusherConfigException",
+    "canonicalise_email",
+    "running_pusher",
+    "wrap_pusher_types",
+]
+
+SEAMS: tuple[Seam, ...] = (
+    Seam("synapse.server:HomeServer.get_pusherpool", "one pool for each homeserver"),
+    Seam(
+        "hs:get_pusherpool().pushers",
+        "the running pushers by user, then by '<app_id>:<pushkey>'; a pusher that is stopped for "
+        "good is taken out before its on_stop, one that is replaced is not",
+    ),
+    Seam(
+        "hs:get_pusherpool().pusher_factory.pusher_types",
+        "for each kind of pusher a callable (hs, PusherConfig) that makes it; we wrap them",
+    ),
+    Seam(
+        "synapse.push.pusherpool:PusherPool.add_or_update_pusher",
+        "checks everything, keeps an existing pusher's device, then calls store.add_pusher",
+        parameters=(
+            "user_id",
+            "kind",
+            "app_id",
+            "app_display_name",
+            "device_display_name",
+            "pushkey",
+            "lang",
+            "data",
+            "profile_tag",
+            "enabled",
+            "device_id",
+        ),
+    ),
+    Seam(
+        "synapse.push.pusherpool:PusherPool.remove_pusher",
+        "stops and deletes a pusher",
+        parameters=("app_id", "pushkey", "user_id"),
+    ),
+    Seam(
+        "synapse.push.pusherpool:PusherPool.remove_pushers_by_app_id_and_pushkey_not_user",
+        "deletes the pushers that other users have for the same pushkey",
+        parameters=("app_id", "pushkey", "not_user_id"),
+    ),
+    Seam(
+        "synapse.push:PusherConfig.as_dict",
+        "a pusher for clients, with `enabled` and `device_id`; PusherConfig is an attrs class",
+    ),
+    Seam(
+        "synapse.push:Pusher.on_stop",
+        "called when a pusher stops; the pusher reads and writes through its `store` attribute, "
+        "which it looks up each time",
+    ),
+    Seam(
+        "synapse.push.httppusher:HttpPusher._unsafe_process",
+        "reads what to push from store.get_unread_push_actions_for_user_in_range_for_http, posts "
+        "with http_client.post_json_get_json, and ends when "
+        "store.update_pusher_last_stream_ordering_and_success returns False",
+    ),
+    Seam(
+        "synapse.push.emailpusher:EmailPusher.send_notification",
+        "sends the mail, at the end of an email pusher's work",
+    ),
+    Seam(
+        STORE + "update_pusher_last_stream_ordering",
+        "writes a pusher's position",
+        parameters=("app_id", "pushkey", "user_id", "last_stream_ordering"),
+    ),
+    Seam(
+        STORE + "update_pusher_last_stream_ordering_and_success",
+        "writes a pusher's position, and tells whether it still exists",
+        parameters=("app_id", "pushkey", "user_id", "last_stream_ordering", "last_success"),
+    ),
+    Seam(
+        STORE + "update_pusher_failing_since",
+        "writes since when a pusher fails",
+        parameters=("app_id", "pushkey", "user_id", "failing_since"),
+    ),
+    Seam(
+        STORE + "set_throttle_params",
+        "writes the throttle of an email pusher",
+        parameters=("pusher_id", "room_id", "params"),
+    ),
+    Seam(
+        STORE + "add_pusher",
+        "only the pool calls it, when all checks have passed; we store the profile tags with it",
+        parameters=("user_id", "app_id", "pushkey"),
+    ),
+    Seam(
+        STORE + "get_pushers_by",
+        "all reads of pushers but the one at startup go through it; keys are columns of pushers",
+        parameters=("keyvalues",),
+    ),
+    Seam(STORE + "get_enabled_pushers", "the read of all pushers at startup"),
+    Seam(
+        STORE + "delete_pusher_by_app_id_pushkey_user_id",
+        "deletes one pusher; we delete its profile tags",
+        parameters=("app_id", "pushkey", "user_id"),
+    ),
+    Seam(
+        STORE + "delete_all_pushers_for_user",
+        "deletes a user's pushers; as above",
+        parameters=("user_id",),
+    ),
+    Seam(
+        "synapse.util.threepids:canonicalise_email",
+        "raises ValueError for what is no e-mail address",
+        parameters=("address",),
+    ),
+)
+
+
+def wrap_pusher_types(hs: HomeServer, wrapper: Callable[[Pusher, PusherConfig], Pusher]) -> None:
+    """Have `wrapper` see each pusher, with its config, as it is made."""
+    types = hs.get_pusherpool().pusher_factory.pusher_types
+
+    def wrap_type(make: Callable[[HomeServer, PusherConfig], Pusher]) -> Any:
+        return lambda hs, config: wrapper(make(hs, config), config)
+
+    for kind, make in list(types.items()):
+        types[kind] = wrap_type(make)
+
+
+def running_pusher(hs: HomeServer, user_id: str, app_id: str, pushkey: str) -> Pusher | None:
+    """The running pusher of that name, or None where none runs in this process."""
+    return hs.get_pusherpool().pushers.get(user_id, {}).get(f"{app_id}:{pushkey}")
