@@ -103,32 +103,38 @@ class PusherControl:
 
 def _install_evaluation(hs: HomeServer, evaluation: Evaluation) -> None:
     store = hs.get_datastores().main
-    seams.wrap(store, "bulk_get_push_rules", evaluation.bulk_get_push_rules)
-    seams.wrap(store, "add_push_actions_to_staging", evaluation.add_to_staging)
+    seams.wrap(store, seams.evaluation.BULK_GET_PUSH_RULES, evaluation.bulk_get_push_rules)
+    seams.wrap(store, seams.evaluation.ADD_PUSH_ACTIONS_TO_STAGING, evaluation.add_to_staging)
     seams.wrap_evaluators(wrap_evaluator)
 
 
 def _install_pushers(hs: HomeServer, pushers: Pushers) -> None:
     store = hs.get_datastores().main
-    seams.wrap(store, "get_pushers_by", pushers.get_pushers_by)
-    seams.wrap(store, "get_enabled_pushers", pushers.get_enabled_pushers)
+    seams.wrap(store, seams.pushers.GET_PUSHERS_BY, pushers.get_pushers_by)
+    seams.wrap(store, seams.pushers.GET_ENABLED_PUSHERS, pushers.get_enabled_pushers)
     if hs.config.worker.worker_app is None:  # Pushers are written on the main process.
-        seams.wrap(store, "add_pusher", pushers.add_pusher)
-        seams.wrap(store, "delete_pusher_by_app_id_pushkey_user_id", pushers.delete_pusher)
-        seams.wrap(store, "delete_all_pushers_for_user", pushers.delete_all_pushers)
+        seams.wrap(store, seams.pushers.ADD_PUSHER, pushers.add_pusher)
+        seams.wrap(
+            store, seams.pushers.DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID, pushers.delete_pusher
+        )
+        seams.wrap(store, seams.pushers.DELETE_ALL_PUSHERS_FOR_USER, pushers.delete_all_pushers)
     seams.wrap_pusher_types(hs, pushers.equip)
 
 
 def _install_waking(hs: HomeServer, waking: Waking) -> None:
     store = hs.get_datastores().main
-    seams.wrap(store, "get_push_action_users_in_range", waking.users_to_wake)
-    seams.wrap(store, "get_if_maybe_push_in_range_for_user", waking.may_have_push)
+    seams.wrap(store, seams.push_actions.GET_PUSH_ACTION_USERS_IN_RANGE, waking.users_to_wake)
+    seams.wrap(store, seams.push_actions.GET_IF_MAYBE_PUSH_IN_RANGE_FOR_USER, waking.may_have_push)
 
 
 def _install_push_rules(hs: HomeServer, push_rules: DevicePushRules) -> None:
     handler, store = hs.get_push_rules_handler(), hs.get_datastores().main
-    seams.wrap(handler, "push_rules_for_user", push_rules.push_rules_for_user)
-    seams.wrap(store, "copy_push_rules_from_room_to_room_for_user", push_rules.copy_at_room_upgrade)
+    seams.wrap(handler, seams.push_rules.PUSH_RULES_FOR_USER, push_rules.push_rules_for_user)
+    seams.wrap(
+        store,
+        seams.push_rules.COPY_PUSH_RULES_FROM_ROOM_TO_ROOM_FOR_USER,
+        push_rules.copy_at_room_upgrade,
+    )
 
 
 def _register_servlets(hs: HomeServer, http_server: HttpServer) -> None:

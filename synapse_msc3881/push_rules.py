@@ -34,30 +34,24 @@ class DevicePushRules:
 
         return format_for_client(await self.rules.for_user(user_id), report_bad)
 
-    def push_rules_for_user(
-        self, native: Callable[[UserID], Awaitable[dict[str, Any]]]
-    ) -> Callable[[UserID], Awaitable[dict[str, Any]]]:
+    async def push_rules_for_user(
+        self, native: Callable[[UserID], Awaitable[dict[str, Any]]], user: UserID
+    ) -> dict[str, Any]:
         """Wrap what /sync, sliding sync, account data and ``GET /pushrules/`` show."""
+        rules = await native(user)
+        scopes = await self.shown(user.to_string())
+        return {**rules, "device": scopes} if scopes else rules
 
-        async def push_rules_for_user(user: UserID) -> dict[str, Any]:
-            rules = await native(user)
-            scopes = await self.shown(user.to_string())
-            return {**rules, "device": scopes} if scopes else rules
-
-        return push_rules_for_user
-
-    def copy_at_room_upgrade(
-        self, native: Callable[[str, str, str], Awaitable[None]]
-    ) -> Callable[[str, str, str], Awaitable[None]]:
+    async def copy_at_room_upgrade(
+        self,
+        native: Callable[[str, str, str], Awaitable[None]],
+        old_room_id: str,
+        new_room_id: str,
+        user_id: str,
+    ) -> None:
         """Wrap the copying of a user's rules about a room to its successor (SEMANTICS 6)."""
-
-        async def copy_push_rules_from_room_to_room_for_user(
-            old_room_id: str, new_room_id: str, user_id: str
-        ) -> None:
-            await native(old_room_id, new_room_id, user_id)
-            try:
-                await self.rules.copy_room_rules(user_id, old_room_id, new_room_id)
-            except Exception as error:  # noqa: BLE001 - nothing of ours may fail an upgrade
-                self._failures.report("copy", user_id, error, "device rules were not copied")
-
-        return copy_push_rules_from_room_to_room_for_user
+        await native(old_room_id, new_room_id, user_id)
+        try:
+            await self.rules.copy_room_rules(user_id, old_room_id, new_room_id)
+        except Exception as error:  # noqa: BLE001 - nothing of ours may fail an upgrade
+            self._failures.report("copy", user_id, error, "device rules were not copied")

@@ -82,74 +82,61 @@ class Pushers:
         finally:
             _tags_to_store.reset(token)
 
-    def add_pusher(self, native: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+    async def add_pusher(
+        self, native: Callable[..., Awaitable[None]], *args: Any, **kwargs: Any
+    ) -> None:
         """Wrap the write of a pusher."""
-
-        async def add_pusher(*args: Any, **kwargs: Any) -> None:
-            tags = _tags_to_store.get()
-            if tags is None:  # Synapse itself adds a pusher, say for e-mail at registration.
-                await native(*args, **kwargs)
-                self._census.changed()
-                return
-            key = PusherKey(kwargs["user_id"], kwargs["app_id"], kwargs["pushkey"])
-            # First, so that whoever reads the pusher finds its tags.
-            previous = (await self._tags.get(_columns(key))).get(key, DEFAULT_TAGS)
+        tags = _tags_to_store.get()
+        if tags is None:  # Synapse itself adds a pusher, say for e-mail at registration.
+            await native(*args, **kwargs)
+            self._census.changed()
+            return
+        key = PusherKey(kwargs["user_id"], kwargs["app_id"], kwargs["pushkey"])
+        # First, so that whoever reads the pusher finds its tags.
+        previous = (await self._tags.get(_columns(key))).get(key, DEFAULT_TAGS)
+        if tags != previous:
+            await self._tags.put(key, tags)
+        try:
+            await native(*args, **kwargs)
+        except Exception:
             if tags != previous:
-                await self._tags.put(key, tags)
-            try:
-                await native(*args, **kwargs)
-            except Exception:
-                if tags != previous:
-                    await self._tags.put(key, previous)
-                raise
-            self._census.changed()
+                await self._tags.put(key, previous)
+            raise
+        self._census.changed()
 
-        return add_pusher
-
-    def get_pushers_by(
-        self, native: Callable[[dict[str, Any]], Awaitable[Iterator[seams.PusherConfig]]]
-    ) -> Callable[..., Any]:
+    async def get_pushers_by(
+        self,
+        native: Callable[[dict[str, Any]], Awaitable[Iterator[seams.PusherConfig]]],
+        keyvalues: dict[str, Any],
+    ) -> Iterator[seams.PusherConfig]:
         """Wrap the read of pushers."""
+        # The tags first: Synapse goes on with what it read of a pusher at once.
+        tags = await self._tags.get(keyvalues)
+        return _tagged(await native(keyvalues), tags)
 
-        async def get_pushers_by(keyvalues: dict[str, Any]) -> Iterator[seams.PusherConfig]:
-            # The tags first: Synapse goes on with what it read of a pusher at once.
-            tags = await self._tags.get(keyvalues)
-            return _tagged(await native(keyvalues), tags)
-
-        return get_pushers_by
-
-    def get_enabled_pushers(
-        self, native: Callable[[], Awaitable[Iterator[seams.PusherConfig]]]
-    ) -> Callable[..., Any]:
+    async def get_enabled_pushers(
+        self,
+        native: Callable[[], Awaitable[Iterator[seams.PusherConfig]]],
+    ) -> Iterator[seams.PusherConfig]:
         """Wrap the read of all pushers at startup."""
+        tags = await self._tags.get({})
+        return _tagged(await native(), tags)
 
-        async def get_enabled_pushers() -> Iterator[seams.PusherConfig]:
-            tags = await self._tags.get({})
-            return _tagged(await native(), tags)
-
-        return get_enabled_pushers
-
-    def delete_pusher(self, native: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+    async def delete_pusher(
+        self, native: Callable[..., Awaitable[None]], app_id: str, pushkey: str, user_id: str
+    ) -> None:
         """Wrap the deletion of a pusher."""
+        await native(app_id, pushkey, user_id)
+        self._census.changed()
+        await self._tags.delete(PusherKey(user_id, app_id, pushkey))
 
-        async def delete_pusher_by_app_id_pushkey_user_id(
-            app_id: str, pushkey: str, user_id: str
-        ) -> None:
-            await native(app_id, pushkey, user_id)
-            self._census.changed()
-            await self._tags.delete(PusherKey(user_id, app_id, pushkey))
-
-        return delete_pusher_by_app_id_pushkey_user_id
-
-    def delete_all_pushers(self, native: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+    async def delete_all_pushers(
+        self, native: Callable[..., Awaitable[None]], user_id: str
+    ) -> None:
         """Wrap the deletion of all pushers of a user."""
-
-        async def delete_all_pushers_for_user(user_id: str) -> None:
-            await native(user_id)
-            self._census.changed()
-            await self._tags.delete_all(user_id)
-
-        return delete_all_pushers_for_user
+        await native(user_id)
+        self._census.changed()
+        await self._tags.delete_all(user_id)
 
     async def forget_tags(self, user_id: str) -> None:
         """Delete the tags of all pushers of a user, who is gone."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.storage.push_actions import PushActionStore
@@ -22,28 +21,21 @@ class Waking:
         self._scopes = scopes
         self._push_actions = push_actions
 
-    def users_to_wake(
-        self, native: Callable[[int, int], Awaitable[Iterable[str]]]
-    ) -> Callable[..., Any]:
+    async def users_to_wake(
+        self,
+        native: Callable[[int, int], Awaitable[Iterable[str]]],
+        min_stream_ordering: int,
+        max_stream_ordering: int,
+    ) -> Iterable[str]:
         """Wrap the question whose pushers to wake up."""
+        if not self._scopes.users:
+            return await native(min_stream_ordering, max_stream_ordering)
+        return await self._push_actions.users_to_wake(min_stream_ordering, max_stream_ordering)
 
-        async def get_push_action_users_in_range(
-            min_stream_ordering: int, max_stream_ordering: int
-        ) -> Iterable[str]:
-            if not self._scopes.users:
-                return await native(min_stream_ordering, max_stream_ordering)
-            return await self._push_actions.users_to_wake(min_stream_ordering, max_stream_ordering)
-
-        return get_push_action_users_in_range
-
-    def may_have_push(self, native: Callable[[str, int], Awaitable[bool]]) -> Callable[..., Any]:
+    async def may_have_push(
+        self, native: Callable[[str, int], Awaitable[bool]], user_id: str, min_stream_ordering: int
+    ) -> bool:
         """Wrap the question whether a starting pusher may have something to push."""
-
-        async def get_if_maybe_push_in_range_for_user(
-            user_id: str, min_stream_ordering: int
-        ) -> bool:
-            if user_id not in self._scopes.users:
-                return await native(user_id, min_stream_ordering)
-            return await self._push_actions.has_any(user_id, min_stream_ordering)
-
-        return get_if_maybe_push_in_range_for_user
+        if user_id not in self._scopes.users:
+            return await native(user_id, min_stream_ordering)
+        return await self._push_actions.has_any(user_id, min_stream_ordering)

@@ -211,38 +211,37 @@ class Evaluation:
         self._failures = failures
         self._always = compile_always(compiler.compile)
 
-    def bulk_get_push_rules(
-        self, native: Callable[[Collection[str]], Awaitable[Mapping[str, Any]]]
-    ) -> Callable[[Collection[str]], Awaitable[Mapping[str, Any]]]:
+    async def bulk_get_push_rules(
+        self,
+        native: Callable[[Collection[str]], Awaitable[Mapping[str, Any]]],
+        user_ids: Collection[str],
+    ) -> Mapping[str, Any]:
         """Wrap the read of the rules of all users whom an event may concern."""
+        rules = await native(user_ids)
+        users = self._scopes.users_among(user_ids)
+        scopes = await self._scopes.for_users(users) if users else None
+        _event_scopes.set(EventScopes(scopes, self) if scopes else None)
+        return rules
 
-        async def bulk_get_push_rules(user_ids: Collection[str]) -> Mapping[str, Any]:
-            rules = await native(user_ids)
-            users = self._scopes.users_among(user_ids)
-            scopes = await self._scopes.for_users(users) if users else None
-            _event_scopes.set(EventScopes(scopes, self) if scopes else None)
-            return rules
-
-        return bulk_get_push_rules
-
-    def add_to_staging(self, native: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+    async def add_to_staging(
+        self,
+        native: Callable[..., Awaitable[None]],
+        event_id: str,
+        user_id_actions: Mapping[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         """Wrap the write of an event's actions for all users."""
-
-        async def add_push_actions_to_staging(
-            event_id: str, user_id_actions: Mapping[str, Any], *args: Any, **kwargs: Any
-        ) -> None:
-            event_scopes = _event_scopes.get()
-            if event_scopes is not None:
-                # Counted once for an event: for each user it would take time that shows.
-                self._metrics.evaluated(event_scopes.evaluated)
-                event_scopes.evaluated = 0
-                user_id_actions = {
-                    user_id: actions.stored if isinstance(actions, StagedActions) else actions
-                    for user_id, actions in user_id_actions.items()
-                }
-            await native(event_id, user_id_actions, *args, **kwargs)
-
-        return add_push_actions_to_staging
+        event_scopes = _event_scopes.get()
+        if event_scopes is not None:
+            # Counted once for an event: for each user it would take time that shows.
+            self._metrics.evaluated(event_scopes.evaluated)
+            event_scopes.evaluated = 0
+            user_id_actions = {
+                user_id: actions.stored if isinstance(actions, StagedActions) else actions
+                for user_id, actions in user_id_actions.items()
+            }
+        await native(event_id, user_id_actions, *args, **kwargs)
 
     def cascade(
         self,

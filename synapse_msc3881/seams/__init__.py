@@ -13,7 +13,9 @@ What the module imports elsewhere is what Synapse documents for modules: `synaps
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from synapse_msc3881.tested import TESTED_VERSIONS, does_not_fit
 
@@ -36,7 +38,6 @@ try:
         SeamError,
         SeamStatus,
         inspect_each,
-        wrap,
     )
     from synapse_msc3881.seams.endpoints import (
         NotificationsServlet,
@@ -116,7 +117,10 @@ __all__ = [
     "check_actions",
     "client_patterns",
     "connection_of_this_thread",
+    "database",
     "deserialize_actions",
+    "endpoints",
+    "evaluation",
     "has_table",
     "inspect_seams",
     "make_linearizer",
@@ -125,7 +129,10 @@ __all__ = [
     "normalise_rule",
     "part_of_ruleset",
     "priority_class",
+    "push_actions",
     "push_rule_limits",
+    "push_rules",
+    "pushers",
     "read_receipts_txn",
     "register_servlets",
     "rule_from_request",
@@ -170,3 +177,21 @@ def verify(hs: HomeServer) -> None:
         raise SeamError(
             does_not_fit([f"{status.seam.where}: {status.problem}" for status in broken])
         )
+
+
+def wrap(target: object, seam: Seam, wrapper: Callable[..., Any]) -> None:
+    """Put a wrapper in the place of a method of one object.
+
+    Args:
+        target: the object, of one homeserver: other homeservers of the process keep theirs.
+        seam: the method, one of `SEAMS`, so that what is wrapped was checked.
+        wrapper: called instead of it, with the bound method it replaces first and then the
+            method's own arguments: ``async def get_pushers_by(self, native, keyvalues)``.
+
+    Raises:
+        SeamError: the seam is not declared.
+    """
+    if seam not in SEAMS:
+        raise SeamError(f"{seam.where} is wrapped and not declared")
+    native = getattr(target, seam.name)
+    setattr(target, seam.name, functools.partial(wrapper, native))

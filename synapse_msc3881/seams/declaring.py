@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a seam is, whether Synapse still has it, and putting a wrapper there."""
+"""What a seam is, and whether Synapse has it."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import attr
@@ -13,8 +13,6 @@ from synapse.util.caches.descriptors import DeferredCacheListDescriptor
 
 if TYPE_CHECKING:
     from synapse.server import HomeServer
-
-AnyCallable = Callable[..., Any]
 
 #: Where the methods of Synapse's main data store are.
 STORE = "synapse.storage.databases.main:DataStore."
@@ -35,6 +33,11 @@ class Seam:
     relies_on: str
     since: str = "1.120"
     parameters: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The last part of `where`: the method's or attribute's own name."""
+        return self.where.rpartition(":")[2].rpartition(".")[2]
 
 
 class SeamError(Exception):
@@ -92,14 +95,3 @@ def _is_cached(found: Any, name: str) -> bool:
     return inspect.isclass(found) and isinstance(
         inspect.getattr_static(found, name, None), DeferredCacheListDescriptor
     )
-
-
-def wrap(target: object, name: str, make: Callable[[AnyCallable], AnyCallable]) -> None:
-    """Put a wrapper in the place of a method of one object.
-
-    Args:
-        target: the object, of one homeserver: other homeservers of the process keep theirs.
-        name: the method's name.
-        make: gets the bound method and returns what to call instead of it.
-    """
-    setattr(target, name, make(getattr(target, name)))

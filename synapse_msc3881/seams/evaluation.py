@@ -15,18 +15,21 @@ from synapse_msc3881.seams.declaring import STORE, Seam
 if TYPE_CHECKING:
     from synapse.server import HomeServer
 
+BULK_GET_PUSH_RULES = Seam(
+    STORE + "bulk_get_push_rules",
+    "only the evaluator calls it, once for each event, just before it makes its "
+    "PushRuleEvaluator; we wrap the rules of users whose pushers list device scopes",
+)
+ADD_PUSH_ACTIONS_TO_STAGING = Seam(
+    STORE + "add_push_actions_to_staging",
+    "only the evaluator calls it; a user's actions may be any list, and those without "
+    "`notify` make a row with notif = 0, which no count looks at",
+    parameters=("event_id", "user_id_actions", "count_as_unread", "thread_id"),
+)
+
 SEAMS: tuple[Seam, ...] = (
-    Seam(
-        STORE + "bulk_get_push_rules",
-        "only the evaluator calls it, once for each event, just before it makes its "
-        "PushRuleEvaluator; we wrap the rules of users whose pushers list device scopes",
-    ),
-    Seam(
-        STORE + "add_push_actions_to_staging",
-        "only the evaluator calls it; a user's actions may be any list, and those without "
-        "`notify` make a row with notif = 0, which no count looks at",
-        parameters=("event_id", "user_id_actions", "count_as_unread", "thread_id"),
-    ),
+    BULK_GET_PUSH_RULES,
+    ADD_PUSH_ACTIONS_TO_STAGING,
     Seam(
         "synapse.push.bulk_push_rule_evaluator:PushRuleEvaluator",
         "the name by which the evaluator makes one object for each event; we put a function in "

@@ -16,12 +16,25 @@ if TYPE_CHECKING:
     from synapse.storage.database import LoggingTransaction
 
 __all__ = [
+    "GET_IF_MAYBE_PUSH_IN_RANGE_FOR_USER",
+    "GET_PUSH_ACTION_USERS_IN_RANGE",
     "SEAMS",
     "EmailPushAction",
     "HttpPushAction",
     "deserialize_actions",
     "read_receipts_txn",
 ]
+
+GET_PUSH_ACTION_USERS_IN_RANGE = Seam(
+    STORE + "get_push_action_users_in_range",
+    "which users' pushers to wake up; sees only rows with notif = 1, so we look too",
+    parameters=("min_stream_ordering", "max_stream_ordering"),
+)
+GET_IF_MAYBE_PUSH_IN_RANGE_FOR_USER = Seam(
+    STORE + "get_if_maybe_push_in_range_for_user",
+    "whether a starting pusher may have something to push; as above",
+    parameters=("user_id", "min_stream_ordering"),
+)
 
 SEAMS: tuple[Seam, ...] = (
     Seam(
@@ -44,16 +57,8 @@ SEAMS: tuple[Seam, ...] = (
         "the actions in a row of event_push_actions, which shortens common ones",
         parameters=("actions", "is_highlight"),
     ),
-    Seam(
-        STORE + "get_push_action_users_in_range",
-        "which users' pushers to wake up; sees only rows with notif = 1, so we look too",
-        parameters=("min_stream_ordering", "max_stream_ordering"),
-    ),
-    Seam(
-        STORE + "get_if_maybe_push_in_range_for_user",
-        "whether a starting pusher may have something to push; as above",
-        parameters=("user_id", "min_stream_ordering"),
-    ),
+    GET_PUSH_ACTION_USERS_IN_RANGE,
+    GET_IF_MAYBE_PUSH_IN_RANGE_FOR_USER,
 )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from synapse.storage.database import LoggingTransaction
 
 __all__ = [
+    "COPY_PUSH_RULES_FROM_ROOM_TO_ROOM_FOR_USER",
+    "PUSH_RULES_FOR_USER",
     "SEAMS",
     "InvalidRuleException",
     "PushRuleLimits",
@@ -36,17 +38,24 @@ __all__ = [
 
 T = TypeVar("T")
 
+PUSH_RULES_FOR_USER = Seam(
+    "synapse.handlers.push_rules:PushRulesHandler.push_rules_for_user",
+    "what /sync, sliding sync, account data and GET /pushrules/ show; we add `device`",
+    parameters=("user",),
+)
+COPY_PUSH_RULES_FROM_ROOM_TO_ROOM_FOR_USER = Seam(
+    STORE + "copy_push_rules_from_room_to_room_for_user",
+    "called for each user at a room upgrade; we copy the device rules too",
+    parameters=("old_room_id", "new_room_id", "user_id"),
+)
+
 SEAMS: tuple[Seam, ...] = (
     Seam(
         "synapse.synapse_rust.push:PushRule.from_db",
         "parses a rule, or raises",
         parameters=("rule_id", "priority_class", "conditions", "actions"),
     ),
-    Seam(
-        "synapse.handlers.push_rules:PushRulesHandler.push_rules_for_user",
-        "what /sync, sliding sync, account data and GET /pushrules/ show; we add `device`",
-        parameters=("user",),
-    ),
+    PUSH_RULES_FOR_USER,
     Seam(
         "synapse.handlers.push_rules:PushRulesHandler.notify_user",
         "wakes up the user's waiting syncs after a change",
@@ -63,11 +72,7 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("txn", "stream_id", "event_stream_ordering", "user_id", "rule_id", "op"),
     ),
     Seam(STORE + "get_push_rules_stream_id_gen", "get_next() gives the stream's next position"),
-    Seam(
-        STORE + "copy_push_rules_from_room_to_room_for_user",
-        "called for each user at a room upgrade; we copy the device rules too",
-        parameters=("old_room_id", "new_room_id", "user_id"),
-    ),
+    COPY_PUSH_RULES_FROM_ROOM_TO_ROOM_FOR_USER,
     Seam(
         "synapse.rest.client.push_rule:_rule_spec_from_path",
         "parses the path of a rule, or raises; so errors are those of `global`",

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from synapse.server import HomeServer
 
 __all__ = [
+    "ADD_PUSHER",
+    "DELETE_ALL_PUSHERS_FOR_USER",
+    "DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID",
+    "GET_ENABLED_PUSHERS",
+    "GET_PUSHERS_BY",
     "SEAMS",
     "EmailPusher",
     "HttpPusher",
@@ -27,6 +32,28 @@ __all__ = [
     "running_pusher",
     "wrap_pusher_types",
 ]
+
+GET_PUSHERS_BY = Seam(
+    STORE + "get_pushers_by",
+    "all reads of pushers but the one at startup go through it; keys are columns of pushers",
+    parameters=("keyvalues",),
+)
+GET_ENABLED_PUSHERS = Seam(STORE + "get_enabled_pushers", "the read of all pushers at startup")
+ADD_PUSHER = Seam(
+    STORE + "add_pusher",
+    "only the pool calls it, when all checks have passed; we store the profile tags with it",
+    parameters=("user_id", "app_id", "pushkey"),
+)
+DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID = Seam(
+    STORE + "delete_pusher_by_app_id_pushkey_user_id",
+    "deletes one pusher; we delete its profile tags",
+    parameters=("app_id", "pushkey", "user_id"),
+)
+DELETE_ALL_PUSHERS_FOR_USER = Seam(
+    STORE + "delete_all_pushers_for_user",
+    "deletes a user's pushers; as above",
+    parameters=("user_id",),
+)
 
 SEAMS: tuple[Seam, ...] = (
     Seam("synapse.server:HomeServer.get_pusherpool", "one pool for each homeserver"),
@@ -105,27 +132,11 @@ SEAMS: tuple[Seam, ...] = (
         "writes the throttle of an email pusher",
         parameters=("pusher_id", "room_id", "params"),
     ),
-    Seam(
-        STORE + "add_pusher",
-        "only the pool calls it, when all checks have passed; we store the profile tags with it",
-        parameters=("user_id", "app_id", "pushkey"),
-    ),
-    Seam(
-        STORE + "get_pushers_by",
-        "all reads of pushers but the one at startup go through it; keys are columns of pushers",
-        parameters=("keyvalues",),
-    ),
-    Seam(STORE + "get_enabled_pushers", "the read of all pushers at startup"),
-    Seam(
-        STORE + "delete_pusher_by_app_id_pushkey_user_id",
-        "deletes one pusher; we delete its profile tags",
-        parameters=("app_id", "pushkey", "user_id"),
-    ),
-    Seam(
-        STORE + "delete_all_pushers_for_user",
-        "deletes a user's pushers; as above",
-        parameters=("user_id",),
-    ),
+    ADD_PUSHER,
+    GET_PUSHERS_BY,
+    GET_ENABLED_PUSHERS,
+    DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID,
+    DELETE_ALL_PUSHERS_FOR_USER,
     Seam(
         "synapse.util.threepids:canonicalise_email",
         "raises ValueError for what is no e-mail address",

@@ -2,6 +2,7 @@
 """The check of Synapse's internals at startup."""
 
 import importlib.metadata
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,14 +118,28 @@ def test_the_check_finds_nothing_wrong_once_the_module_is_installed(
     assert list(synapse.rest.SERVLET_GROUPS["client"]).count(register) == 1
 
 
+class Store:
+    def get_enabled_pushers(self, kind: str) -> str:
+        return f"native {kind}"
+
+
 def test_a_wrapper_is_put_on_one_object_only() -> None:
-    class Store:
-        def read(self) -> str:
-            return "native"
+    def wrapper(native: Callable[[str], str], kind: str) -> str:
+        return f"wrapped {native(kind)}"
 
     wrapped, other = Store(), Store()
-    seams.wrap(wrapped, "read", lambda native: lambda: f"wrapped {native()}")
-    assert (wrapped.read(), other.read()) == ("wrapped native", "native")
+    seams.wrap(wrapped, seams.pushers.GET_ENABLED_PUSHERS, wrapper)
+    assert (wrapped.get_enabled_pushers("a"), other.get_enabled_pushers("a")) == (
+        "wrapped native a",
+        "native a",
+    )
+
+
+def test_what_is_not_declared_cannot_be_wrapped() -> None:
+    store = Store()
+    with pytest.raises(SeamError, match=r"Store\.get_enabled_pushers is wrapped and not declared"):
+        seams.wrap(store, Seam("some:Store.get_enabled_pushers", "x"), lambda native: native)
+    assert store.get_enabled_pushers("a") == "native a"
 
 
 def test_a_homeserver_without_the_module_keeps_its_servlets() -> None:
