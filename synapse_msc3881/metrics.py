@@ -127,9 +127,16 @@ class Failures:
         """
         self._metrics = metrics
         self._now = now
-        self._logged: dict[tuple[str, str], float] = {}
+        self._logged: dict[tuple[str, ...], float] = {}
 
-    def report(self, seam: str, user_id: str, error: BaseException, instead: str) -> None:
+    def report(
+        self,
+        seam: str,
+        user_id: str,
+        error: BaseException,
+        instead: str,
+        row: str | None = None,
+    ) -> None:
         """Count a failure, and log it unless the same was logged within the hour.
 
         Args:
@@ -137,22 +144,24 @@ class Failures:
             user_id: whom it concerns.
             error: what was raised.
             instead: what is done instead, for the log.
+            row: the row that is to blame, in words for the log: each bad row is logged.
         """
         self._metrics.fell_back(seam)
-        if not self._is_due((seam, user_id)):
+        if not self._is_due((seam, user_id, row or "")):
             return
         # The error's text may quote a user's rule, so it is for debugging only.
         logger.error(
-            "msc3881: %s failed for %s (%s); %s. Not logged again for this user for %d s",
+            "msc3881: %s failed for %s (%s%s); %s. Not logged again for this user for %d s",
             seam,
             user_id,
             type(error).__name__,
+            f" in {row}" if row else "",
             instead,
             LOG_INTERVAL_SECONDS,
         )
         logger.debug("msc3881: %s failed for %s", seam, user_id, exc_info=error)
 
-    def _is_due(self, key: tuple[str, str]) -> bool:
+    def _is_due(self, key: tuple[str, ...]) -> bool:
         now = self._now()
         last = self._logged.get(key)
         if last is not None and now - last < LOG_INTERVAL_SECONDS:

@@ -68,7 +68,9 @@ class PusherControl:
         compiler = seams.RuleCompiler(hs)
         spending = Spending()
 
-        rules = DeviceRuleStore(hs, self.config.limits.device_scopes_per_user, cache.invalidate_txn)
+        rules = DeviceRuleStore(
+            hs, self.config.limits.device_scopes_per_user, cache.invalidate_txn, failures
+        )
         tags = PusherTagStore(hs, cache.invalidate_txn, failures)
         scopes = DeviceScopes(held, rules, tags, compiler.compile, spending, failures)
         self.push_rules = DevicePushRules(rules, failures)

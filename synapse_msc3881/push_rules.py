@@ -11,6 +11,7 @@ from synapse_msc3881.cascade.rulesets import Ruleset, format_for_client
 if TYPE_CHECKING:
     from synapse.types import UserID
 
+    from synapse_msc3881.cascade.rulesets import DeviceRule
     from synapse_msc3881.metrics import Failures
     from synapse_msc3881.storage.device_rules import DeviceRuleStore
 
@@ -29,8 +30,8 @@ class DevicePushRules:
         wakes up must see what woke it, also for a user's very first device rule.
         """
 
-        def report_bad(error: Exception) -> None:
-            self._failures.report("read", user_id, error, "a rule is left out")
+        def report_bad(rule: DeviceRule, error: Exception) -> None:
+            self._failures.report("read", user_id, error, "it is left out", rule.where)
 
         return format_for_client(await self.rules.for_user(user_id), report_bad)
 

@@ -4,13 +4,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attr
 
 #: The kinds of rules, by falling priority, with Synapse's number for each.
 KINDS: Mapping[str, int] = {"override": 5, "content": 4, "room": 3, "sender": 2, "underride": 1}
+
+
+#: Synapse's own parser goes no deeper into JSON, so no rule that the API took does.
+MAX_DEPTH = 128
+
+#: How much of a bad row's name the log shows.
+_MAX_SHOWN = 200
+
+
+class BadRowError(ValueError):
+    """A row of ours that holds what the module never writes; the message says which row it is."""
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -30,6 +41,33 @@ class DeviceRule:
         """The rule's name in its scope, such as ``room/!abc:example.org``."""
         return f"{self.kind}/{self.rule_id}"
 
+    @property
+    def where(self) -> str:
+        """The rule's row, for the log."""
+        return _where(self.profile_tag, self.kind, self.rule_id)
+
+
+def read_rule(row: Sequence[Any]) -> DeviceRule:
+    """A rule from the columns of its row, in the order of the attributes of `DeviceRule`.
+
+    Its JSON is not parsed.
+
+    Raises:
+        BadRowError: a value is not of its column's type, or no rules are of that kind.
+    """
+    tag, kind, rule_id, priority, conditions, actions, enabled = row
+    # SQLite stores anything in any column.
+    texts = type(tag) is type(rule_id) is type(conditions) is type(actions) is str
+    if not texts or type(priority) is not int or type(enabled) is not int or kind not in KINDS:
+        raise BadRowError(_where(tag, kind, rule_id))
+    return DeviceRule(tag, kind, rule_id, priority, conditions, actions, bool(enabled))
+
+
+def _where(tag: object, kind: object, rule_id: object) -> str:
+    # As Python writes them, which keeps a line of the log one line.
+    name = f"the rule {kind!r}, {rule_id!r} of the device scope {tag!r}"
+    return name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…"
+
 
 def to_json(value: object) -> str:
     """JSON as Synapse writes it to its database: ASCII, and no space between.
@@ -45,12 +83,34 @@ def from_json(stored: str) -> Any:
 
     Raises:
         ValueError: it is no JSON, or holds what no client and no gateway could be sent: a number
-            that JSON has not, or half a character. Python alone would accept these.
+            that JSON has not, or half a character (Python alone would accept these); or it is
+            nested deeper than `MAX_DEPTH`.
     """
-    value = _DECODER.decode(stored)
+    if not isinstance(stored, str):
+        raise ValueError("it is no text")
+    try:
+        value = _DECODER.decode(stored)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if stored.count("[") + stored.count("{") > MAX_DEPTH:
+        _check_depth(value)
     if "\\ud" in stored.lower():
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, (list, dict))
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return
+    raise ValueError("it is nested too deep")
 
 
 def _refuse(constant: str) -> None:
@@ -91,9 +151,9 @@ Ruleset = dict[str, list[dict[str, Any]]]
 
 
 def format_for_client(
-    rules: Iterable[DeviceRule], report_bad: Callable[[Exception], None]
+    rules: Iterable[DeviceRule], report_bad: Callable[[DeviceRule, Exception], None]
 ) -> dict[str, Ruleset]:
-    """A user's device scopes, as clients read them (SEMANTICS 3).
+    """A user's device scopes, as clients read them (specification 3).
 
     Args:
         rules: the user's device rules.
@@ -109,7 +169,7 @@ def format_for_client(
             try:
                 ruleset[rule.kind].append(_format_rule(rule))
             except (ValueError, LookupError, TypeError) as error:
-                report_bad(error)
+                report_bad(rule, error)
         scopes[tag] = ruleset
     return scopes
 
@@ -123,6 +183,8 @@ def _format_rule(rule: DeviceRule) -> dict[str, Any]:
     }
     conditions = from_json(rule.conditions)
     if rule.kind in ("override", "underride"):
+        if not isinstance(conditions, list) or not all(isinstance(c, dict) for c in conditions):
+            raise TypeError("the conditions of a rule are no list of objects")
         formatted["conditions"] = conditions
     elif rule.kind == "content":
         formatted["pattern"] = conditions[0]["pattern"]

@@ -272,6 +272,7 @@ def _parse_rule(key: RuleKey, content: Any) -> tuple[list[Any], list[Any]]:
     if key.kind == "content" and not isinstance(content.get("pattern", ""), str):
         raise _bad_rule("'pattern' must be a string")
     conditions, actions = seams.rule_from_request(key.kind, key.rule_id, content)
+    _check_tweaks(actions)
     return list(conditions), list(actions)
 
 
@@ -291,4 +292,12 @@ def _parse_actions(content: Any) -> list[Any]:
     if not isinstance(actions, list):
         raise _bad_rule("Value for 'actions' must be a list")
     seams.check_actions(actions)
+    _check_tweaks(actions)
     return actions
+
+
+def _check_tweaks(actions: Sequence[Any]) -> None:
+    """Refuse a tweak that no pusher could send: its name becomes a key of a JSON object."""
+    for action in actions:
+        if isinstance(action, dict) and not isinstance(action["set_tweak"], str):
+            raise _bad_rule("The 'set_tweak' of an action must be a string")

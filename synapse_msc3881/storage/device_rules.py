@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection, Sequence
 from http import HTTPStatus
@@ -13,11 +12,22 @@ import attr
 from synapse.api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
-from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, to_json
+from synapse_msc3881.cascade.rulesets import (
+    KINDS,
+    BadRowError,
+    DeviceRule,
+    by_scope,
+    from_json,
+    parse_actions,
+    read_rule,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from synapse.server import HomeServer
     from synapse.storage.database import LoggingTransaction
+
+    from synapse_msc3881.metrics import Failures
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +59,21 @@ class DeviceRuleStore:
         hs: HomeServer,
         device_scopes_per_user: int,
         invalidate_txn: Callable[[LoggingTransaction, str], None],
+        failures: Failures,
     ) -> None:
         """
         Args:
             hs: the homeserver.
             device_scopes_per_user: how many scopes a user may have.
             invalidate_txn: tells all processes, with the transaction, that a user's rules changed.
+            failures: where bad rows are reported.
         """
         self._db = hs.get_datastores().main.db_pool
         self._stream = seams.PushRulesStream(hs)
         self._limits = seams.push_rule_limits(hs)
         self._scope_limit = device_scopes_per_user
         self._invalidate_txn = invalidate_txn
+        self._failures = failures
         # One change of a user at a time, so that parallel requests cannot exceed the limits.
         self._queue = seams.make_linearizer(hs, "msc3881_device_rules")
 
@@ -69,8 +82,14 @@ class DeviceRuleStore:
         return (await self.for_users([user_id]))[user_id]
 
     async def for_users(self, user_ids: Collection[str]) -> dict[str, list[DeviceRule]]:
-        """The device rules of each of the users, in no particular order."""
-        return await self._db.runInteraction("msc3881_get_device_rules", _read_txn, user_ids)
+        """The device rules of each of the users, in no particular order.
+
+        A row that is no rule is left out, and reported. The JSON in the others may still be bad.
+        """
+        rules, bad = await self._db.runInteraction("msc3881_get_device_rules", _read_txn, user_ids)
+        for user_id, error in bad:
+            self._failures.report("read", user_id, error, "it is left out", str(error))
+        return rules
 
     async def put(
         self,
@@ -112,7 +131,8 @@ class DeviceRuleStore:
                 ON CONFLICT (user_id, profile_tag, kind, rule_id) DO UPDATE SET
                     priority = EXCLUDED.priority,
                     conditions = EXCLUDED.conditions,
-                    actions = EXCLUDED.actions
+                    actions = EXCLUDED.actions,
+                    enabled = CASE WHEN synapse_msc3881_device_rules.enabled = 0 THEN 0 ELSE 1 END
                 """,
                 (
                     user_id,
@@ -180,25 +200,40 @@ class DeviceRuleStore:
     async def copy_room_rules(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
         """Copy a user's enabled rules about a room to its successor, as Synapse does for `global`.
 
-        A rule that would exceed a limit is left out: nothing here may fail a room upgrade.
+        That is from the first to the last of each kind, the copy always in front: of rules that
+        get the same id the last is left. What would exceed a limit or cannot be read is left out:
+        nothing here may fail a room upgrade.
         """
-        for rule in await self.for_user(user_id):
-            conditions = json.loads(rule.conditions)
-            if not rule.enabled or not any(_is_about(c, old_room_id) for c in conditions):
-                continue
-            copied = [
-                {**c, "pattern": new_room_id} if _is_room_condition(c) else c for c in conditions
-            ]
-            key = RuleKey(rule.profile_tag, rule.kind, new_room_id)
-            try:
-                await self.put(user_id, key, copied, json.loads(rule.actions))
-            except SynapseError as error:
-                logger.warning(
-                    "msc3881: a device rule of %s was not copied to %s: %s",
-                    user_id,
-                    new_room_id,
-                    error.msg,
-                )
+        for rules in by_scope(await self.for_user(user_id)).values():
+            for rule in rules:
+                if not rule.enabled:
+                    continue
+                try:
+                    await self._copy_rule(user_id, rule, old_room_id, new_room_id)
+                except SynapseError as error:
+                    logger.warning(
+                        "msc3881: a device rule of %s was not copied to %s: %s",
+                        user_id,
+                        new_room_id,
+                        error.msg,
+                    )
+                except (ValueError, TypeError, seams.InvalidRuleException) as error:
+                    self._failures.report("copy", user_id, error, "it is left out", rule.where)
+
+    async def _copy_rule(
+        self, user_id: str, rule: DeviceRule, old_room_id: str, new_room_id: str
+    ) -> None:
+        conditions = from_json(rule.conditions)
+        if not isinstance(conditions, list):
+            raise TypeError("the conditions of a rule are no list")
+        if not any(_is_about(condition, old_room_id) for condition in conditions):
+            return
+        copied = [
+            {**condition, "pattern": new_room_id} if _is_room_condition(condition) else condition
+            for condition in conditions
+        ]
+        key = RuleKey(rule.profile_tag, rule.kind, new_room_id)
+        await self.put(user_id, key, copied, parse_actions(rule.actions))
 
     async def delete_all(self, user_id: str) -> None:
         """Delete all device rules of a user, who is gone: nobody needs to hear of it by sync."""
@@ -276,8 +311,12 @@ def _require_one(txn: LoggingTransaction) -> None:
         raise seams.RuleNotFoundException("Push rule does not exist")
 
 
-def _read_txn(txn: LoggingTransaction, user_ids: Collection[str]) -> dict[str, list[DeviceRule]]:
+def _read_txn(
+    txn: LoggingTransaction, user_ids: Collection[str]
+) -> tuple[dict[str, list[DeviceRule]], list[tuple[str, BadRowError]]]:
+    """The rules of each user; and what rows of which user are none."""
     rules: dict[str, list[DeviceRule]] = {user_id: [] for user_id in user_ids}
+    bad: list[tuple[str, BadRowError]] = []
     remaining = list(rules)
     while remaining:
         batch, remaining = remaining[:_BATCH], remaining[_BATCH:]
@@ -287,11 +326,12 @@ def _read_txn(txn: LoggingTransaction, user_ids: Collection[str]) -> dict[str, l
             f" WHERE user_id IN ({marks})",
             batch,
         )
-        for user_id, tag, kind, rule_id, priority, conditions, actions, enabled in txn:
-            rules[user_id].append(
-                DeviceRule(tag, kind, rule_id, priority, conditions, actions, bool(enabled))
-            )
-    return rules
+        for user_id, *row in txn:
+            try:
+                rules[user_id].append(read_rule(row))
+            except BadRowError as error:
+                bad.append((user_id, error))
+    return rules, bad
 
 
 def _make_place_txn(
@@ -301,7 +341,7 @@ def _make_place_txn(
     neighbour = before or after
     if not neighbour:
         txn.execute(
-            "SELECT MAX(priority) FROM synapse_msc3881_device_rules"
+            "SELECT MAX(CAST(priority AS INTEGER)) FROM synapse_msc3881_device_rules"
             " WHERE user_id = ? AND profile_tag = ? AND kind = ?",
             (user_id, key.profile_tag, key.kind),
         )
@@ -309,7 +349,7 @@ def _make_place_txn(
         return 0 if highest is None else highest + 1
 
     txn.execute(
-        "SELECT priority FROM synapse_msc3881_device_rules WHERE " + _IS_RULE,
+        "SELECT CAST(priority AS INTEGER) FROM synapse_msc3881_device_rules WHERE " + _IS_RULE,
         (user_id, key.profile_tag, key.kind, neighbour),
     )
     row = txn.fetchone()

@@ -26,6 +26,7 @@ from tests.server.cascade_helpers import (
     device,
     make_scene,
     on_body,
+    rules_in_database,
 )
 
 INJECTION = {"module": "tests.harness.fault_injection.FaultInjection", "config": {}}
@@ -174,6 +175,60 @@ def test_a_corrupt_row_does_no_harm(breaking: Deployment, scene: Scene, bad: str
             assert sound(phone, event_id) in ("bell", "siren")
     logged = breaking.log_text().count(f"failed for {scene.bob.user_id}") - before
     assert logged <= 4  # one for each seam that met it, however many events
+
+
+#: SQLite takes any value in any column; PostgreSQL does not.
+BAD_VALUES: dict[str, str] = {
+    "the conditions are bytes": "conditions = x'5b5d'",
+    "the actions are bytes": "actions = x'5b5d'",
+    "the priority is a text": "priority = 'high'",
+    "the state is a text": "enabled = 'yes'",
+    "the kind is unknown": "kind = 'nonsense'",
+    "the kind is bytes": "kind = x'6f'",
+    "the scope is bytes": "profile_tag = x'6f'",
+    "the id is bytes": "rule_id = x'6f'",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_VALUES)
+def test_a_bad_row_costs_its_owner_that_row(breaking: Deployment, scene: Scene, bad: str) -> None:
+    change, bob = BAD_VALUES[bad], scene.bob
+    if breaking.kind != "sqlite" and "kind = '" not in change:
+        pytest.skip("PostgreSQL keeps the types of its columns")
+    scene.bob.put_rule("phone", "override", "good", on_body("soft", SIREN))
+    carol = breaking.register()
+    carol.join(scene.room)
+    carol.put_rule("phone", "override", "good", on_body("soft", SIREN))
+    phone, carols = scene.device(["phone"]), device(carol, scene.gateway, ["phone"])
+    count = fallbacks(breaking, "read")
+    breaking.sql(
+        f"UPDATE {RULES} SET {change} WHERE user_id = ? AND rule_id = 'loud'", [bob.user_id]
+    )
+
+    shown = bob.get_rules()["device"]["phone"]["override"]
+    assert [rule["rule_id"] for rule in shown] == ["good"]
+    assert bob.sync()["account_data"]["events"]
+    assert fallbacks(breaking, "read") > count
+    lines = log_lines(breaking, scene, "read")
+    assert any("loud" in line or "b'o'" in line for line in lines)
+
+    # Rules are written, read and copied as if it were not there.
+    bob.put_rule("phone", "override", "better", on_body("better", SIREN), after="good")
+    event_id = scene.message("soft")
+    for pusher in (phone, carols):
+        assert sound(pusher, event_id) == "siren"
+    assert sound(phone, scene.message("better")) == "siren"
+    room = scene.alice.upgrade_room(scene.room, "10")
+    bob.join(room)
+
+
+@pytest.mark.parametrize("kind", ["nonsense", "postcontent", "global", "Override"])
+def test_a_rule_of_an_unknown_kind_can_be_deleted(
+    breaking: Deployment, scene: Scene, kind: str
+) -> None:
+    breaking.sql(f"UPDATE {RULES} SET kind = ? WHERE user_id = ?", [kind, scene.bob.user_id])
+    scene.bob.delete_rule("phone", kind, "loud")
+    assert rules_in_database(breaking, scene.bob) == 0
 
 
 def test_a_corrupt_outcome_goes_by_global(breaking: Deployment, scene: Scene) -> None:

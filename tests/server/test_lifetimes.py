@@ -165,6 +165,37 @@ def test_a_room_upgrade_keeps_each_of_several_rules_about_the_room(scene: Scene)
     assert copies("phone") == copies("global")
 
 
+def test_of_rules_that_get_the_same_id_the_same_one_wins_as_in_global(scene: Scene) -> None:
+    """Synapse gives the copies of all rules of a kind one id, so that only one is left."""
+    bob, old = scene.bob, scene.room
+    sounds = {name: [*NOTIFY, {"set_tweak": "sound", "value": name}] for name in "abcdef"}
+    for scope in ("global", "phone"):
+        for name in "cafebd":
+            bob.put_rule(scope, "override", name, about_room(old, sounds[name]))
+            bob.put_rule(scope, "underride", name, about_room(old, sounds[name]))
+        bob.put_rule(scope, "override", "e", about_room(old, sounds["e"]), before="c")
+        bob.put_rule(scope, "underride", "b", about_room(old, sounds["b"]), after="c")
+        # What is off is not copied.
+        bob.put_rule(scope, "underride", "z", about_room(old, SIREN), after="b")
+        bob.set_rule_enabled(scope, "underride", "z", False)
+
+    bob.join(scene.alice.upgrade_room(old, "10"))
+
+    def order(scope: str) -> dict[str, list[tuple[str, list[Any]]]]:
+        return {
+            kind: [
+                (rule["rule_id"], rule["actions"])
+                for rule in bob.get_rules(scope)[kind]
+                if not rule["default"]
+            ]
+            for kind in ("override", "underride")
+        }
+
+    assert order("phone") == order("global")
+    assert order("phone")["override"][0][1] == sounds["c"]
+    assert order("phone")["underride"][0][1] == sounds["b"]
+
+
 # --- The module, taken out and put back ---------------------------------------------------------
 
 

@@ -159,6 +159,7 @@ PATHS = [
 ]
 
 _TWEAK: JsonDict = {"set_tweak": "sound", "value": "x"}
+_NO_NAMES: list[Any] = [[], {}, ["sound"], 5, 0.5, True, None]
 
 #: By the tail of the path.
 BODIES: dict[str, list[Any]] = {
@@ -194,8 +195,6 @@ BODIES: dict[str, list[Any]] = {
         {"conditions": [], "actions": [{"set_tweak": "highlight"}]},
         {"conditions": [], "actions": [{"set_tweak": "x", "value": {"a": [1, None]}}]},
         {"conditions": [], "actions": [{"set_tweak": "x", "more": 1}]},
-        {"conditions": [], "actions": [{"set_tweak": 5}]},
-        {"conditions": [], "actions": [{"set_tweak": None}]},
         {"conditions": [], "actions": [{"\udc00": 1}]},
         "text",
         {"conditions": [], "actions": [], "enabled": False, "default": True, "rule_id": "x"},
@@ -396,6 +395,16 @@ NOT_AS_IN_GLOBAL: list[tuple[Case, int, str]] = [
     ),
     (Case("PUT", "/override/new?before=%00", GOOD), 400, "M_INVALID_PARAM"),
     (Case("PUT", "/override/new?after=a%00", GOOD), 400, "M_INVALID_PARAM"),
+    # In `global`, these stop the user's pushers for good once they matched.
+    *(
+        (
+            Case("PUT", tail, {"conditions": [], "actions": ["notify", {"set_tweak": name}]}),
+            400,
+            "M_UNKNOWN",
+        )
+        for name in _NO_NAMES
+        for tail in ("/override/new", "/underride/mine", "/room/mine", "/override/mine/actions")
+    ),
     # NOT_A_KIND
     (Case("GET", "/postcontent/mine"), 400, "M_UNRECOGNIZED"),
     (Case("GET", "/postcontent/"), 400, "M_UNRECOGNIZED"),
