@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -54,39 +55,40 @@ class PusherControl:
             SeamError: this Synapse is not of the shape that the module relies on.
             ConfigError: an option is bad.
         """
-        hs = api._hs
+        hs = seams.verify(api)
+        self.api = api
+        is_main = api.worker_app is None
         self.config = config if isinstance(config, Config) else parse_config(config)
         if hasattr(hs, _ATTRIBUTE):
             logger.warning("msc3881: the module is in the config twice; the first one counts")
             return
 
-        seams.verify(hs)
-        held = HeldScopes(prepare_tables(hs))
+        held = HeldScopes(prepare_tables(hs, is_main))
         cache = seams.CrossProcessCache(hs, "synapse_msc3881.evaluation.device_scopes", held)
-        metrics = Metrics(hs.hostname)
-        self.failures = failures = Failures(metrics, hs.get_clock().time)
+        metrics = Metrics(api.server_name)
+        self.failures = failures = Failures(metrics, time.monotonic)
         compiler = seams.RuleCompiler(hs)
         spending = Spending()
 
         rules = DeviceRuleStore(
-            hs, self.config.limits.device_scopes_per_user, cache.invalidate_txn, failures
+            hs, api, self.config.limits.device_scopes_per_user, cache.invalidate_txn, failures
         )
-        tags = PusherTagStore(hs, cache.invalidate_txn, failures)
+        tags = PusherTagStore(api, cache.invalidate_txn, failures)
         scopes = DeviceScopes(held, rules, tags, compiler.compile, spending, failures)
         self.push_rules = DevicePushRules(rules, failures)
-        census = Census(StoredCounts(hs), metrics, api.delayed_background_call)
-        push_actions = PushActionStore(hs)
+        census = Census(StoredCounts(api), metrics, api.delayed_background_call)
+        push_actions = PushActionStore(hs, api)
         self.pushers = Pushers(hs, tags, push_actions, failures, metrics, census)
 
         _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures, metrics))
-        _install_pushers(hs, self.pushers)
+        _install_pushers(hs, self.pushers, is_main)
         _install_waking(hs, Waking(scopes, push_actions))
         _install_push_rules(hs, self.push_rules)
         seams.register_servlets(_register_servlets)
         api.register_third_party_rules_callbacks(
             on_user_deactivation_status_changed=self._on_deactivation
         )
-        if hs.config.worker.worker_app is None:  # One process counts, and hears of each change.
+        if is_main:  # One process counts, and hears of each change.
             held.on_change = census.changed
             census.changed()
         setattr(hs, _ATTRIBUTE, self)
@@ -104,36 +106,30 @@ class PusherControl:
 
 
 def _install_evaluation(hs: HomeServer, evaluation: Evaluation) -> None:
-    store = hs.get_datastores().main
-    seams.wrap(store, seams.evaluation.BULK_GET_PUSH_RULES, evaluation.bulk_get_push_rules)
-    seams.wrap(store, seams.evaluation.ADD_PUSH_ACTIONS_TO_STAGING, evaluation.add_to_staging)
+    seams.wrap(hs, seams.evaluation.BULK_GET_PUSH_RULES, evaluation.bulk_get_push_rules)
+    seams.wrap(hs, seams.evaluation.ADD_PUSH_ACTIONS_TO_STAGING, evaluation.add_to_staging)
     seams.wrap_evaluators(wrap_evaluator)
 
 
-def _install_pushers(hs: HomeServer, pushers: Pushers) -> None:
-    store = hs.get_datastores().main
-    seams.wrap(store, seams.pushers.GET_PUSHERS_BY, pushers.get_pushers_by)
-    seams.wrap(store, seams.pushers.GET_ENABLED_PUSHERS, pushers.get_enabled_pushers)
-    if hs.config.worker.worker_app is None:  # Pushers are written on the main process.
-        seams.wrap(store, seams.pushers.ADD_PUSHER, pushers.add_pusher)
-        seams.wrap(
-            store, seams.pushers.DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID, pushers.delete_pusher
-        )
-        seams.wrap(store, seams.pushers.DELETE_ALL_PUSHERS_FOR_USER, pushers.delete_all_pushers)
+def _install_pushers(hs: HomeServer, pushers: Pushers, is_main: bool) -> None:
+    seams.wrap(hs, seams.pushers.GET_PUSHERS_BY, pushers.get_pushers_by)
+    seams.wrap(hs, seams.pushers.GET_ENABLED_PUSHERS, pushers.get_enabled_pushers)
+    if is_main:  # Pushers are written on the main process.
+        seams.wrap(hs, seams.pushers.ADD_PUSHER, pushers.add_pusher)
+        seams.wrap(hs, seams.pushers.DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID, pushers.delete_pusher)
+        seams.wrap(hs, seams.pushers.DELETE_ALL_PUSHERS_FOR_USER, pushers.delete_all_pushers)
     seams.wrap_pusher_types(hs, pushers.equip)
 
 
 def _install_waking(hs: HomeServer, waking: Waking) -> None:
-    store = hs.get_datastores().main
-    seams.wrap(store, seams.push_actions.GET_PUSH_ACTION_USERS_IN_RANGE, waking.users_to_wake)
-    seams.wrap(store, seams.push_actions.GET_IF_MAYBE_PUSH_IN_RANGE_FOR_USER, waking.may_have_push)
+    seams.wrap(hs, seams.push_actions.GET_PUSH_ACTION_USERS_IN_RANGE, waking.users_to_wake)
+    seams.wrap(hs, seams.push_actions.GET_IF_MAYBE_PUSH_IN_RANGE_FOR_USER, waking.may_have_push)
 
 
 def _install_push_rules(hs: HomeServer, push_rules: DevicePushRules) -> None:
-    handler, store = hs.get_push_rules_handler(), hs.get_datastores().main
-    seams.wrap(handler, seams.push_rules.PUSH_RULES_FOR_USER, push_rules.push_rules_for_user)
+    seams.wrap(hs, seams.push_rules.PUSH_RULES_FOR_USER, push_rules.push_rules_for_user)
     seams.wrap(
-        store,
+        hs,
         seams.push_rules.COPY_PUSH_RULES_FROM_ROOM_TO_ROOM_FOR_USER,
         push_rules.copy_at_room_upgrade,
     )
@@ -145,8 +141,8 @@ def _register_servlets(hs: HomeServer, http_server: HttpServer) -> None:
         return
     VersionsServlet(hs).register(http_server)
     NotificationsServlet(hs).register(http_server)
-    PushRulesServlet(hs, module.push_rules).register(http_server)
-    ExplainServlet(hs, module.failures).register(http_server)
-    if hs.config.worker.worker_app is None:  # As Synapse's own: only on the main process.
-        PushersServlet(hs).register(http_server)
-        PushersSetServlet(hs, module.pushers, module.config).register(http_server)
+    PushRulesServlet(hs, module.api, module.push_rules).register(http_server)
+    ExplainServlet(hs, module.api, module.failures).register(http_server)
+    if module.api.worker_app is None:  # As Synapse's own: only on the main process.
+        PushersServlet(hs, module.api).register(http_server)
+        PushersSetServlet(hs, module.api, module.pushers, module.config).register(http_server)

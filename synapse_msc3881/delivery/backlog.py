@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import attr
-from synapse.api.errors import StoreError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import Action, Decision
@@ -205,6 +204,6 @@ class PusherStore:
             await pusher.store.update_pusher_last_stream_ordering(
                 pusher.app_id, pusher.pushkey, pusher.user_id, backlog.walked_to
             )
-        except StoreError:
+        except seams.StoreError:
             return  # The pusher was removed meanwhile.
         pusher.last_stream_ordering = backlog.walked_to

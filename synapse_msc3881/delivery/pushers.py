@@ -78,7 +78,7 @@ class Pushers:
         """
         token = _tags_to_store.set(profile_tags)
         try:
-            await self._hs.get_pusherpool().add_or_update_pusher(**pusher)
+            await seams.pusher_pool(self._hs).add_or_update_pusher(**pusher)
         finally:
             _tags_to_store.reset(token)
 

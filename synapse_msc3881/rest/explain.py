@@ -7,11 +7,11 @@ serves clients, since all that it says stands in the database.
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from synapse.api.errors import Codes, NotFoundError, SynapseError
-from synapse.http.servlet import RestServlet
+from synapse.module_api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.explanation import as_json, explain
@@ -20,6 +20,7 @@ from synapse_msc3881.storage.explanations import read_facts
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
+    from synapse.module_api import ModuleApi
     from synapse.server import HomeServer
 
 # For each user and process. An answer takes a handful of statements by index.
@@ -29,7 +30,7 @@ _BURST = 50
 _MAX_BYTES = 255
 
 
-class ExplainServlet(RestServlet):
+class ExplainServlet(seams.RestServlet):
     """``GET …/unstable/org.matrix.msc3837/explain/{room_id}/{event_id}``."""
 
     PATTERNS = seams.client_patterns(
@@ -39,12 +40,10 @@ class ExplainServlet(RestServlet):
     )
     CATEGORY = "Client API requests"
 
-    def __init__(self, hs: HomeServer, failures: Failures) -> None:
+    def __init__(self, hs: HomeServer, api: ModuleApi, failures: Failures) -> None:
         super().__init__()
         self._hs = hs
-        self._auth = hs.get_auth()
-        self._db = hs.get_datastores().main.db_pool
-        self._clock = hs.get_clock()
+        self._api = api
         self._failures = failures
         self._limiter = seams.make_ratelimiter(hs, "msc3881_explain", _PER_SECOND, _BURST)
 
@@ -57,7 +56,7 @@ class ExplainServlet(RestServlet):
             SynapseError: 400 for what is no id, 404 for an event that is unknown or that the
                 user may not see, 429 for too many requests.
         """
-        requester = await self._auth.get_user_by_req(request)
+        requester = await self._api.get_user_by_req(request)
         _check_id(room_id, "room_id", "!")
         _check_id(event_id, "event_id", "$")
         await self._limiter.ratelimit(requester)
@@ -68,12 +67,12 @@ class ExplainServlet(RestServlet):
 
         facts = None
         if await seams.may_see(self._hs, requester.user, room_id, event_id):
-            facts = await self._db.runInteraction(
+            facts = await self._api.run_db_interaction(
                 "msc3881_explain", read_facts, user_id, event_id, report_bad
             )
         if facts is None:
-            raise NotFoundError("There is no such event, or you may not see it")
-        return HTTPStatus.OK, as_json(explain(facts, self._clock.time_msec()))
+            raise seams.NotFoundError("There is no such event, or you may not see it")
+        return HTTPStatus.OK, as_json(explain(facts, int(time.time() * 1000)))
 
 
 def _check_id(value: str, name: str, sigil: str) -> None:

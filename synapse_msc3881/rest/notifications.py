@@ -6,8 +6,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from synapse.api.errors import SynapseError
-from synapse.http.servlet import parse_string
+from synapse.module_api.errors import SynapseError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.outcomes import without_mark
@@ -34,7 +33,7 @@ class NotificationsServlet(seams.NotificationsServlet):
 
 def _check_from(request: SynapseRequest) -> None:
     """Refuse a number that SQLite cannot compare; Synapse refuses what is no number."""
-    token = parse_string(request, "from")
+    token = seams.parse_string(request, "from")
     if token is not None and len(token) > _MAX_TOKEN_LENGTH:
         raise SynapseError(
             HTTPStatus.BAD_REQUEST, 'Query parameter "from" contains unrecognised token'

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 import attr
-from synapse.api.errors import Codes, NotFoundError, SynapseError, UnrecognizedRequestError
-from synapse.http.servlet import parse_json_value_from_request, parse_string
+from synapse.module_api.errors import (
+    Codes,
+    InvalidRuleException,
+    RuleNotFoundException,
+    SynapseError,
+)
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
@@ -20,6 +24,7 @@ from synapse_msc3881.storage.device_rules import RuleKey, normalise
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
+    from synapse.module_api import ModuleApi
     from synapse.server import HomeServer
 
 _PREFIX = b"/pushrules/"
@@ -85,17 +90,19 @@ def _bad_rule(problem: object) -> SynapseError:
 class PushRulesServlet(seams.PushRuleRestServlet):
     """``/pushrules/`` and all below it."""
 
-    def __init__(self, hs: HomeServer, device_rules: DevicePushRules) -> None:
+    def __init__(self, hs: HomeServer, api: ModuleApi, device_rules: DevicePushRules) -> None:
         super().__init__(hs)
+        self._api = api
         self._device_rules = device_rules
         self._rules = device_rules.rules
-        self._writer = ", ".join(hs.config.worker.writers.push_rules)
+        self._is_writer = seams.writes_push_rules(hs)
+        self._writer = ", ".join(seams.push_rules_writers(hs))
 
     async def on_GET(self, request: SynapseRequest, path: str) -> tuple[int, Any]:
         """Any part of the user's rules."""
         if not _concerns_device(request):
             return await super().on_GET(request, path)
-        requester = await self.auth.get_user_by_req(request)
+        requester = await self._api.get_user_by_req(request)
         device_path = parse_device_path(request.path)
         scopes = await self._device_rules.shown(requester.user.to_string())
         return HTTPStatus.OK, _part_of(scopes, device_path)
@@ -104,12 +111,12 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         """Write a rule, or one of its attributes."""
         if not _concerns_device(request):
             return await super().on_PUT(request, path)
-        requester = await self.auth.get_user_by_req(request)
+        requester = await self._api.get_user_by_req(request)
         self._require_writer()
         user_id = requester.user.to_string()
         try:
             await self._put(request, user_id)
-        except seams.InvalidRuleException as error:
+        except InvalidRuleException as error:
             raise _bad_rule(error) from error
         return HTTPStatus.OK, {}
 
@@ -117,13 +124,13 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         """Delete a rule."""
         if not _concerns_device(request):
             return await super().on_DELETE(request, path)
-        requester = await self.auth.get_user_by_req(request)
+        requester = await self._api.get_user_by_req(request)
         self._require_writer()
         key, _ = _rule(parse_device_path(request.path))
         try:
             await self._rules.delete(requester.user.to_string(), key)
-        except seams.RuleNotFoundException:
-            raise NotFoundError from None
+        except RuleNotFoundException:
+            raise seams.NotFoundError from None
         return HTTPStatus.OK, {}
 
     async def handle_put(
@@ -135,14 +142,14 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         500 to all that reads the user's rules.
         """
         try:
-            _check_readable(request, path)
-        except seams.InvalidRuleException as error:
+            _check_readable(request, path, self._api)
+        except InvalidRuleException as error:
             raise _bad_rule(error) from error
         return await super().handle_put(request, path, user_id)
 
     def _require_writer(self) -> None:
-        if not self._is_push_worker:
-            raise UnrecognizedRequestError(
+        if not self._is_writer:
+            raise seams.UnrecognizedRequestError(
                 f"Push rules are changed on {self._writer}: send this request there", code=405
             )
 
@@ -152,7 +159,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         seams.priority_class(spec)
         if "/" in key.rule_id or "\\" in key.rule_id:
             raise _bad_rule("rule_id may not contain slashes")
-        content = parse_json_value_from_request(request)
+        content = seams.parse_json_value_from_request(request)
         if spec.attr:
             await self._put_attribute(user_id, key, spec.attr, content)
             return
@@ -168,24 +175,25 @@ class PushRulesServlet(seams.PushRuleRestServlet):
                 before=_neighbour(request, "before"),
                 after=_neighbour(request, "after"),
             )
-        except seams.RuleNotFoundException as error:
+        except RuleNotFoundException as error:
             raise _bad_rule(error) from error
 
     async def _put_attribute(
         self, user_id: str, key: RuleKey, attribute: str, content: Any
     ) -> None:
         if attribute not in ("enabled", "actions"):
-            raise UnrecognizedRequestError
+            raise seams.UnrecognizedRequestError
         if key.rule_id.startswith("."):  # There are no server-default rules here.
-            raise NotFoundError("Unknown rule")
+            raise seams.NotFoundError("Unknown rule")
         try:
             if attribute == "enabled":
                 await self._rules.set_enabled(user_id, key, _parse_enabled(content))
             else:
-                await self._rules.set_actions(user_id, key, _parse_actions(content))
-        except seams.RuleNotFoundException:
-            raise NotFoundError("Unknown rule") from None
-        except seams.InvalidRuleException as error:
+                actions = _parse_actions(content, self._api)
+                await self._rules.set_actions(user_id, key, actions)
+        except RuleNotFoundException:
+            raise seams.NotFoundError("Unknown rule") from None
+        except InvalidRuleException as error:
             raise _bad_rule(f"Invalid actions: {error}") from error
 
 
@@ -195,7 +203,7 @@ def _concerns_device(request: SynapseRequest) -> bool:
     return unquote_to_bytes(scope).partition(b"/")[0] == b"device"
 
 
-def _check_readable(request: SynapseRequest, path: str) -> None:
+def _check_readable(request: SynapseRequest, path: str, api: ModuleApi) -> None:
     """Raise InvalidRuleException for a rule in `global` that Synapse could not read back.
 
     What Synapse refuses by itself with a 4xx is left to it.
@@ -203,20 +211,20 @@ def _check_readable(request: SynapseRequest, path: str) -> None:
     try:
         spec = seams.rule_spec(path.split("/")[2:])
         seams.priority_class(spec)
-        content: Any = parse_json_value_from_request(request)
-    except (SynapseError, seams.InvalidRuleException):
+        content: Any = seams.parse_json_value_from_request(request)
+    except (SynapseError, InvalidRuleException):
         return
     finally:
         if request.content is not None:
             request.content.seek(0)
     if spec.attr is None:
         if not isinstance(content, dict):
-            raise seams.InvalidRuleException("The rule must be a JSON object")
+            raise InvalidRuleException("The rule must be a JSON object")
         _check_conditions(spec.template, content)
         conditions, actions = seams.rule_from_request(spec.template, spec.rule_id, content)
     elif isinstance(content, dict) and isinstance(content.get("actions"), list):
         conditions, actions = [], content["actions"]
-        seams.check_actions(actions)
+        api.check_push_rule_actions(actions)
     else:
         return
     normalise(spec.template, conditions, actions)
@@ -227,13 +235,13 @@ def _check_conditions(kind: str, content: Mapping[str, Any]) -> None:
     if kind in ("override", "underride") and not (
         isinstance(conditions, list) and all(isinstance(c, dict) for c in conditions)
     ):
-        raise seams.InvalidRuleException("'conditions' must be a list of objects")
+        raise InvalidRuleException("'conditions' must be a list of objects")
 
 
 def _rule(device_path: DevicePath) -> tuple[RuleKey, seams.RuleSpec]:
     """The rule that a path names; raises as the same path in `global` does."""
     if device_path.profile_tag is None:
-        raise UnrecognizedRequestError
+        raise seams.UnrecognizedRequestError
     spec = seams.rule_spec(device_path.rest)
     return RuleKey(device_path.profile_tag, spec.template, spec.rule_id), spec
 
@@ -244,12 +252,12 @@ def _part_of(scopes: Mapping[str, Ruleset], device_path: DevicePath) -> Any:
         # A path without its last slash gets the error that it gets in `global`.
         return scopes if rest else seams.part_of_ruleset(scopes, rest)
     if tag not in scopes:
-        raise NotFoundError(f"There is no device scope {tag!r}")
+        raise seams.NotFoundError(f"There is no device scope {tag!r}")
     return seams.part_of_ruleset(scopes[tag], rest)
 
 
 def _neighbour(request: SynapseRequest, name: str) -> str | None:
-    rule_id = parse_string(request, name)
+    rule_id = seams.parse_string(request, name)
     if rule_id and "\0" in rule_id:
         raise _invalid(f"'{name}' must not hold a null character")
     return rule_id
@@ -285,13 +293,13 @@ def _parse_enabled(content: Any) -> bool:
     return content
 
 
-def _parse_actions(content: Any) -> list[Any]:
+def _parse_actions(content: Any, api: ModuleApi) -> list[Any]:
     if not isinstance(content, dict):
         raise _bad_rule("Value must be an object")
     actions = content.get("actions")
     if not isinstance(actions, list):
         raise _bad_rule("Value for 'actions' must be a list")
-    seams.check_actions(actions)
+    api.check_push_rule_actions(actions)
     _check_tweaks(actions)
     return actions
 

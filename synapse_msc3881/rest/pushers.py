@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import attr
-from synapse.api.errors import Codes, SynapseError
-from synapse.http.servlet import assert_params_in_dict, parse_json_object_from_request
+from synapse.module_api import parse_json_object_from_request
+from synapse.module_api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS, InvalidProfileTagsError, parse_tags
@@ -20,6 +20,7 @@ from synapse_msc3881.delivery.pushers import Pushers, profile_tags_of
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
+    from synapse.module_api import ModuleApi
     from synapse.server import HomeServer
 
 T = TypeVar("T")
@@ -110,7 +111,7 @@ def parse_set_pusher(content: Mapping[str, Any], tag_limit: int) -> SetPusher:
     Raises:
         SynapseError: 400, `M_MISSING_PARAM` or `M_INVALID_PARAM`, naming the field.
     """
-    assert_params_in_dict(dict(content), _REQUIRED)
+    seams.assert_params_in_dict(dict(content), _REQUIRED)
     enabled = Change.parse(content, ENABLED, _boolean)
     profile_tags = Change.parse(
         content, PROFILE_TAGS, lambda value, name: _tags(value, name, tag_limit)
@@ -219,24 +220,26 @@ def format_pusher(config: seams.PusherConfig) -> dict[str, Any]:
 class PushersServlet(seams.PushersRestServlet):
     """``GET /pushers``."""
 
-    def __init__(self, hs: HomeServer) -> None:
+    def __init__(self, hs: HomeServer, api: ModuleApi) -> None:
         super().__init__(hs)
-        self._main_store = hs.get_datastores().main
+        self._hs = hs
+        self._api = api
 
     async def on_GET(self, request: SynapseRequest) -> tuple[int, dict[str, Any]]:
         """The user's pushers, on all their devices."""
-        requester = await self.auth.get_user_by_req(request)
-        pushers = await self._main_store.get_pushers_by_user_id(requester.user.to_string())
+        requester = await self._api.get_user_by_req(request)
+        pushers = await seams.pushers_of(self._hs, requester.user.to_string())
         return HTTPStatus.OK, {"pushers": [format_pusher(pusher) for pusher in pushers]}
 
 
 class PushersSetServlet(seams.PushersSetRestServlet):
     """``POST /pushers/set``."""
 
-    def __init__(self, hs: HomeServer, pushers: Pushers, config: Config) -> None:
+    def __init__(self, hs: HomeServer, api: ModuleApi, pushers: Pushers, config: Config) -> None:
         super().__init__(hs)
-        self._main_store = hs.get_datastores().main
-        self._pool = hs.get_pusherpool()
+        self._hs = hs
+        self._api = api
+        self._pool = seams.pusher_pool(hs)
         self._pushers = pushers
         self._config = config
         # What a request changes depends on what is stored, so one request of a user at a time.
@@ -244,7 +247,7 @@ class PushersSetServlet(seams.PushersSetRestServlet):
 
     async def on_POST(self, request: SynapseRequest) -> tuple[int, dict[str, Any]]:
         """Add, update or remove a pusher; nothing is stored when any check fails."""
-        requester = await self.auth.get_user_by_req(request)
+        requester = await self._api.get_user_by_req(request)
         user_id = requester.user.to_string()
         content = parse_json_object_from_request(request)
 
@@ -262,7 +265,7 @@ class PushersSetServlet(seams.PushersSetRestServlet):
 
     async def _set(self, wanted: SetPusher, user_id: str, device_id: str | None) -> None:
         fields = wanted.fields
-        existing = await self._find(user_id, fields)
+        existing = await seams.find_pusher(self._hs, user_id, fields.app_id, fields.pushkey)
         enabled = existing.enabled if existing else True
         tags = profile_tags_of(existing) if existing else DEFAULT_TAGS
         keep = self._config.keep_omitted
@@ -283,13 +286,7 @@ class PushersSetServlet(seams.PushersSetRestServlet):
             await self._pool.remove_pushers_by_app_id_and_pushkey_not_user(
                 app_id=fields.app_id, pushkey=fields.pushkey, not_user_id=user_id
             )
-        self.notifier.on_new_replication_data()
-
-    async def _find(self, user_id: str, fields: PusherFields) -> seams.PusherConfig | None:
-        found = await self._main_store.get_pushers_by(
-            {"user_name": user_id, "app_id": fields.app_id, "pushkey": fields.pushkey}
-        )
-        return next(iter(found), None)
+        seams.tell_other_processes(self._hs)
 
 
 def _is_removal(content: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ try:
         database,
         endpoints,
         evaluation,
+        homeserver,
         push_actions,
         push_rules,
         pushers,
@@ -31,27 +32,35 @@ try:
     from synapse_msc3881.seams.database import (
         CrossProcessCache,
         connection_of_this_thread,
+        engine_of,
         has_table,
     )
     from synapse_msc3881.seams.declaring import (
+        STORE,
         Seam,
         SeamError,
         SeamStatus,
         inspect_each,
     )
     from synapse_msc3881.seams.endpoints import (
+        NotFoundError,
         NotificationsServlet,
         PushersRestServlet,
         PushersSetRestServlet,
         PushRuleRestServlet,
+        RestServlet,
+        UnrecognizedRequestError,
         VersionsRestServlet,
+        assert_params_in_dict,
         client_patterns,
-        make_linearizer,
         make_ratelimiter,
         may_see,
+        parse_json_value_from_request,
+        parse_string,
         register_servlets,
     )
     from synapse_msc3881.seams.evaluation import RuleCompiler, wrap_evaluators
+    from synapse_msc3881.seams.homeserver import main_store, make_linearizer
     from synapse_msc3881.seams.push_actions import (
         EmailPushAction,
         HttpPushAction,
@@ -59,18 +68,17 @@ try:
         read_receipts_txn,
     )
     from synapse_msc3881.seams.push_rules import (
-        InvalidRuleException,
         PushRuleLimits,
         PushRulesStream,
-        RuleNotFoundException,
         RuleSpec,
-        check_actions,
         normalise_rule,
         part_of_ruleset,
         priority_class,
         push_rule_limits,
+        push_rules_writers,
         rule_from_request,
         rule_spec,
+        writes_push_rules,
     )
     from synapse_msc3881.seams.pushers import (
         EmailPusher,
@@ -78,14 +86,20 @@ try:
         Pusher,
         PusherConfig,
         PusherConfigException,
+        StoreError,
         canonicalise_email,
+        find_pusher,
+        pusher_pool,
+        pushers_of,
         running_pusher,
+        tell_other_processes,
         wrap_pusher_types,
     )
 except ImportError as error:
     raise ImportError(does_not_fit([str(error)])) from error
 
 if TYPE_CHECKING:
+    from synapse.module_api import ModuleApi
     from synapse.server import HomeServer
 
 __all__ = [
@@ -96,7 +110,7 @@ __all__ = [
     "EmailPusher",
     "HttpPushAction",
     "HttpPusher",
-    "InvalidRuleException",
+    "NotFoundError",
     "NotificationsServlet",
     "PushRuleLimits",
     "PushRuleRestServlet",
@@ -106,46 +120,60 @@ __all__ = [
     "PusherConfigException",
     "PushersRestServlet",
     "PushersSetRestServlet",
+    "RestServlet",
     "RuleCompiler",
-    "RuleNotFoundException",
     "RuleSpec",
     "Seam",
     "SeamError",
     "SeamStatus",
+    "StoreError",
+    "UnrecognizedRequestError",
     "VersionsRestServlet",
+    "assert_params_in_dict",
     "canonicalise_email",
-    "check_actions",
     "client_patterns",
     "connection_of_this_thread",
     "database",
     "deserialize_actions",
     "endpoints",
+    "engine_of",
     "evaluation",
+    "find_pusher",
     "has_table",
+    "homeserver",
     "inspect_seams",
+    "main_store",
     "make_linearizer",
     "make_ratelimiter",
     "may_see",
     "normalise_rule",
+    "parse_json_value_from_request",
+    "parse_string",
     "part_of_ruleset",
     "priority_class",
     "push_actions",
     "push_rule_limits",
     "push_rules",
+    "push_rules_writers",
+    "pusher_pool",
     "pushers",
+    "pushers_of",
     "read_receipts_txn",
     "register_servlets",
     "rule_from_request",
     "rule_spec",
     "running_pusher",
+    "tell_other_processes",
     "verify",
     "wrap",
     "wrap_evaluators",
     "wrap_pusher_types",
+    "writes_push_rules",
 ]
 
 #: All that the module needs of Synapse.
 SEAMS: tuple[Seam, ...] = (
+    *homeserver.SEAMS,
     *evaluation.SEAMS,
     *pushers.SEAMS,
     *push_actions.SEAMS,
@@ -165,33 +193,51 @@ def inspect_seams(hs: HomeServer | None = None) -> list[SeamStatus]:
     return inspect_each(SEAMS, hs)
 
 
-def verify(hs: HomeServer) -> None:
+def verify(api: ModuleApi) -> HomeServer:
     """Check every seam.
+
+    Args:
+        api: the module API.
+
+    Returns:
+        The homeserver behind it, which is fit to be changed.
 
     Raises:
         SeamError: something is missing or of another shape. The message names each seam that
             is, Synapse's version and the versions that this release was tested on.
     """
+    hs: HomeServer | None = getattr(api, "_hs", None)
     broken = [status for status in inspect_seams(hs) if status.problem]
-    if broken:
+    if broken or hs is None:
         raise SeamError(
             does_not_fit([f"{status.seam.where}: {status.problem}" for status in broken])
         )
+    return hs
 
 
-def wrap(target: object, seam: Seam, wrapper: Callable[..., Any]) -> None:
-    """Put a wrapper in the place of a method of one object.
+def wrap(hs: HomeServer, seam: Seam, wrapper: Callable[..., Any]) -> None:
+    """Put a wrapper in the place of a method of one homeserver's object.
+
+    Other homeservers of the process keep theirs.
 
     Args:
-        target: the object, of one homeserver: other homeservers of the process keep theirs.
+        hs: the homeserver.
         seam: the method, one of `SEAMS`, so that what is wrapped was checked.
         wrapper: called instead of it, with the bound method it replaces first and then the
             method's own arguments: ``async def get_pushers_by(self, native, keyvalues)``.
 
     Raises:
-        SeamError: the seam is not declared.
+        SeamError: the seam is not declared, or not a method of an object that is wrapped.
     """
-    if seam not in SEAMS:
-        raise SeamError(f"{seam.where} is wrapped and not declared")
-    native = getattr(target, seam.name)
-    setattr(target, seam.name, functools.partial(wrapper, native))
+    owner, _, name = seam.where.rpartition(".")
+    if seam not in SEAMS or owner not in _OWNERS:
+        raise SeamError(f"{seam.where} is wrapped and not declared for that")
+    target = _OWNERS[owner](hs)
+    setattr(target, name, functools.partial(wrapper, getattr(target, name)))
+
+
+# The objects of a homeserver that have methods to wrap, by their classes.
+_OWNERS: dict[str, Callable[[HomeServer], object]] = {
+    STORE.removesuffix("."): main_store,
+    push_rules.HANDLER.removesuffix("."): lambda hs: hs.get_push_rules_handler(),
+}

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from synapse.storage.engines import PostgresEngine
 
 from synapse_msc3881.seams.declaring import STORE, Seam
+from synapse_msc3881.seams.homeserver import main_store
 
 if TYPE_CHECKING:
+    from synapse.module_api import LoggingTransaction
     from synapse.server import HomeServer
-    from synapse.storage.database import LoggingTransaction
 
 SEAMS: tuple[Seam, ...] = (
     Seam(
@@ -24,6 +25,42 @@ SEAMS: tuple[Seam, ...] = (
         STORE + "register_external_cached_function",
         "lets other processes invalidate a cache of ours by its name",
         parameters=("cache_name", "func"),
+    ),
+    Seam(
+        "synapse.storage._base:SQLBaseStore",
+        "the store: the pool of connections, and what kind of database it is",
+        attributes=("db_pool", "database_engine"),
+    ),
+    Seam(
+        "synapse.storage.database:DatabasePool",
+        "holds Twisted's pool, and what kind of database it is",
+        attributes=("_db_pool", "engine"),
+    ),
+    Seam(
+        "twisted.enterprise.adbapi:ConnectionPool",
+        "the connections of each thread, of which this one may have one already",
+        attributes=("connections", "threadID", "connect", "disconnect"),
+    ),
+    Seam(
+        "synapse.storage.engines:Sqlite3Engine",
+        "whether the database is in memory",
+        attributes=("_is_in_memory",),
+    ),
+    Seam("synapse.storage.engines:PostgresEngine", "tells the two kinds of database apart"),
+    Seam(
+        "synapse.storage.engines:BaseDatabaseEngine",
+        "`module` is the database's driver",
+        attributes=("module",),
+    ),
+    Seam(
+        "synapse.storage.engines:BaseDatabaseEngine.convert_param_style",
+        "a statement with the driver's sign for a parameter in place of `?`",
+        parameters=("sql",),
+    ),
+    Seam(
+        "synapse.storage.engines:BaseDatabaseEngine.lock_table",
+        "keeps others from a table until the transaction ends",
+        parameters=("txn", "table"),
     ),
 )
 
@@ -38,7 +75,7 @@ class CrossProcessCache:
             name: the cache's name, the same on all processes.
             cache: has ``invalidate(keys)`` and ``invalidate_all()``.
         """
-        self._store: Any = hs.get_datastores().main
+        self._store = main_store(hs)
         self._cache = cache
         # The stream carries the function's `__name__`, and finds it by its registered name.
         cache.__name__ = name
@@ -47,6 +84,11 @@ class CrossProcessCache:
     def invalidate_txn(self, txn: LoggingTransaction, key: str) -> None:
         """Invalidate one key everywhere, when the transaction commits."""
         self._store._invalidate_cache_and_stream(txn, self._cache, (key,))
+
+
+def engine_of(hs: HomeServer) -> Any:
+    """What kind of database the homeserver has: its driver and its SQL."""
+    return main_store(hs).database_engine
 
 
 def has_table(cursor: Any, engine: Any, name: str) -> bool:
@@ -68,7 +110,7 @@ def connection_of_this_thread(hs: HomeServer) -> tuple[Any, Callable[[], None]]:
         The connection, and a function that gives it back. A connection to an in-memory SQLite
         *is* the database, so that one stays open: Synapse's test homeserver runs on it.
     """
-    database = hs.get_datastores().main.db_pool
+    database = main_store(hs).db_pool
     pool: Any = database._db_pool
     had_one = pool.threadID() in pool.connections
     connection = pool.connect()

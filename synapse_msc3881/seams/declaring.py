@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import dis
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attr
@@ -27,17 +28,16 @@ class Seam:
         relies_on: what the module does with it and needs of it.
         since: the oldest Synapse version in which it was seen to be so.
         parameters: names that the callable must take, where the module calls or replaces it.
+        attributes: names that the objects of a class have.
+        optional: whether the module does without it where Synapse has none of it.
     """
 
     where: str
     relies_on: str
     since: str = "1.120"
     parameters: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The last part of `where`: the method's or attribute's own name."""
-        return self.where.rpartition(":")[2].rpartition(".")[2]
+    attributes: tuple[str, ...] = ()
+    optional: bool = False
 
 
 class SeamError(Exception):
@@ -76,14 +76,40 @@ def _problem(seam: Seam, hs: HomeServer | None) -> str | None:
             if name.endswith("()"):
                 found = found()
     except (ImportError, AttributeError) as error:
-        return f"missing ({error})"
-    if not seam.parameters:
+        return None if seam.optional else f"missing ({error})"
+    return _lacks_parameters(found, seam.parameters) or _lacks_attributes(found, seam.attributes)
+
+
+def _lacks_parameters(found: Any, parameters: Sequence[str]) -> str | None:
+    if not parameters:
         return None
     takes = inspect.signature(getattr(found, "native", found)).parameters
-    missing = [name for name in seam.parameters if name not in takes]
-    if missing:
-        return f"does not take {', '.join(missing)}; it takes {', '.join(takes)}"
-    return None
+    missing = [name for name in parameters if name not in takes]
+    return f"does not take {', '.join(missing)}; it takes {', '.join(takes)}" if missing else None
+
+
+def _lacks_attributes(found: Any, attributes: Sequence[str]) -> str | None:
+    missing = [name for name in attributes if not _has_attribute(found, name)]
+    return f"its objects have no {', '.join(missing)}" if missing else None
+
+
+def _has_attribute(of: type, name: str) -> bool:
+    """Whether the objects of a class have an attribute: declared, or set by a method."""
+    if hasattr(of, name):
+        return True
+    return any(
+        name in getattr(base, "__annotations__", {})
+        or any(_sets(method, name) for method in vars(base).values())
+        for base in of.__mro__
+    )
+
+
+def _sets(method: object, name: str) -> bool:
+    code = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
+    return code is not None and any(
+        instruction.opname == "STORE_ATTR" and instruction.argval == name
+        for instruction in (dis.get_instructions(code) if name in code.co_names else ())
+    )
 
 
 def _attribute(found: Any, name: str) -> Any:

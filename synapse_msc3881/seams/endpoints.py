@@ -7,34 +7,45 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import synapse.rest
-from synapse.api.errors import AuthError, NotFoundError
+from synapse.api.errors import AuthError, NotFoundError, UnrecognizedRequestError
 from synapse.api.ratelimiting import Ratelimiter
 from synapse.config.ratelimiting import RatelimitSettings
+from synapse.http.servlet import (
+    RestServlet,
+    assert_params_in_dict,
+    parse_json_value_from_request,
+    parse_string,
+)
 from synapse.rest.client._base import client_patterns
 from synapse.rest.client.notifications import NotificationsServlet
 from synapse.rest.client.push_rule import PushRuleRestServlet
 from synapse.rest.client.pusher import PushersRestServlet, PushersSetRestServlet
 from synapse.rest.client.versions import VersionsRestServlet
-from synapse.util.async_helpers import Linearizer
 
 from synapse_msc3881.seams.declaring import Seam
+from synapse_msc3881.seams.homeserver import main_store
 
 if TYPE_CHECKING:
     from synapse.http.server import HttpServer
+    from synapse.module_api import UserID
     from synapse.server import HomeServer
-    from synapse.types import UserID
 
 __all__ = [
     "SEAMS",
+    "NotFoundError",
     "NotificationsServlet",
     "PushRuleRestServlet",
     "PushersRestServlet",
     "PushersSetRestServlet",
+    "RestServlet",
+    "UnrecognizedRequestError",
     "VersionsRestServlet",
+    "assert_params_in_dict",
     "client_patterns",
-    "make_linearizer",
     "make_ratelimiter",
     "may_see",
+    "parse_json_value_from_request",
+    "parse_string",
     "register_servlets",
 ]
 
@@ -45,7 +56,7 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.rest.client.push_rule:PushRuleRestServlet.on_PUT",
-        "answers for `global`; has the attributes `auth` and `_is_push_worker`",
+        "answers for `global`",
         parameters=("request", "path"),
     ),
     Seam(
@@ -88,6 +99,7 @@ SEAMS: tuple[Seam, ...] = (
         "the patterns of a path below the prefixes of the client API",
         parameters=("path_regex", "releases", "unstable"),
     ),
+    Seam("synapse.server:HomeServer.get_event_handler", "knows who may see an event"),
     Seam(
         "synapse.handlers.events:EventHandler.get_event",
         "an event that the user may see, None where there is none, AuthError where the user may "
@@ -110,10 +122,31 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("key", "per_second", "burst_count"),
     ),
     Seam(
-        "synapse.util.async_helpers:Linearizer",
-        "`queue(key)` is an async context manager, one at a time for each key; since 1.140 it "
-        "wants the clock, which older ones take too",
-        parameters=("name", "clock"),
+        "synapse.http.servlet:RestServlet.register",
+        "registers a method `on_GET` and the like for each of PATTERNS",
+        parameters=("http_server",),
+    ),
+    Seam(
+        "synapse.http.servlet:assert_params_in_dict",
+        "refuses an object that lacks a key, with M_MISSING_PARAM",
+        parameters=("body", "required"),
+    ),
+    Seam(
+        "synapse.http.servlet:parse_json_value_from_request",
+        "a request's body, or M_NOT_JSON",
+        parameters=("request",),
+    ),
+    Seam(
+        "synapse.http.servlet:parse_string",
+        "an argument of the query, or None",
+        parameters=("request", "name"),
+    ),
+    Seam("synapse.api.errors:AuthError", "what may not be seen"),
+    Seam("synapse.api.errors:NotFoundError", "404 with M_NOT_FOUND", parameters=("msg",)),
+    Seam(
+        "synapse.api.errors:UnrecognizedRequestError",
+        "404 or another code with M_UNRECOGNIZED",
+        parameters=("msg", "code"),
     ),
 )
 
@@ -144,9 +177,4 @@ def make_ratelimiter(hs: HomeServer, key: str, per_second: float, burst: int) ->
     Admins may exempt a user from it as from Synapse's own limits.
     """
     settings = RatelimitSettings(key=key, per_second=per_second, burst_count=burst)
-    return Ratelimiter(hs.get_datastores().main, hs.get_clock(), settings)
-
-
-def make_linearizer(hs: HomeServer, name: str) -> Linearizer:
-    """A queue for each key: `async with linearizer.queue(key)`."""
-    return Linearizer(name=name, clock=hs.get_clock())
+    return Ratelimiter(main_store(hs), hs.get_clock(), settings)

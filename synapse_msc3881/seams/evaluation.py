@@ -48,6 +48,16 @@ SEAMS: tuple[Seam, ...] = (
         "class 5 are run before all default rules that are on",
         parameters=("rawrules", "enabled_map", "experimental_config"),
     ),
+    Seam("hs:config.experimental", "the flags that the compiler asks for"),
+    Seam(
+        "synapse.synapse_rust.push:FilteredPushRules.rules",
+        "a user's rules, highest priority first, each with whether it is enabled",
+    ),
+    Seam(
+        "synapse.synapse_rust.push:PushRule",
+        "a rule as it was compiled",
+        attributes=("rule_id", "priority_class", "conditions", "actions"),
+    ),
 )
 
 #: A rule for the compiler: its id, the priority class, the conditions and the actions, both JSON.

@@ -10,10 +10,11 @@ from synapse.storage.databases.main import event_push_actions as push_actions_st
 from synapse.storage.databases.main.event_push_actions import EmailPushAction, HttpPushAction
 
 from synapse_msc3881.seams.declaring import STORE, Seam
+from synapse_msc3881.seams.homeserver import main_store
 
 if TYPE_CHECKING:
+    from synapse.module_api import LoggingTransaction
     from synapse.server import HomeServer
-    from synapse.storage.database import LoggingTransaction
 
 __all__ = [
     "GET_IF_MAYBE_PUSH_IN_RANGE_FOR_USER",
@@ -57,6 +58,16 @@ SEAMS: tuple[Seam, ...] = (
         "the actions in a row of event_push_actions, which shortens common ones",
         parameters=("actions", "is_highlight"),
     ),
+    Seam(
+        "synapse.storage.databases.main.event_push_actions:HttpPushAction",
+        "a row as an http pusher takes it",
+        parameters=("event_id", "room_id", "stream_ordering", "actions"),
+    ),
+    Seam(
+        "synapse.storage.databases.main.event_push_actions:EmailPushAction",
+        "a row as an email pusher takes it",
+        parameters=("event_id", "room_id", "stream_ordering", "actions", "received_ts"),
+    ),
     GET_PUSH_ACTION_USERS_IN_RANGE,
     GET_IF_MAYBE_PUSH_IN_RANGE_FOR_USER,
 )
@@ -70,8 +81,7 @@ def read_receipts_txn(
     thread_ids: Collection[str],
 ) -> Mapping[str, Any]:
     """The user's receipts by room; each has ``is_unread(thread_id, stream_ordering)``."""
-    store: Any = hs.get_datastores().main
-    receipts: Mapping[str, Any] = store._get_receipts_for_room_and_threads_txn(
+    receipts: Mapping[str, Any] = main_store(hs)._get_receipts_for_room_and_threads_txn(
         txn, user_id=user_id, room_ids=room_ids, thread_ids=thread_ids
     )
     return receipts

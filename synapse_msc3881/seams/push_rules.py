@@ -7,39 +7,41 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attr
-from synapse.handlers.push_rules import InvalidRuleException, RuleSpec, check_actions
+from synapse.handlers.push_rules import RuleSpec
+from synapse.module_api.errors import InvalidRuleException
 from synapse.rest.client import push_rule as push_rule_servlets
-from synapse.storage.push_rule import RuleNotFoundException
 from synapse.synapse_rust.push import PushRule
 
 from synapse_msc3881.seams.declaring import STORE, Seam
+from synapse_msc3881.seams.homeserver import main_store
 
 if TYPE_CHECKING:
+    from synapse.module_api import LoggingTransaction, ModuleApi
     from synapse.server import HomeServer
-    from synapse.storage.database import LoggingTransaction
 
 __all__ = [
     "COPY_PUSH_RULES_FROM_ROOM_TO_ROOM_FOR_USER",
     "PUSH_RULES_FOR_USER",
     "SEAMS",
-    "InvalidRuleException",
     "PushRuleLimits",
     "PushRulesStream",
-    "RuleNotFoundException",
     "RuleSpec",
-    "check_actions",
     "normalise_rule",
     "part_of_ruleset",
     "priority_class",
     "push_rule_limits",
+    "push_rules_writers",
     "rule_from_request",
     "rule_spec",
+    "writes_push_rules",
 ]
 
 T = TypeVar("T")
 
+HANDLER = "synapse.handlers.push_rules:PushRulesHandler."
+
 PUSH_RULES_FOR_USER = Seam(
-    "synapse.handlers.push_rules:PushRulesHandler.push_rules_for_user",
+    HANDLER + "push_rules_for_user",
     "what /sync, sliding sync, account data and GET /pushrules/ show; we add `device`",
     parameters=("user",),
 )
@@ -57,21 +59,42 @@ SEAMS: tuple[Seam, ...] = (
     ),
     PUSH_RULES_FOR_USER,
     Seam(
-        "synapse.handlers.push_rules:PushRulesHandler.notify_user",
+        HANDLER + "notify_user",
         "wakes up the user's waiting syncs after a change",
         parameters=("user_id",),
-    ),
-    Seam(
-        "synapse.handlers.push_rules:check_actions",
-        "checks a rule's actions; raises InvalidRuleException",
-        parameters=("actions",),
     ),
     Seam(
         STORE + "_insert_push_rules_update_txn",
         "moves the user's push rules stream, on the process that writes it",
         parameters=("txn", "stream_id", "event_stream_ordering", "user_id", "rule_id", "op"),
     ),
-    Seam(STORE + "get_push_rules_stream_id_gen", "get_next() gives the stream's next position"),
+    Seam(STORE + "get_push_rules_stream_id_gen", "gives the stream's positions"),
+    Seam(
+        "synapse.storage.util.id_generators:MultiWriterIdGenerator.get_next",
+        "an async context manager, which gives the next position",
+    ),
+    Seam(STORE + "get_room_max_stream_ordering", "how far the events have come"),
+    Seam("synapse.server:HomeServer.get_push_rules_handler", "one handler for each homeserver"),
+    Seam("hs:config.worker.writers.push_rules", "the names of the processes that write push rules"),
+    Seam(
+        "synapse.config.push_rules:PushRulesConfig",
+        "the section `push_rules`; without it `global` has no such limits",
+        since="1.157.2",
+        attributes=("limits",),
+        optional=True,
+    ),
+    Seam(
+        "synapse.config.push_rules:PushRulesLimitsConfig",
+        "its limits",
+        since="1.157.2",
+        attributes=("rule_count", "rule_id_length", "rule_size"),
+        optional=True,
+    ),
+    Seam(
+        "synapse.handlers.push_rules:RuleSpec",
+        "a path to a rule, in its parts",
+        attributes=("template", "rule_id", "attr"),
+    ),
     COPY_PUSH_RULES_FROM_ROOM_TO_ROOM_FOR_USER,
     Seam(
         "synapse.rest.client.push_rule:_rule_spec_from_path",
@@ -160,11 +183,22 @@ def push_rule_limits(hs: HomeServer) -> PushRuleLimits:
     return PushRuleLimits(limits.rule_count, limits.rule_id_length, limits.rule_size)
 
 
+def push_rules_writers(hs: HomeServer) -> Sequence[str]:
+    """The names of the processes that write push rules."""
+    return tuple(hs.config.worker.writers.push_rules)
+
+
+def writes_push_rules(hs: HomeServer) -> bool:
+    """Whether this process writes push rules."""
+    return hs.get_instance_name() in hs.config.worker.writers.push_rules
+
+
 class PushRulesStream:
     """The stream by which all processes, and waiting syncs, learn of a change of push rules."""
 
-    def __init__(self, hs: HomeServer) -> None:
-        self._store = hs.get_datastores().main
+    def __init__(self, hs: HomeServer, api: ModuleApi) -> None:
+        self._api = api
+        self._store = main_store(hs)
         self._handler = hs.get_push_rules_handler()
 
     async def change(
@@ -181,7 +215,7 @@ class PushRulesStream:
         Returns:
             What `write` returns.
         """
-        store: Any = self._store
+        store = self._store
 
         def change_txn(txn: LoggingTransaction, stream_id: int) -> T:
             result = write(txn)
@@ -191,7 +225,7 @@ class PushRulesStream:
             return result
 
         async with store.get_push_rules_stream_id_gen().get_next() as stream_id:
-            result: T = await store.db_pool.runInteraction(
+            result: T = await self._api.run_db_interaction(
                 "msc3881_change_push_rules", change_txn, stream_id
             )
         self._handler.notify_user(user_id)

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from synapse.api.errors import StoreError
 from synapse.push import Pusher, PusherConfig, PusherConfigException
 from synapse.push.emailpusher import EmailPusher
 from synapse.push.httppusher import HttpPusher
 from synapse.util.threepids import canonicalise_email
 
 from synapse_msc3881.seams.declaring import STORE, Seam
+from synapse_msc3881.seams.homeserver import main_store
 
 if TYPE_CHECKING:
+    from synapse.push.pusherpool import PusherPool
     from synapse.server import HomeServer
 
 __all__ = [
@@ -28,8 +31,13 @@ __all__ = [
     "Pusher",
     "PusherConfig",
     "PusherConfigException",
+    "StoreError",
     "canonicalise_email",
+    "find_pusher",
+    "pusher_pool",
+    "pushers_of",
     "running_pusher",
+    "tell_other_processes",
     "wrap_pusher_types",
 ]
 
@@ -58,13 +66,15 @@ DELETE_ALL_PUSHERS_FOR_USER = Seam(
 SEAMS: tuple[Seam, ...] = (
     Seam("synapse.server:HomeServer.get_pusherpool", "one pool for each homeserver"),
     Seam(
-        "hs:get_pusherpool().pushers",
+        "synapse.push.pusherpool:PusherPool",
         "the running pushers by user, then by '<app_id>:<pushkey>'; a pusher that is stopped for "
         "good is taken out before its on_stop, one that is replaced is not",
+        attributes=("pushers", "pusher_factory"),
     ),
     Seam(
-        "hs:get_pusherpool().pusher_factory.pusher_types",
+        "synapse.push.pusher:PusherFactory",
         "for each kind of pusher a callable (hs, PusherConfig) that makes it; we wrap them",
+        attributes=("pusher_types",),
     ),
     Seam(
         "synapse.push.pusherpool:PusherPool.add_or_update_pusher",
@@ -94,13 +104,37 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("app_id", "pushkey", "not_user_id"),
     ),
     Seam(
+        "synapse.push:PusherConfig",
+        "an attrs class with the columns of a pusher",
+        attributes=("user_name", "app_id", "pushkey", "enabled", "device_id"),
+    ),
+    Seam(
         "synapse.push:PusherConfig.as_dict",
-        "a pusher for clients, with `enabled` and `device_id`; PusherConfig is an attrs class",
+        "a pusher for clients, with `device_id`",
+    ),
+    Seam("synapse.api.errors:StoreError", "what the store raises for a pusher that is gone"),
+    Seam(
+        "synapse.push:PusherConfigException",
+        "what the pool raises for a pusher that it refuses",
+    ),
+    Seam(
+        "synapse.push:Pusher",
+        "a running pusher; reads and writes through `store`, which it looks up each time",
+        attributes=("user_id", "app_id", "pushkey", "store", "last_stream_ordering"),
+    ),
+    Seam(
+        "synapse.push.httppusher:HttpPusher",
+        "posts through `http_client`, which it looks up each time",
+        attributes=("http_client",),
+    ),
+    Seam(
+        "synapse.http.client:SimpleHttpClient.post_json_get_json",
+        "the post to a gateway; its answer names the rejected pushkeys",
+        parameters=("uri", "post_json"),
     ),
     Seam(
         "synapse.push:Pusher.on_stop",
-        "called when a pusher stops; the pusher reads and writes through its `store` attribute, "
-        "which it looks up each time",
+        "called when a pusher stops",
     ),
     Seam(
         "synapse.push.httppusher:HttpPusher._unsafe_process",
@@ -137,6 +171,12 @@ SEAMS: tuple[Seam, ...] = (
     GET_ENABLED_PUSHERS,
     DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID,
     DELETE_ALL_PUSHERS_FOR_USER,
+    Seam(STORE + "get_pushers_by_user_id", "a user's pushers", parameters=("user_id",)),
+    Seam("synapse.server:HomeServer.get_notifier", "one notifier for each homeserver"),
+    Seam(
+        "synapse.notifier:Notifier.on_new_replication_data",
+        "has other processes learn at once of what was written",
+    ),
     Seam(
         "synapse.util.threepids:canonicalise_email",
         "raises ValueError for what is no e-mail address",
@@ -159,3 +199,29 @@ def wrap_pusher_types(hs: HomeServer, wrapper: Callable[[Pusher, PusherConfig], 
 def running_pusher(hs: HomeServer, user_id: str, app_id: str, pushkey: str) -> Pusher | None:
     """The running pusher of that name, or None where none runs in this process."""
     return hs.get_pusherpool().pushers.get(user_id, {}).get(f"{app_id}:{pushkey}")
+
+
+def pusher_pool(hs: HomeServer) -> PusherPool:
+    """What adds, updates, removes and runs the pushers."""
+    return hs.get_pusherpool()
+
+
+async def pushers_of(hs: HomeServer, user_id: str) -> Iterable[PusherConfig]:
+    """A user's pushers as they are stored."""
+    pushers: Iterable[PusherConfig] = await main_store(hs).get_pushers_by_user_id(user_id)
+    return pushers
+
+
+async def find_pusher(
+    hs: HomeServer, user_id: str, app_id: str, pushkey: str
+) -> PusherConfig | None:
+    """The stored pusher of that name, if there is one."""
+    found: Iterable[PusherConfig] = await main_store(hs).get_pushers_by(
+        {"user_name": user_id, "app_id": app_id, "pushkey": pushkey}
+    )
+    return next(iter(found), None)
+
+
+def tell_other_processes(hs: HomeServer) -> None:
+    """Have other processes learn at once of what was written."""
+    hs.get_notifier().on_new_replication_data()

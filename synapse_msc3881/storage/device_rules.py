@@ -9,7 +9,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import attr
-from synapse.api.errors import Codes, SynapseError
+from synapse.module_api.errors import (
+    Codes,
+    InvalidRuleException,
+    RuleNotFoundException,
+    SynapseError,
+)
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.rulesets import (
@@ -24,8 +29,8 @@ from synapse_msc3881.cascade.rulesets import (
 )
 
 if TYPE_CHECKING:
+    from synapse.module_api import LoggingTransaction, ModuleApi
     from synapse.server import HomeServer
-    from synapse.storage.database import LoggingTransaction
 
     from synapse_msc3881.metrics import Failures
 
@@ -57,6 +62,7 @@ class DeviceRuleStore:
     def __init__(
         self,
         hs: HomeServer,
+        api: ModuleApi,
         device_scopes_per_user: int,
         invalidate_txn: Callable[[LoggingTransaction, str], None],
         failures: Failures,
@@ -64,12 +70,13 @@ class DeviceRuleStore:
         """
         Args:
             hs: the homeserver.
+            api: runs the statements.
             device_scopes_per_user: how many scopes a user may have.
             invalidate_txn: tells all processes, with the transaction, that a user's rules changed.
             failures: where bad rows are reported.
         """
-        self._db = hs.get_datastores().main.db_pool
-        self._stream = seams.PushRulesStream(hs)
+        self._api = api
+        self._stream = seams.PushRulesStream(hs, api)
         self._limits = seams.push_rule_limits(hs)
         self._scope_limit = device_scopes_per_user
         self._invalidate_txn = invalidate_txn
@@ -86,7 +93,9 @@ class DeviceRuleStore:
 
         A row that is no rule is left out, and reported. The JSON in the others may still be bad.
         """
-        rules, bad = await self._db.runInteraction("msc3881_get_device_rules", _read_txn, user_ids)
+        rules, bad = await self._api.run_db_interaction(
+            "msc3881_get_device_rules", _read_txn, user_ids
+        )
         for user_id, error in bad:
             self._failures.report("read", user_id, error, "it is left out", str(error))
         return rules
@@ -188,7 +197,7 @@ class DeviceRuleStore:
             )
             row = txn.fetchone()
             if row is None:
-                raise seams.RuleNotFoundException("Push rule does not exist")
+                raise RuleNotFoundException("Push rule does not exist")
             self._check_size(row[0], raw)
             txn.execute(
                 "UPDATE synapse_msc3881_device_rules SET actions = ? WHERE " + _IS_RULE,
@@ -217,7 +226,7 @@ class DeviceRuleStore:
                         new_room_id,
                         error.msg,
                     )
-                except (ValueError, TypeError, seams.InvalidRuleException) as error:
+                except (ValueError, TypeError, InvalidRuleException) as error:
                     self._failures.report("copy", user_id, error, "it is left out", rule.where)
 
     async def _copy_rule(
@@ -243,7 +252,7 @@ class DeviceRuleStore:
             self._invalidate_txn(txn, user_id)
 
         async with self._queue.queue(user_id):
-            await self._db.runInteraction("msc3881_delete_device_rules", delete_all_txn)
+            await self._api.run_db_interaction("msc3881_delete_device_rules", delete_all_txn)
 
     async def _change(
         self, user_id: str, key: RuleKey, op: str, write: Callable[[LoggingTransaction], None]
@@ -308,7 +317,7 @@ def _args(user_id: str, key: RuleKey) -> tuple[str, str, str, str]:
 
 def _require_one(txn: LoggingTransaction) -> None:
     if txn.rowcount == 0:
-        raise seams.RuleNotFoundException("Push rule does not exist")
+        raise RuleNotFoundException("Push rule does not exist")
 
 
 def _read_txn(
@@ -354,7 +363,7 @@ def _make_place_txn(
     )
     row = txn.fetchone()
     if row is None:
-        raise seams.RuleNotFoundException(f"before/after rule not found: {neighbour}")
+        raise RuleNotFoundException(f"before/after rule not found: {neighbour}")
     # The higher priority comes first; the neighbour that the rule follows moves up with the rest.
     priority: int = row[0] + 1 if before else row[0]
     txn.execute(
@@ -381,7 +390,7 @@ def _encode(value: object) -> str:
     try:
         return to_json(value)
     except ValueError as error:
-        raise seams.InvalidRuleException(f"The rule is not valid JSON: {error}") from error
+        raise InvalidRuleException(f"The rule is not valid JSON: {error}") from error
 
 
 def _is_room_condition(condition: object) -> bool:

@@ -46,22 +46,26 @@ _LATEST_TABLE = "synapse_msc3881_pusher_tags"
 _TAGGED_USERS = "SELECT DISTINCT user_id FROM synapse_msc3881_pusher_tags"
 
 
-def prepare_tables(hs: HomeServer) -> set[str]:
+def prepare_tables(hs: HomeServer, is_main: bool) -> set[str]:
     """Bring the tables up to date, and read who uses profile tags.
 
     Blocks, as Synapse's own migrations do: the tables must be there before the first request.
     Each process does this, so that none depends on another's being up first; on PostgreSQL they
     take turns.
 
+    Args:
+        hs: the homeserver.
+        is_main: whether this is the main process, which also tidies up.
+
     Returns:
         The users who have a pusher with profile tags.
     """
     connection, give_back = seams.connection_of_this_thread(hs)
-    engine = hs.get_datastores().main.database_engine
+    engine = seams.engine_of(hs)
     try:
         cursor = connection.cursor()
         _upgrade(cursor, engine)
-        if hs.config.worker.worker_app is None:
+        if is_main:
             for statement in _TIDY:
                 cursor.execute(statement)
         cursor.execute(_TAGGED_USERS)

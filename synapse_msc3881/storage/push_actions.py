@@ -16,8 +16,8 @@ from synapse_msc3881.cascade.outcomes import MARK, Outcomes
 from synapse_msc3881.cascade.profile_tags import Action
 
 if TYPE_CHECKING:
+    from synapse.module_api import LoggingTransaction, ModuleApi
     from synapse.server import HomeServer
-    from synapse.storage.database import LoggingTransaction
 
 # Rows to push for somebody: those of `global`, and ours. Not LIKE with a parameter, for which
 # SQLite would plan each statement anew.
@@ -56,9 +56,9 @@ class PushActionRow:
 class PushActionStore:
     """Synapse's table of push actions, read only."""
 
-    def __init__(self, hs: HomeServer) -> None:
+    def __init__(self, hs: HomeServer, api: ModuleApi) -> None:
         self._hs = hs
-        self._db = hs.get_datastores().main.db_pool
+        self._api = api
 
     async def users_to_wake(self, low: int, high: int) -> list[str]:
         """The users with something to push between two stream orderings, both included."""
@@ -71,7 +71,7 @@ class PushActionStore:
             )
             return [user_id for (user_id,) in txn]
 
-        return await self._db.runInteraction("msc3881_users_to_wake", users_txn)
+        return await self._api.run_db_interaction("msc3881_users_to_wake", users_txn)
 
     async def has_any(self, user_id: str, after: int) -> bool:
         """Whether a user may have something to push after a stream ordering."""
@@ -84,7 +84,7 @@ class PushActionStore:
             )
             return txn.fetchone() is not None
 
-        return await self._db.runInteraction("msc3881_has_any_push", has_any_txn)
+        return await self._api.run_db_interaction("msc3881_has_any_push", has_any_txn)
 
     async def rows(
         self, user_id: str, after: int, upto: int, limit: int, with_received_ts: bool
@@ -116,7 +116,7 @@ class PushActionStore:
             )
             return [PushActionRow(*row) for row in txn]
 
-        return await self._db.runInteraction("msc3881_push_action_rows", rows_txn)
+        return await self._api.run_db_interaction("msc3881_push_action_rows", rows_txn)
 
     async def unread(
         self, user_id: str, rows: Collection[PushActionRow]
@@ -124,7 +124,7 @@ class PushActionStore:
         """Those of a user's rows whose event is not read, by Synapse's own account."""
         if not rows:
             return []
-        receipts = await self._db.runInteraction(
+        receipts = await self._api.run_db_interaction(
             "msc3881_push_action_receipts",
             seams.read_receipts_txn,
             self._hs,

@@ -12,8 +12,7 @@ from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.cascade.rulesets import to_json
 
 if TYPE_CHECKING:
-    from synapse.server import HomeServer
-    from synapse.storage.database import LoggingTransaction
+    from synapse.module_api import LoggingTransaction, ModuleApi
 
     from synapse_msc3881.metrics import Failures
 
@@ -38,17 +37,17 @@ class PusherTagStore:
 
     def __init__(
         self,
-        hs: HomeServer,
+        api: ModuleApi,
         invalidate_txn: Callable[[LoggingTransaction, str], None],
         failures: Failures,
     ) -> None:
         """
         Args:
-            hs: the homeserver.
+            api: runs the statements.
             invalidate_txn: tells all processes, with the transaction, that a user's tags changed.
             failures: where bad rows are reported.
         """
-        self._db = hs.get_datastores().main.db_pool
+        self._api = api
         self._invalidate_txn = invalidate_txn
         self._failures = failures
 
@@ -75,7 +74,7 @@ class PusherTagStore:
                 for user_id, app_id, pushkey, tags in txn
             }
 
-        return await self._db.runInteraction("msc3881_get_pusher_tags", get_txn)
+        return await self._api.run_db_interaction("msc3881_get_pusher_tags", get_txn)
 
     async def lists_for_users(self, user_ids: Collection[str]) -> dict[str, list[tuple[str, ...]]]:
         """For each user, the tags of each of their pushers that has others than the default."""
@@ -95,7 +94,7 @@ class PusherTagStore:
                     lists[user_id].append(self._parse(tags, user_id))
             return lists
 
-        return await self._db.runInteraction("msc3881_get_tag_lists", lists_txn)
+        return await self._api.run_db_interaction("msc3881_get_tag_lists", lists_txn)
 
     async def put(self, key: PusherKey, tags: Sequence[str]) -> None:
         """Write a pusher's tags."""
@@ -116,7 +115,7 @@ class PusherTagStore:
                 )
             self._invalidate_txn(txn, key.user_id)
 
-        await self._db.runInteraction("msc3881_put_pusher_tags", put_txn)
+        await self._api.run_db_interaction("msc3881_put_pusher_tags", put_txn)
 
     async def delete(self, key: PusherKey) -> None:
         """Delete a pusher's tags, if it has any."""
@@ -125,7 +124,7 @@ class PusherTagStore:
             if _delete_txn(txn, key):
                 self._invalidate_txn(txn, key.user_id)
 
-        await self._db.runInteraction("msc3881_delete_pusher_tags", delete_txn)
+        await self._api.run_db_interaction("msc3881_delete_pusher_tags", delete_txn)
 
     async def delete_all(self, user_id: str) -> None:
         """Delete the tags of all pushers of a user."""
@@ -135,7 +134,7 @@ class PusherTagStore:
             if txn.rowcount:
                 self._invalidate_txn(txn, user_id)
 
-        await self._db.runInteraction("msc3881_delete_all_pusher_tags", delete_all_txn)
+        await self._api.run_db_interaction("msc3881_delete_all_pusher_tags", delete_all_txn)
 
     def _parse(self, tags: str, user_id: str) -> tuple[str, ...]:
         try:

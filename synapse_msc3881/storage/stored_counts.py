@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import attr
 
 if TYPE_CHECKING:
-    from synapse.server import HomeServer
-    from synapse.storage.database import LoggingTransaction
+    from synapse.module_api import LoggingTransaction, ModuleApi
 
 _USERS = "SELECT COUNT(DISTINCT user_id) FROM synapse_msc3881_device_rules"
 
@@ -39,8 +38,8 @@ class Stored:
 class StoredCounts:
     """Reads how much is stored."""
 
-    def __init__(self, hs: HomeServer) -> None:
-        self._db = hs.get_datastores().main.db_pool
+    def __init__(self, api: ModuleApi) -> None:
+        self._api = api
 
     async def read(self) -> Stored:
         """Count; this goes through the tables."""
@@ -52,4 +51,4 @@ class StoredCounts:
             pushers = {(bool(on), bool(tagged)): count for on, tagged, count in txn.fetchall()}
             return Stored(users, pushers)
 
-        return await self._db.runInteraction("msc3881_census", read_txn)
+        return await self._api.run_db_interaction("msc3881_census", read_txn)

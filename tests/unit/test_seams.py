@@ -21,9 +21,13 @@ IN_A_HOMESERVER = [seam.where for seam in seams.SEAMS if seam.where.startswith("
 @pytest.fixture
 def hs() -> Any:
     """As much of a homeserver as the seams below `hs:` ask for."""
-    factory = SimpleNamespace(pusher_types={})
-    pool = SimpleNamespace(pushers={}, pusher_factory=factory)
-    return SimpleNamespace(get_pusherpool=lambda: pool)
+    writers = SimpleNamespace(push_rules=["master"])
+    worker = SimpleNamespace(writers=writers)
+    return SimpleNamespace(config=SimpleNamespace(worker=worker, experimental=object()))
+
+
+def api(hs: Any) -> Any:
+    return SimpleNamespace(_hs=hs)
 
 
 def problems(hs: Any = None) -> dict[str, str]:
@@ -33,7 +37,7 @@ def problems(hs: Any = None) -> dict[str, str]:
 def test_nothing_is_wrong_with_this_synapse(hs: Any) -> None:
     assert problems() == {}
     assert problems(hs) == {}
-    verify(hs)
+    assert verify(api(hs)) is hs
 
 
 def test_every_seam_is_declared_once_and_says_what_it_is_for() -> None:
@@ -54,7 +58,7 @@ def test_a_missing_method_is_named_with_the_versions(
 ) -> None:
     monkeypatch.delattr(PusherPool, "remove_pusher")
     with pytest.raises(SeamError) as caught:
-        verify(hs)
+        verify(api(hs))
     message = str(caught.value)
     assert "synapse.push.pusherpool:PusherPool.remove_pusher: missing" in message
     assert f"Synapse {importlib.metadata.version('matrix-synapse')}" in message
@@ -69,7 +73,7 @@ def test_a_method_with_other_parameters_is_named_with_them(
 
     monkeypatch.setattr(PusherPool, "remove_pusher", remove_pusher)
     with pytest.raises(SeamError, match=r"remove_pusher: does not take pushkey, user_id; it takes"):
-        verify(hs)
+        verify(api(hs))
 
 
 def test_all_that_is_broken_is_named_at_once(hs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,12 +82,13 @@ def test_all_that_is_broken_is_named_at_once(hs: Any, monkeypatch: pytest.Monkey
         Seam("synapse.push:no_such_thing", "an attribute"),
         Seam("synapse.push:Pusher.no.such", "an attribute of an attribute"),
         Seam("hs:get_no_such_thing().x", "a method of the homeserver"),
-        Seam("hs:get_pusherpool().no_such_thing", "an attribute of what it returns"),
+        Seam("hs:config.no_such_thing", "an attribute of what it has"),
+        Seam("synapse.push:Pusher", "an attribute of its objects", attributes=("no_such",)),
         Seam("synapse.push:Pusher.on_stop", "a parameter", parameters=("why",)),
     )
     monkeypatch.setattr(seams, "SEAMS", broken)
     with pytest.raises(SeamError) as caught:
-        verify(hs)
+        verify(api(hs))
     lines = [line for line in str(caught.value).splitlines() if line.startswith("  - ")]
     assert len(lines) == len(broken)
     for seam, line in zip(broken, lines, strict=True):
@@ -123,12 +128,16 @@ class Store:
         return f"native {kind}"
 
 
+def homeserver(store: Store) -> Any:
+    return SimpleNamespace(get_datastores=lambda: SimpleNamespace(main=store))
+
+
 def test_a_wrapper_is_put_on_one_object_only() -> None:
     def wrapper(native: Callable[[str], str], kind: str) -> str:
         return f"wrapped {native(kind)}"
 
     wrapped, other = Store(), Store()
-    seams.wrap(wrapped, seams.pushers.GET_ENABLED_PUSHERS, wrapper)
+    seams.wrap(homeserver(wrapped), seams.pushers.GET_ENABLED_PUSHERS, wrapper)
     assert (wrapped.get_enabled_pushers("a"), other.get_enabled_pushers("a")) == (
         "wrapped native a",
         "native a",
@@ -137,8 +146,12 @@ def test_a_wrapper_is_put_on_one_object_only() -> None:
 
 def test_what_is_not_declared_cannot_be_wrapped() -> None:
     store = Store()
-    with pytest.raises(SeamError, match=r"Store\.get_enabled_pushers is wrapped and not declared"):
-        seams.wrap(store, Seam("some:Store.get_enabled_pushers", "x"), lambda native: native)
+    with pytest.raises(
+        SeamError, match=r"Store\.get_enabled_pushers is wrapped and not declared for that"
+    ):
+        seams.wrap(
+            homeserver(store), Seam("some:Store.get_enabled_pushers", "x"), lambda native: native
+        )
     assert store.get_enabled_pushers("a") == "native a"
 
 

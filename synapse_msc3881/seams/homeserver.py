@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The homeserver behind the module API, and the ways from it to what else is touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from synapse.util.async_helpers import Linearizer
+
+from synapse_msc3881.seams.declaring import Seam
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+
+SEAMS: tuple[Seam, ...] = (
+    Seam("synapse.module_api:ModuleApi", "`_hs` is the homeserver", attributes=("_hs",)),
+    Seam("synapse.server:HomeServer", "`config` has the sections", attributes=("config",)),
+    Seam("synapse.server:HomeServer.get_datastores", "gives the databases"),
+    Seam("synapse.storage.databases:Databases", "`main` is the store", attributes=("main",)),
+    Seam("synapse.server:HomeServer.get_clock", "the clock that Synapse's tools ask for"),
+    Seam("synapse.server:HomeServer.get_instance_name", "the process's name"),
+    Seam(
+        "synapse.util.async_helpers:Linearizer",
+        "one at a time for each key; since 1.140 it wants the clock, which older ones take too",
+        parameters=("name", "clock"),
+    ),
+    Seam(
+        "synapse.util.async_helpers:Linearizer.queue",
+        "an async context manager",
+        parameters=("key",),
+    ),
+)
+
+
+def main_store(hs: HomeServer) -> Any:
+    """Synapse's store, which has all that is read from and written to the database."""
+    return hs.get_datastores().main
+
+
+def make_linearizer(hs: HomeServer, name: str) -> Linearizer:
+    """A queue for each key: `async with linearizer.queue(key)`."""
+    return Linearizer(name=name, clock=hs.get_clock())
