@@ -18,11 +18,20 @@ class Limits:
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
+class Page:
+    """The web page for users (specification 8)."""
+
+    enabled: bool = False
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
 class Config:
     """The module's options, all of them optional."""
 
-    # Whether an update of a pusher that omits `enabled` or the profile tags keeps them.
+    # Whether an update of a pusher that omits `enabled` or the profile tags keeps them. By
+    # default where the page is on: users set there what their apps do not know.
     keep_omitted: bool = False
+    page: Page = attr.Factory(Page)
     limits: Limits = attr.Factory(Limits)
 
 
@@ -37,14 +46,19 @@ def parse_config(raw: object) -> Config:
             the option below ``config``; Synapse puts the rest in front.
     """
     options = _mapping(raw, ())
-    _refuse_unknown(options, ("keep_omitted", "limits"), ())
+    _refuse_unknown(options, ("keep_omitted", "page", "limits"), ())
+
+    page = _mapping(options.get("page"), ("page",))
+    _refuse_unknown(page, ("enabled",), ("page",))
+    page_enabled = _boolean(page.get("enabled", False), ("page", "enabled"))
 
     limits = _mapping(options.get("limits"), ("limits",))
     names = tuple(field.name for field in attr.fields(Limits))
     _refuse_unknown(limits, names, ("limits",))
 
     return Config(
-        keep_omitted=_boolean(options.get("keep_omitted", False), ("keep_omitted",)),
+        keep_omitted=_boolean(options.get("keep_omitted", page_enabled), ("keep_omitted",)),
+        page=Page(enabled=page_enabled),
         limits=Limits(**{name: _limit(limits[name], name) for name in names if name in limits}),
     )
 

@@ -19,6 +19,7 @@ from synapse_msc3881.evaluation.device_scopes import DeviceScopes, HeldScopes
 from synapse_msc3881.evaluation.evaluator import Evaluation, wrap_evaluator
 from synapse_msc3881.evaluation.spending import Spending
 from synapse_msc3881.metrics import Failures, Metrics
+from synapse_msc3881.page.resource import serve_page
 from synapse_msc3881.push_rules import DevicePushRules
 from synapse_msc3881.rest.explain import ExplainServlet
 from synapse_msc3881.rest.notifications import NotificationsServlet
@@ -85,6 +86,8 @@ class PusherControl:
         _install_waking(hs, Waking(scopes, push_actions))
         _install_push_rules(hs, self.push_rules)
         seams.register_servlets(_register_servlets)
+        if self.config.page.enabled:
+            serve_page(hs, api)
         api.register_third_party_rules_callbacks(
             on_user_deactivation_status_changed=self._on_deactivation
         )

@@ -25,6 +25,7 @@ try:
         endpoints,
         evaluation,
         homeserver,
+        oauth,
         push_actions,
         push_rules,
         pushers,
@@ -61,6 +62,7 @@ try:
     )
     from synapse_msc3881.seams.evaluation import RuleCompiler, wrap_evaluators
     from synapse_msc3881.seams.homeserver import main_store, make_linearizer
+    from synapse_msc3881.seams.oauth import OAuthDiscovery, oauth_discovery
     from synapse_msc3881.seams.push_actions import (
         EmailPushAction,
         HttpPushAction,
@@ -112,6 +114,7 @@ __all__ = [
     "HttpPusher",
     "NotFoundError",
     "NotificationsServlet",
+    "OAuthDiscovery",
     "PushRuleLimits",
     "PushRuleRestServlet",
     "PushRulesStream",
@@ -147,6 +150,7 @@ __all__ = [
     "make_ratelimiter",
     "may_see",
     "normalise_rule",
+    "oauth_discovery",
     "parse_json_value_from_request",
     "parse_string",
     "part_of_ruleset",
@@ -179,6 +183,7 @@ SEAMS: tuple[Seam, ...] = (
     *push_actions.SEAMS,
     *push_rules.SEAMS,
     *endpoints.SEAMS,
+    *oauth.SEAMS,
     *database.SEAMS,
 )
 

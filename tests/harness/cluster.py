@@ -69,6 +69,7 @@ ROUTES: Sequence[tuple[str, str, _Where]] = (
     ("GET|PUT", rf"{_CLIENT}/rooms/[^/]+/(send|state|redact|members|messages|event)", "client"),
     ("POST", rf"{_CLIENT}/rooms/[^/]+/(join|invite|leave|ban|unban|kick)$", "client"),
     ("GET", rf"{_CLIENT}/user/[^/]+/account_data/", "client"),
+    ("GET|HEAD", r"/_synapse/client/notifications", "client"),
 )
 
 _START_SECONDS = 120.0

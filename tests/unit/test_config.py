@@ -9,24 +9,37 @@ from hypothesis import strategies as st
 from synapse.module_api.errors import ConfigError
 
 from synapse_msc3881 import PusherControl
-from synapse_msc3881.config import Config, Limits, parse_config
+from synapse_msc3881.config import Config, Limits, Page, parse_config
 
 DEFAULT = Config(
     keep_omitted=False, limits=Limits(profile_tags_per_pusher=10, device_scopes_per_user=20)
 )
 
 
-@pytest.mark.parametrize("raw", [None, {}, {"limits": None}, {"limits": {}}], ids=repr)
+@pytest.mark.parametrize(
+    "raw",
+    [None, {}, {"limits": None}, {"limits": {}}, {"page": None}, {"page": {"enabled": False}}],
+    ids=repr,
+)
 def test_all_options_are_optional(raw: object) -> None:
     assert parse_config(raw) == DEFAULT
 
 
 def test_all_options_are_read() -> None:
     limits = {"profile_tags_per_pusher": 1, "device_scopes_per_user": 1000}
-    config = parse_config({"keep_omitted": True, "limits": limits})
+    config = parse_config({"keep_omitted": True, "page": {"enabled": True}, "limits": limits})
     assert config == Config(
-        keep_omitted=True, limits=Limits(profile_tags_per_pusher=1, device_scopes_per_user=1000)
+        keep_omitted=True,
+        page=Page(enabled=True),
+        limits=Limits(profile_tags_per_pusher=1, device_scopes_per_user=1000),
     )
+
+
+def test_where_the_page_is_on_what_is_omitted_is_kept_unless_told_otherwise() -> None:
+    page = {"enabled": True}
+    assert parse_config({"page": page}).keep_omitted is True
+    assert parse_config({"page": page, "keep_omitted": False}).keep_omitted is False
+    assert parse_config({"page": {"enabled": False}}).keep_omitted is False
 
 
 @pytest.mark.parametrize("limit", ["profile_tags_per_pusher", "device_scopes_per_user"])
@@ -47,6 +60,10 @@ def test_one_limit_leaves_the_other(limit: str) -> None:
         ({"keep_omitted": "true"}, ("keep_omitted",), "'true'"),
         ({"keep_omitted": 1}, ("keep_omitted",), "true or false"),
         ({"keep_omitted": None}, ("keep_omitted",), "true or false"),
+        ({"page": True}, ("page",), "mapping"),
+        ({"page": {"enable": True}}, ("page", "enable"), "unknown option 'enable'"),
+        ({"page": {"enabled": "yes"}}, ("page", "enabled"), "'yes'"),
+        ({"page": {"enabled": None}}, ("page", "enabled"), "true or false"),
         ({"limits": 5}, ("limits",), "mapping"),
         ({"limits": []}, ("limits",), "mapping"),
         ({"limits": {"tags": 1}}, ("limits", "tags"), "unknown option 'tags'"),
@@ -71,7 +88,10 @@ def test_a_bad_option_is_named_by_its_path(raw: Any, path: tuple[str, ...], prob
         lambda values: (
             st.lists(values)
             | st.dictionaries(
-                st.sampled_from(["keep_omitted", "limits", "device_scopes_per_user"]) | st.text(),
+                st.sampled_from(
+                    ["keep_omitted", "page", "enabled", "limits", "device_scopes_per_user"]
+                )
+                | st.text(),
                 values,
             )
         ),

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Where users sign in, when an OAuth server does that and not Synapse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attr
+
+from synapse_msc3881.seams.declaring import Seam
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+
+SEAMS: tuple[Seam, ...] = (
+    Seam(
+        "synapse.config.experimental:ExperimentalConfig",
+        "an older Synapse has `msc3861` in it, with `enabled` and the OAuth server's `issuer` or "
+        "its whole `issuer_metadata`; a newer one has `config.mas` with `enabled` and `endpoint`",
+    ),
+)
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class OAuthDiscovery:
+    """How to learn of the OAuth server; both are None where there is none.
+
+    Attributes:
+        url: where its metadata is to be had.
+        metadata: the metadata, where the config has it.
+    """
+
+    url: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+def oauth_discovery(hs: HomeServer) -> OAuthDiscovery:
+    """What this homeserver's config says of an OAuth server that users sign in with."""
+    config: Any = hs.config
+    stable = getattr(config, "mas", None)
+    if stable is not None and stable.enabled:
+        return OAuthDiscovery(_well_known(str(stable.endpoint)))
+    experimental = getattr(config.experimental, "msc3861", None)
+    if experimental is not None and experimental.enabled:
+        metadata = experimental.issuer_metadata
+        return OAuthDiscovery(_well_known(experimental.issuer), metadata)
+    return OAuthDiscovery()
+
+
+def _well_known(server: str) -> str:
+    return f"{server.rstrip('/')}/.well-known/openid-configuration"
