@@ -17,10 +17,11 @@ from synapse_msc3881 import seams
 from synapse_msc3881.admin.redaction import Secrets
 from synapse_msc3881.admin.report import DatabaseReport, Finding, note, problem
 from synapse_msc3881.seams import process_config
+from synapse_msc3881.storage import migrations
 from synapse_msc3881.storage.migrations import (
-    MODULE_NAME,
     TABLES,
     applied_files,
+    newer_than_this,
     schema_files,
 )
 
@@ -127,30 +128,53 @@ def read_only(database: Mapping[str, Any], secrets: Secrets, read: Read[T]) -> T
         ) from None
 
 
+def make_tables(database: Mapping[str, Any], secrets: Secrets) -> tuple[str, list[str]]:
+    """Make the module's tables in a PostgreSQL database that Synapse does not use yet.
+
+    Args:
+        database: the section of Synapse's config.
+        secrets: what must not be shown.
+
+    Returns:
+        Which database it is, and the tables that were not there before.
+
+    Raises:
+        CannotReadError: it cannot be written to within `_GIVE_UP` seconds.
+    """
+    if database.get("name") != "psycopg2":
+        raise CannotReadError(
+            "`database` in the config is no PostgreSQL.",
+            "Give the config that synapse_port_db gets with --postgres-config. On SQLite the "
+            "module makes its tables when Synapse starts with it.",
+        )
+
+    def make(cursor: Any, engine: Any) -> list[str]:
+        missing = [table for table in TABLES if not seams.has_table(cursor, engine, table)]
+        if missing:
+            migrations.make_tables(cursor)
+        return missing
+
+    where = _describe_postgres(database.get("args") or {})
+    try:
+        return where, _within(_GIVE_UP, lambda: _with_postgres(database, make, readonly=False))
+    except CannotReadError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the drivers' errors have no common base
+        message = secrets.hide(str(error).strip() or type(error).__name__)
+        raise CannotReadError(
+            f"The {where} cannot be written to: {message}",
+            "Make the database as Synapse's documentation says, or correct `database` in the "
+            "config.",
+        ) from None
+
+
 def _judge(where: str, contents: _Contents) -> list[Finding]:
     """Compare what is there with what this release makes and reads."""
     if contents.schema is None:
         return [note(where, "Synapse has not made its tables yet; the first start does")]
-    known = [file.name for file in schema_files()]
-    newer = sorted(contents.schema.difference(known))
-    if newer:
-        what = (
-            "the module's tables were made by a newer release of it, with "
-            f"{', '.join(newer)}; this one knows {', '.join(known)}"
-        )
-        return [problem(where, what, "Install that release again, or a later one.")]
-    if not contents.schema and contents.tables:
-        what = (
-            f"{', '.join(contents.tables)} is there, but not recorded in applied_module_schemas: "
-            "Synapse does not start, as the module makes the table anew"
-        )
-        rows = ", ".join(f"('{MODULE_NAME}', '{name}')" for name in known)
-        remedy = (
-            "If both tables are the module's: INSERT INTO applied_module_schemas "
-            f"(module_name, file) VALUES {rows}"
-        )
-        return [problem(where, what, remedy)]
-    return _judge_recorded(where, contents, known)
+    if newer := newer_than_this(contents.schema):
+        return [problem(where, newer, "Synapse does not start with this release of the module.")]
+    return _judge_recorded(where, contents, [file.name for file in schema_files()])
 
 
 def _judge_recorded(where: str, contents: _Contents, known: Sequence[str]) -> list[Finding]:
@@ -158,10 +182,14 @@ def _judge_recorded(where: str, contents: _Contents, known: Sequence[str]) -> li
     missing = [table for table in TABLES if table not in contents.tables]
     if schema and len(missing) == len(TABLES):
         what = (
-            "the module's tables are recorded, but not there: synapse_port_db does not carry them "
-            "over. The next start makes them, empty"
+            "the module's tables are recorded, but not there, as after synapse_port_db into a "
+            "database without them. The next start makes them, empty"
         )
-        return [note(where, what, "To keep device rules and tags, see docs/admin-guide.md.")]
+        remedy = (
+            "To keep device rules and profile tags, port again into a new database, and run "
+            "`python -m synapse_msc3881 schema` on it first."
+        )
+        return [note(where, what, remedy)]
     to_apply = [name for name in known if name not in schema]
     if to_apply:
         what = f"the next start with the module applies {', '.join(to_apply)} of its schema"
@@ -217,6 +245,10 @@ def _describe_postgres(options: Mapping[str, Any]) -> str:
 
 
 def _read_postgres(database: Mapping[str, Any], read: Read[T]) -> T:
+    return _with_postgres(database, read, readonly=True)
+
+
+def _with_postgres(database: Mapping[str, Any], do: Read[T], *, readonly: bool) -> T:
     try:
         engine = process_config.database_engine(database)
     except RuntimeError as error:
@@ -232,11 +264,11 @@ def _read_postgres(database: Mapping[str, Any], read: Read[T]) -> T:
     }
     options["connect_timeout"] = PATIENCE
     with closing(engine.module.connect(**options)) as connection:
-        connection.set_session(readonly=True)
+        connection.set_session(readonly=readonly)
         cursor = connection.cursor()
         cursor.execute(f"SET statement_timeout = {PATIENCE * 1000}")
-        found = read(cursor, engine)
-        connection.rollback()
+        found = do(cursor, engine)
+        connection.commit()
         return found
 
 

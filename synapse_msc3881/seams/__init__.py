@@ -32,9 +32,11 @@ try:
     )
     from synapse_msc3881.seams.database import (
         CrossProcessCache,
+        LockedError,
         connection_of_this_thread,
         engine_of,
         has_table,
+        lock_schemas,
     )
     from synapse_msc3881.seams.declaring import (
         STORE,
@@ -112,6 +114,7 @@ __all__ = [
     "EmailPusher",
     "HttpPushAction",
     "HttpPusher",
+    "LockedError",
     "NotFoundError",
     "NotificationsServlet",
     "OAuthDiscovery",
@@ -145,6 +148,7 @@ __all__ = [
     "has_table",
     "homeserver",
     "inspect_seams",
+    "lock_schemas",
     "main_store",
     "make_linearizer",
     "make_ratelimiter",

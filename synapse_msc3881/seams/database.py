@@ -57,12 +57,26 @@ SEAMS: tuple[Seam, ...] = (
         "a statement with the driver's sign for a parameter in place of `?`",
         parameters=("sql",),
     ),
-    Seam(
-        "synapse.storage.engines:BaseDatabaseEngine.lock_table",
-        "keeps others from a table until the transaction ends",
-        parameters=("txn", "table"),
-    ),
 )
+
+
+#: How long a starting process waits for its turn at the tables.
+LOCK_SECONDS = 30
+
+_LOCK_NOT_AVAILABLE = "55P03"
+
+_HOLDERS = """
+    SELECT a.pid, a.usename, a.application_name, COALESCE(a.client_addr::text, 'this machine'),
+        a.state, EXTRACT(EPOCH FROM now() - a.xact_start)::int
+    FROM pg_locks AS l INNER JOIN pg_stat_activity AS a ON a.pid = l.pid
+    WHERE l.granted AND l.relation = 'applied_module_schemas'::regclass
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND l.pid <> pg_backend_pid()
+"""
+
+
+class LockedError(Exception):
+    """Somebody holds the table of schemas for too long; the message names who."""
 
 
 class CrossProcessCache:
@@ -101,6 +115,45 @@ def has_table(cursor: Any, engine: Any, name: str) -> bool:
     )
     cursor.execute(engine.convert_param_style(catalogue), (name,))
     return cursor.fetchone() is not None
+
+
+def lock_schemas(connection: Any, engine: Any, seconds: float = LOCK_SECONDS) -> None:
+    """Let no other process change the schema until this transaction ends.
+
+    It has to be the transaction's first statement, since PostgreSQL shows a transaction what there
+    was at its first one. Nothing is done on SQLite, which only one process uses.
+
+    Args:
+        connection: to the database, with no transaction open.
+        engine: Synapse's engine for it.
+        seconds: how long to wait.
+
+    Raises:
+        LockedError: another session of the database held the table for so long.
+    """
+    if not isinstance(engine, PostgresEngine):
+        return
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"SET LOCAL lock_timeout = {int(seconds * 1000)}")
+        cursor.execute("LOCK TABLE applied_module_schemas IN EXCLUSIVE MODE")
+    except engine.module.OperationalError as error:
+        if getattr(error, "pgcode", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        connection.rollback()
+        cursor.execute(_HOLDERS)
+        holders = [
+            f"  process {pid} of PostgreSQL: user {user}, application {application or 'unnamed'}, "
+            f"from {address}, {state}, in a transaction for {age} s"
+            for pid, user, application, address, state, age in cursor.fetchall()
+        ]
+        raise LockedError(
+            f"synapse_msc3881 waited {seconds:g} seconds for the table applied_module_schemas, "
+            "under whose lock its own tables are made. Held by:\n"
+            + ("\n".join(holders) or "  nobody any more: start Synapse again")
+            + "\nEnd that session, with SELECT pg_terminate_backend(PID) if it hangs, and start "
+            "Synapse again."
+        ) from None
 
 
 def connection_of_this_thread(hs: HomeServer) -> tuple[Any, Callable[[], None]]:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterable
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from synapse_msc3881 import seams
+from synapse_msc3881 import __version__, seams
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -43,6 +45,14 @@ TABLES = ("synapse_msc3881_device_rules", "synapse_msc3881_pusher_tags")
 # There once all files of the schema are applied.
 _LATEST_TABLE = "synapse_msc3881_pusher_tags"
 
+# The release that brought a file of the schema stands in its name, for those that do not have it.
+_RELEASE = re.compile(r"\.(\d+\.\d+\.\d+)\.sql")
+
+
+class NewerSchemaError(Exception):
+    """The tables were made by a newer release, which this one must not write to."""
+
+
 _TAGGED_USERS = "SELECT DISTINCT user_id FROM synapse_msc3881_pusher_tags"
 
 
@@ -59,10 +69,15 @@ def prepare_tables(hs: HomeServer, is_main: bool) -> set[str]:
 
     Returns:
         The users who have a pusher with profile tags.
+
+    Raises:
+        NewerSchemaError: a newer release has changed the tables.
+        LockedError: another session of the database keeps the module from looking at them.
     """
     connection, give_back = seams.connection_of_this_thread(hs)
     engine = seams.engine_of(hs)
     try:
+        seams.lock_schemas(connection, engine)
         cursor = connection.cursor()
         _upgrade(cursor, engine)
         if is_main:
@@ -80,9 +95,9 @@ def prepare_tables(hs: HomeServer, is_main: bool) -> set[str]:
 
 
 def _upgrade(cursor: Any, engine: Any) -> None:
-    # The first statement, since PostgreSQL shows the transaction what there is after the lock.
-    engine.lock_table(cursor, "applied_module_schemas")
     applied = applied_files(cursor, engine)
+    if newer := newer_than_this(applied):
+        raise NewerSchemaError(f"synapse_msc3881 {__version__} does not start: {newer}")
     if applied and not seams.has_table(cursor, engine, _LATEST_TABLE):
         # Synapse's port from SQLite to PostgreSQL brings the records, but not our tables.
         cursor.execute(
@@ -101,6 +116,39 @@ def _upgrade(cursor: Any, engine: Any) -> None:
                 ),
                 (MODULE_NAME, file.name),
             )
+
+
+def newer_than_this(applied: Iterable[str]) -> str | None:
+    """What to say to the admin where the database knows files of the schema that we do not.
+
+    Args:
+        applied: the names of the files that are recorded as applied.
+
+    Returns:
+        A sentence with the release that is needed, or None where all are known.
+    """
+    unknown = sorted(set(applied).difference(file.name for file in schema_files()))
+    if not unknown:
+        return None
+    releases = [
+        tuple(map(int, found[1].split("."))) for name in unknown if (found := _RELEASE.search(name))
+    ]
+    needed = f"{'.'.join(map(str, max(releases)))} or later" if releases else "that release again"
+    return (
+        f"a newer release of the module has changed its tables, with {', '.join(unknown)}. "
+        f"Install {needed}."
+    )
+
+
+def make_tables(cursor: Any) -> None:
+    """Make the tables where they are not yet there, and record nothing.
+
+    Args:
+        cursor: of a database that Synapse has not filled yet, on either engine.
+    """
+    for file in schema_files():
+        for statement in _statements(file.read_text()):
+            cursor.execute(statement)
 
 
 def schema_files() -> list[Traversable]:

@@ -4,6 +4,7 @@
 import hashlib
 import importlib.metadata
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -356,22 +357,25 @@ def test_tables_that_are_not_as_this_release_makes_them(fresh_deployment: FreshD
     deployment.sql(f"INSERT INTO {SCHEMA} (module_name, file) VALUES ('another', '07_x.sql')")
     assert check_here("-c", config).status == 0
 
-    future = f"INSERT INTO {SCHEMA} (module_name, file) VALUES ('synapse_msc3881', '99_x.sql')"
-    deployment.sql(future)
+    future = "02_x.7.3.0.sql"
+    deployment.sql(
+        f"INSERT INTO {SCHEMA} (module_name, file) VALUES ('synapse_msc3881', '{future}')"
+    )
+    newer = f"a newer release of the module has changed its tables, with {future}. Install 7.3.0"
     answer = check_here("-c", config)
     assert answer.status == 1
-    assert "made by a newer release of it, with 99_x.sql; this one knows" in answer.problems[0]
-    deployment.sql(f"DELETE FROM {SCHEMA} WHERE file = '99_x.sql'")
+    assert newer in answer.problems[0]
+    # That Synapse does not start is so.
+    deployment.allow_in_log("NewerSchemaError")
+    with pytest.raises(ProcessError, match=re.escape(newer)):
+        deployment.restart()
+    deployment.sql(f"DELETE FROM {SCHEMA} WHERE file = '{future}'")
 
+    # Tables that are not recorded are those that `schema` made: they are kept.
     deployment.sql(f"DELETE FROM {SCHEMA} WHERE module_name = 'synapse_msc3881'")
     answer = check_here("-c", config)
-    assert answer.status == 1
-    assert "not recorded in applied_module_schemas" in answer.problems[0]
-    # That Synapse does not start is so, and the remedy does it.
-    with pytest.raises(ProcessError, match="already exists"):
-        deployment.restart()
-    deployment.allow_in_log("already exists")
-    deployment.sql(answer.problems[0].rpartition("the module's: ")[2])
+    assert (answer.status, answer.problems) == (0, [])
+    assert "the next start with the module applies 01_tables.0.1.0.sql" in answer.notes[0]
     deployment.restart()
     assert check_here("-c", config).json["findings"] == []
 
@@ -383,11 +387,11 @@ def test_tables_that_are_not_as_this_release_makes_them(fresh_deployment: FreshD
     deployment.sql("DROP TABLE synapse_msc3881_pusher_tags")
     answer = check_here("-c", config)
     assert (answer.status, answer.problems) == (0, [])
-    assert "synapse_port_db does not carry them" in answer.notes[0]
+    assert "as after synapse_port_db into a database without them" in answer.notes[0]
     deployment.sql(f"DELETE FROM {SCHEMA} WHERE module_name = 'synapse_msc3881'")
     answer = check_here("-c", config)
     assert (answer.status, answer.problems) == (0, [])
-    assert "the next start with the module applies 01_tables.sql" in answer.notes[0]
+    assert "the next start with the module applies 01_tables.0.1.0.sql" in answer.notes[0]
 
 
 @pytest.fixture
@@ -396,7 +400,9 @@ def sqlite(tmp_path: Path) -> Path:
     file = tmp_path / "homeserver.db"
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute(f"CREATE TABLE {SCHEMA} (module_name TEXT, file TEXT)")
-        connection.execute(f"INSERT INTO {SCHEMA} VALUES ('synapse_msc3881', '01_tables.sql')")
+        connection.execute(
+            f"INSERT INTO {SCHEMA} VALUES ('synapse_msc3881', '01_tables.0.1.0.sql')"
+        )
         connection.execute("CREATE TABLE synapse_msc3881_device_rules (a)")
         connection.execute("CREATE TABLE synapse_msc3881_pusher_tags (a)")
     return file
@@ -414,7 +420,7 @@ def test_a_sqlite_file_in_wal_mode_gets_no_files_beside_it(tmp_path: Path, sqlit
         connection.execute(f"INSERT INTO {SCHEMA} VALUES ('synapse_msc3881', '99_x.sql')")
         connection.commit()
         assert sqlite.with_name("homeserver.db-wal").exists()
-        assert "made by a newer release" in check("-c", config).problems[0]
+        assert "a newer release of the module has" in check("-c", config).problems[0]
 
 
 def test_a_sqlite_file_that_is_locked(tmp_path: Path, sqlite: Path) -> None:

@@ -5,7 +5,12 @@ import re
 import sqlite3
 from importlib import resources
 
-from synapse_msc3881.storage.migrations import _TAGGED_USERS, _TIDY, _statements
+from synapse_msc3881.storage.migrations import (
+    _TAGGED_USERS,
+    _TIDY,
+    _statements,
+    newer_than_this,
+)
 
 SCHEMA = sorted(
     resources.files("synapse_msc3881.storage").joinpath("schema").iterdir(),
@@ -28,10 +33,20 @@ def test_a_script_is_taken_apart_into_its_statements() -> None:
     assert _statements("-- Nothing;\n;\n;") == []
 
 
+def test_the_release_that_a_newer_schema_needs_is_told() -> None:
+    ours = [file.name for file in SCHEMA]
+    assert newer_than_this(ours) is None
+    assert newer_than_this([]) is None
+    newer = newer_than_this([*ours, "02_x.0.10.0.sql", "03_y.0.9.1.sql"])
+    assert newer is not None
+    assert "with 02_x.0.10.0.sql, 03_y.0.9.1.sql. Install 0.10.0 or later" in newer
+    assert "Install that release again" in (newer_than_this(["odd.sql"]) or "")
+
+
 def test_the_schema_files_are_numbered_and_hold_no_string_with_a_semicolon() -> None:
     assert SCHEMA
     for number, file in enumerate(SCHEMA, 1):
-        assert re.fullmatch(rf"{number:02}_\w+\.sql", file.name)
+        assert re.fullmatch(rf"{number:02}_\w+\.\d+\.\d+\.\d+\.sql", file.name)
         for statement in _statements(file.read_text()):
             assert statement.count("'") % 2 == 0
 

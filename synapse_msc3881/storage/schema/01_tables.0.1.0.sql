@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: AGPL-3.0-or-later
 -- The push rules of the device scopes (MSC3837). The higher the priority, the earlier a rule
 -- comes in its kind. Conditions and actions are JSON.
-CREATE TABLE synapse_msc3881_device_rules (
+CREATE TABLE IF NOT EXISTS synapse_msc3881_device_rules (
     user_id TEXT NOT NULL,
     profile_tag TEXT NOT NULL,
     kind TEXT NOT NULL,
@@ -14,7 +14,7 @@ CREATE TABLE synapse_msc3881_device_rules (
 );
 
 -- The profile tags of the pushers that have other tags than ["global"]: a JSON list.
-CREATE TABLE synapse_msc3881_pusher_tags (
+CREATE TABLE IF NOT EXISTS synapse_msc3881_pusher_tags (
     user_id TEXT NOT NULL,
     app_id TEXT NOT NULL,
     pushkey TEXT NOT NULL,
