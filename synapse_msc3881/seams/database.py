@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from synapse.storage.engines import PostgresEngine
 
@@ -14,6 +14,9 @@ from synapse_msc3881.seams.homeserver import main_store
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction
     from synapse.server import HomeServer
+
+T = TypeVar("T")
+AnyCallable = Callable[..., Any]
 
 SEAMS: tuple[Seam, ...] = (
     Seam(
@@ -56,6 +59,18 @@ SEAMS: tuple[Seam, ...] = (
         "synapse.storage.engines:BaseDatabaseEngine.convert_param_style",
         "a statement with the driver's sign for a parameter in place of `?`",
         parameters=("sql",),
+    ),
+    Seam(
+        "synapse.storage.database:DatabasePool.runInteraction",
+        "runs a function with a transaction first among its arguments, again where the database "
+        "says so; db_autocommit=False makes it one transaction",
+        parameters=("desc", "func", "db_autocommit"),
+    ),
+    Seam(
+        "synapse.storage.database:DatabasePool.simple_upsert",
+        "upserts a row by self.runInteraction; we call it with another `self`",
+        parameters=("table", "keyvalues", "values"),
+        calls=("runInteraction",),
     ),
 )
 
@@ -103,6 +118,93 @@ class CrossProcessCache:
 def engine_of(hs: HomeServer) -> Any:
     """What kind of database the homeserver has: its driver and its SQL."""
     return main_store(hs).database_engine
+
+
+class Joined(Generic[T]):
+    """Calls of a store's method with statements of ours in the method's own transaction.
+
+    The method runs with the store's `db_pool` seen through this object, which adds the statements
+    to the first transaction, or to the first write of `table` where one is named.
+
+    Attributes:
+        ran: whether there was such a transaction, and it is committed.
+        given: what the statements gave, once they ran.
+    """
+
+    def __init__(
+        self, statements: Callable[[LoggingTransaction], T], table: str | None = None
+    ) -> None:
+        """
+        Args:
+            statements: run in the transaction after the method's own. May run several times,
+                as the database has Synapse repeat a transaction.
+            table: the table whose upsert they join; None for the first transaction.
+        """
+        self.ran = False
+        self.given: T | None = None
+        self._statements = statements
+        self._table = table
+
+    async def call(self, native: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a bound method of the store; `ran` tells whether the statements ran with it."""
+        method = getattr(native, "__func__", None)
+        if method is None:  # Some other module's function stands here.
+            return await native(*args, **kwargs)
+        store = native.__self__
+        pool = _JoinedPool(store.db_pool, self)
+        return await method(_JoinedStore(store, pool), *args, **kwargs)
+
+    async def run(
+        self, pool: Any, desc: str, func: AnyCallable, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a transaction of the method's with ours in it."""
+
+        def both(txn: LoggingTransaction, *args: Any, **kwargs: Any) -> Any:
+            result = func(txn, *args, **kwargs)
+            self.given = self._statements(txn)
+            return result
+
+        # Two statements do not commit by themselves, each alone.
+        kwargs["db_autocommit"] = False
+        result = await pool.runInteraction(desc, both, *args, **kwargs)
+        self.ran = True
+        return result
+
+    def joins(self, table: str | None) -> bool:
+        """Whether a transaction, which upserts a table or not, is the one to join."""
+        return not self.ran and table == self._table
+
+
+class _JoinedStore:
+    """Synapse's store, with another pool."""
+
+    def __init__(self, store: Any, pool: _JoinedPool) -> None:
+        self._store = store
+        self.db_pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class _JoinedPool:
+    """Synapse's database pool, which has our statements join a transaction."""
+
+    def __init__(self, pool: Any, joined: Joined[Any], table: str | None = None) -> None:
+        self._pool = pool
+        self._joined = joined
+        self._table = table
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    async def runInteraction(self, desc: str, func: AnyCallable, *args: Any, **kwargs: Any) -> Any:
+        if self._joined.joins(self._table):
+            return await self._joined.run(self._pool, desc, func, args, kwargs)
+        return await self._pool.runInteraction(desc, func, *args, **kwargs)
+
+    async def simple_upsert(self, table: str, *args: Any, **kwargs: Any) -> Any:
+        upserting = _JoinedPool(self._pool, self._joined, table)
+        return await type(self._pool).simple_upsert(upserting, table, *args, **kwargs)
 
 
 def has_table(cursor: Any, engine: Any, name: str) -> bool:

@@ -30,6 +30,7 @@ class Seam:
         parameters: names that the callable must take, where the module calls or replaces it.
         attributes: names that the objects of a class have.
         optional: whether the module does without it where Synapse has none of it.
+        calls: names that its code must use, where the module relies on how it does its work.
     """
 
     where: str
@@ -38,6 +39,7 @@ class Seam:
     parameters: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     optional: bool = False
+    calls: tuple[str, ...] = ()
 
 
 class SeamError(Exception):
@@ -77,7 +79,11 @@ def _problem(seam: Seam, hs: HomeServer | None) -> str | None:
                 found = found()
     except (ImportError, AttributeError) as error:
         return None if seam.optional else f"missing ({error})"
-    return _lacks_parameters(found, seam.parameters) or _lacks_attributes(found, seam.attributes)
+    return (
+        _lacks_parameters(found, seam.parameters)
+        or _lacks_attributes(found, seam.attributes)
+        or _lacks_calls(found, seam.calls)
+    )
 
 
 def _lacks_parameters(found: Any, parameters: Sequence[str]) -> str | None:
@@ -110,6 +116,14 @@ def _sets(method: object, name: str) -> bool:
         instruction.opname == "STORE_ATTR" and instruction.argval == name
         for instruction in (dis.get_instructions(code) if name in code.co_names else ())
     )
+
+
+def _lacks_calls(found: Any, calls: Sequence[str]) -> str | None:
+    if not calls:
+        return None
+    code = getattr(inspect.unwrap(getattr(found, "native", found)), "__code__", None)
+    missing = [name for name in calls if code is None or name not in code.co_names]
+    return f"does not use {', '.join(missing)} any more" if missing else None
 
 
 def _attribute(found: Any, name: str) -> Any:
