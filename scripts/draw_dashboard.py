@@ -197,9 +197,12 @@ class Load:
 def draw(scrapes: list[Scrape], file: Path) -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     mpl.rcParams.update({"font.size": 7, "axes.titlesize": 9, "axes.titlelocation": "left"})
-    figure, places = plt.subplots(len(panels) // 2, 2, figsize=(11, 11), layout="constrained")
+    rows = -(-len(panels) // 2)
+    figure, places = plt.subplots(rows, 2, figsize=(11, 2.75 * rows), layout="constrained")
+    for axes in places.flat[len(panels) :]:
+        axes.set_visible(False)
     times = [found.time for found in scrapes]
-    for panel, axes in zip(panels, places.flat, strict=True):
+    for panel, axes in zip(panels, places.flat, strict=False):
         shown = list(lines(panel, scrapes))
         labels, values = [legend for legend, _ in shown], [found for _, found in shown]
         if panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal":

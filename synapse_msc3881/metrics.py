@@ -35,6 +35,11 @@ _decisions = Counter(
     "What pushers with profile tags decided about events that were recorded for their user",
     labelnames=["outcome", _SERVER_NAME],
 )
+_undone = Counter(
+    "synapse_msc3881_undone_by_omission",
+    "Updates of pushers that omitted a field and so undid what was stored, by field",
+    labelnames=["field", _SERVER_NAME],
+)
 _users = Gauge(
     "synapse_msc3881_users_with_device_rules",
     "Users who have a push rule in a device scope",
@@ -53,6 +58,9 @@ _info = Gauge(
 
 #: Where the module can fail, as the docs explain it.
 SEAMS = ("load", "compile", "evaluate", "cost", "fire", "read", "explain", "copy")
+
+#: The fields of a pusher whose omission means a default (specification 1).
+OMITTABLE = ("enabled", "profile_tags")
 
 _BY_DEVICE_SCOPE = ("silenced_by_device_scope", "pushed_by_device_scope")
 _BY_GLOBAL = ("silenced_by_global", "pushed_by_global")
@@ -79,6 +87,8 @@ class Metrics:
         self._scopes_evaluated = _scopes_evaluated.labels(server_name)
         for seam in SEAMS:
             _fallbacks.labels(seam, server_name)
+        for field in OMITTABLE:
+            _undone.labels(field, server_name)
         _info.labels(__version__, server_name).set(1)
 
     def fell_back(self, seam: str) -> None:
@@ -96,6 +106,10 @@ class Metrics:
             by = _BY_GLOBAL if decision.scope == GLOBAL else _BY_DEVICE_SCOPE
             outcome = by[decision.pushes]
         self._decisions[outcome].inc()
+
+    def undone_by_omission(self, field: str) -> None:
+        """Count an update of a pusher that omitted a field, and so set it to its default."""
+        _undone.labels(field, self._server_name).inc()
 
     def show_stored(self, users: int, pushers: Mapping[tuple[bool, bool], int]) -> None:
         """Show what is stored. Only one process may, so that none counts it twice.

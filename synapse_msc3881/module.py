@@ -79,7 +79,7 @@ class PusherControl:
         self.push_rules = DevicePushRules(rules, failures)
         census = Census(StoredCounts(api), metrics, api.delayed_background_call)
         push_actions = PushActionStore(hs, api)
-        self.pushers = Pushers(hs, tags, push_actions, failures, metrics, census)
+        self.pushers = Pushers(hs, is_main, tags, push_actions, failures, metrics, census)
 
         _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures, metrics))
         _install_pushers(hs, self.pushers, is_main)
@@ -117,7 +117,11 @@ def _install_evaluation(hs: HomeServer, evaluation: Evaluation) -> None:
 def _install_pushers(hs: HomeServer, pushers: Pushers, is_main: bool) -> None:
     seams.wrap(hs, seams.pushers.GET_PUSHERS_BY, pushers.get_pushers_by)
     seams.wrap(hs, seams.pushers.GET_ENABLED_PUSHERS, pushers.get_enabled_pushers)
+    seams.wrap(hs, seams.pushers.PROCESS_PUSHER_CHANGE_BY_ID, pushers.process_pusher_change)
+    seams.wrap(hs, seams.pushers.MAYBE_STOP_PUSHER, pushers.maybe_stop_pusher)
     if is_main:  # Pushers are written on the main process.
+        seams.wrap(hs, seams.pushers.ADD_OR_UPDATE_PUSHER, pushers.add_or_update_pusher)
+        seams.wrap(hs, seams.pushers.REMOVE_PUSHER, pushers.remove_pusher)
         seams.wrap(hs, seams.pushers.ADD_PUSHER, pushers.add_pusher)
         seams.wrap(hs, seams.pushers.DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID, pushers.delete_pusher)
         seams.wrap(hs, seams.pushers.DELETE_ALL_PUSHERS_FOR_USER, pushers.delete_all_pushers)

@@ -84,6 +84,13 @@ def parse_tags(value: object, limit: int) -> tuple[str, ...]:
     return tags or DEFAULT_TAGS
 
 
+def listed_tags(value: object) -> tuple[str, ...] | None:
+    """A list of profile tags as it would be stored, whatever the limits; None for no such list."""
+    if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
+        return None
+    return tuple(dict.fromkeys(value)) or DEFAULT_TAGS
+
+
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Match:
     """The rule that matched an event in one scope: its actions, and its name where it is known."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from http import HTTPStatus
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import attr
+from synapse.module_api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.delivery.backlog import Backlog, PusherStore
+from synapse_msc3881.delivery.starting import PusherStart
 from synapse_msc3881.delivery.stopping import Stop
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.storage.push_actions import PushActionStore
@@ -23,10 +26,6 @@ if TYPE_CHECKING:
 
     from synapse_msc3881.census import Census
     from synapse_msc3881.metrics import Metrics
-
-# The tags that the request under way sets. Synapse checks everything else first, and calls
-# `add_pusher` in the same coroutine once nothing can be refused any more.
-_tags_to_store: ContextVar[tuple[str, ...] | None] = ContextVar("msc3837_tags", default=None)
 
 
 @attr.s(slots=True, auto_attribs=True)
@@ -45,12 +44,59 @@ def profile_tags_of(config: seams.PusherConfig) -> tuple[str, ...]:
     return config.profile_tags if isinstance(config, TaggedPusherConfig) else DEFAULT_TAGS
 
 
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class PusherChange:
+    """What a request makes of a pusher, checked.
+
+    Attributes:
+        fields: what Synapse's `PusherPool.add_or_update_pusher` takes, without the rest here.
+        enabled: whether it pushes.
+        profile_tags: the scopes that it tries.
+        append: whether other users keep their pushers with the same app and pushkey.
+        undone: the fields that the request omits, and that were not stored as the default.
+    """
+
+    fields: Mapping[str, Any]
+    enabled: bool
+    profile_tags: tuple[str, ...]
+    append: bool
+    undone: tuple[str, ...] = ()
+
+
+@attr.s(auto_attribs=True, slots=True, eq=False)
+class _Writing:
+    """The pusher that a `set` under way writes, for what the pool calls on the way.
+
+    What the pool starts in the background sees it too, and later: hence `is_under_way`.
+    """
+
+    key: PusherKey
+    stored: tuple[str, ...]
+    tags: tuple[str, ...]
+    is_under_way: bool = True
+
+
+_writing: ContextVar[_Writing | None] = ContextVar("msc3881_writing", default=None)
+
+
+def _under_way() -> _Writing | None:
+    writing = _writing.get()
+    return writing if writing is not None and writing.is_under_way else None
+
+
 class Pushers:
-    """The module's part in the pushers of one homeserver."""
+    """The module's part in the pushers of one homeserver.
+
+    On the main process, where pushers are written, all that writes or removes one waits in the
+    queue of its app and pushkey: what a request does depends on what is stored, for other users
+    too, and Synapse stops a pusher before it deletes it, so that a `set` in between would leave
+    one running that is not there. Nothing waits for a queue while it is in one.
+    """
 
     def __init__(
         self,
         hs: HomeServer,
+        is_main: bool,
         tags: PusherTagStore,
         push_actions: PushActionStore,
         failures: Failures,
@@ -60,89 +106,193 @@ class Pushers:
         self._metrics = metrics
         self._census = census
         self._hs = hs
+        self._is_main = is_main
+        self._pool = seams.PusherPool(hs)
+        self._queue = seams.make_linearizer(hs, "msc3881_pusher")
         self._tags = tags
         self._push_actions = push_actions
         self._failures = failures
+        self._start = PusherStart()
 
-    # --- Stored and read ---
+    # --- Set and removed ---
 
-    async def add_or_update(self, *, profile_tags: tuple[str, ...], **pusher: Any) -> None:
-        """Add or update a pusher with its tags; nothing is stored where Synapse refuses it.
+    async def set(
+        self,
+        key: PusherKey,
+        device_id: str | None,
+        decide: Callable[[seams.PusherConfig | None], PusherChange],
+    ) -> None:
+        """Add or update a pusher with its tags, and remove other users' (specification 2).
+
+        Nothing is stored, and nobody's pusher is removed, where anything is refused.
 
         Args:
-            profile_tags: the tags, checked.
-            pusher: what Synapse's `PusherPool.add_or_update_pusher` takes.
+            key: the pusher.
+            device_id: the device of the request, which a new pusher then belongs to.
+            decide: what the request makes of the pusher as it is stored, None where it is not.
+                What it raises is passed on.
 
         Raises:
-            SynapseError, PusherConfigException: Synapse refuses the pusher.
+            SynapseError, PusherConfigException: Synapse refuses the pusher, or the device logged
+                out in the meantime (401).
         """
-        token = _tags_to_store.set(profile_tags)
-        try:
-            await seams.pusher_pool(self._hs).add_or_update_pusher(**pusher)
-        finally:
-            _tags_to_store.reset(token)
+        async with self._queue.queue((key.app_id, key.pushkey)):
+            holders = await self._pool.read(key.app_id, key.pushkey)
+            stored = next((held for held in holders if held.user_name == key.user_id), None)
+            change = decide(stored)
+            await self._write(key, device_id, stored, change)
+            is_own = stored is None or stored.device_id in (None, device_id)
+            if is_own and not await self._is_logged_in(key.user_id, device_id):
+                # Its logout may have looked for pushers before this one was there.
+                await self._pool.remove(key.app_id, key.pushkey, key.user_id)
+                raise SynapseError(
+                    HTTPStatus.UNAUTHORIZED, "The device has logged out", Codes.UNKNOWN_TOKEN
+                )
+            for field in change.undone:
+                self._metrics.undone_by_omission(field)
+            if is_own and not change.append:
+                for held in holders:
+                    if held.user_name != key.user_id:
+                        await self._pool.remove(held.app_id, held.pushkey, held.user_name)
 
-    async def add_pusher(
-        self, native: Callable[..., Awaitable[None]], *args: Any, **kwargs: Any
+    async def _write(
+        self,
+        key: PusherKey,
+        device_id: str | None,
+        stored: seams.PusherConfig | None,
+        change: PusherChange,
     ) -> None:
-        """Wrap the write of a pusher."""
-        tags = _tags_to_store.get()
-        if tags is None:  # Synapse itself adds a pusher, say for e-mail at registration.
-            await native(*args, **kwargs)
-            self._census.changed()
-            return
-        key = PusherKey(kwargs["user_id"], kwargs["app_id"], kwargs["pushkey"])
-        # First, so that whoever reads the pusher finds its tags.
-        previous = (await self._tags.get(_columns(key))).get(key, DEFAULT_TAGS)
-        if tags != previous:
-            await self._tags.put(key, tags)
+        tags = profile_tags_of(stored) if stored else DEFAULT_TAGS
+        writing = _Writing(key, tags, change.profile_tags)
+        token = _writing.set(writing)
         try:
-            await native(*args, **kwargs)
-        except Exception:
-            if tags != previous:
-                await self._tags.put(key, previous)
-            raise
+            await self._pool.add_or_update(
+                user_id=key.user_id, device_id=device_id, enabled=change.enabled, **change.fields
+            )
+        finally:
+            writing.is_under_way = False
+            _writing.reset(token)
+
+    async def _is_logged_in(self, user_id: str, device_id: str | None) -> bool:
+        return device_id is None or await seams.is_logged_in(self._hs, user_id, device_id)
+
+    async def remove(self, key: PusherKey) -> None:
+        """Remove a pusher with its tags, if there is one."""
+        async with self._queue.queue((key.app_id, key.pushkey)):
+            await self._pool.remove(key.app_id, key.pushkey, key.user_id)
+
+    async def add_or_update_pusher(
+        self, native: Callable[..., Awaitable[Any]], **pusher: Any
+    ) -> Any:
+        """Synapse itself sets a pusher, say for e-mail at registration; it keeps its tags."""
+        async with self._queue.queue((pusher["app_id"], pusher["pushkey"])):
+            return await native(**pusher)
+
+    async def remove_pusher(
+        self, _native: Callable[..., Awaitable[None]], app_id: str, pushkey: str, user_id: str
+    ) -> None:
+        """Synapse removes a pusher: its device logs out, or the gateway rejects the pushkey."""
+        await self.remove(PusherKey(user_id, app_id, pushkey))
+
+    # --- Stored and read: a pusher and its tags in one transaction ---
+
+    async def add_pusher(self, native: Callable[..., Awaitable[None]], **pusher: Any) -> None:
+        """Write a pusher, once nothing can be refused any more."""
+        writing = _under_way()
+        if writing is None or writing.stored == writing.tags == DEFAULT_TAGS:
+            await native(**pusher)
+        else:
+            key, tags = writing.key, writing.tags
+            put = seams.Joined(lambda txn: self._tags.put_txn(txn, key, tags), "pushers")
+            await put.call(native, **pusher)
+            if not put.ran:
+                await self._tags.put(key, tags)
+                await native(**pusher)  # Again, so that all processes read it with its tags.
         self._census.changed()
 
     async def get_pushers_by(
         self,
-        native: Callable[[dict[str, Any]], Awaitable[Iterator[seams.PusherConfig]]],
+        native: Callable[..., Awaitable[Iterator[seams.PusherConfig]]],
         keyvalues: dict[str, Any],
     ) -> Iterator[seams.PusherConfig]:
-        """Wrap the read of pushers."""
-        # The tags first: Synapse goes on with what it read of a pusher at once.
-        tags = await self._tags.get(keyvalues)
-        return _tagged(await native(keyvalues), tags)
+        """Read pushers."""
+        writing = _under_way()
+        if writing is not None:  # The pool reads it again, before and after it is written.
+            return _tagged(await native(keyvalues), {writing.key: writing.tags})
+        return await self._read(native, keyvalues)
 
     async def get_enabled_pushers(
-        self,
-        native: Callable[[], Awaitable[Iterator[seams.PusherConfig]]],
+        self, native: Callable[..., Awaitable[Iterator[seams.PusherConfig]]]
     ) -> Iterator[seams.PusherConfig]:
-        """Wrap the read of all pushers at startup."""
-        tags = await self._tags.get({})
-        return _tagged(await native(), tags)
+        """Read all pushers of the server, to start them."""
+        self._start.begin()
+        if not self._is_main:  # Only now, since what is wrapped is made late in the startup.
+            seams.wrap(self._hs, seams.pushers.STOP_PUSHER, self.stop_replicated)
+        return self._start.unchanged(await self._read(native))
+
+    async def _read(
+        self,
+        native: Callable[..., Awaitable[Iterator[seams.PusherConfig]]],
+        *keyvalues: dict[str, Any],
+    ) -> Iterator[seams.PusherConfig]:
+        where = keyvalues[0] if keyvalues else {}
+        read = seams.Joined(lambda txn: self._tags.get_txn(txn, where))
+        pushers = await read.call(native, *keyvalues)
+        if not read.ran:
+            read.given = await self._tags.get(where)
+        return _tagged(pushers, read.given or {})
 
     async def delete_pusher(
         self, native: Callable[..., Awaitable[None]], app_id: str, pushkey: str, user_id: str
     ) -> None:
-        """Wrap the deletion of a pusher."""
-        await native(app_id, pushkey, user_id)
+        """Delete a pusher."""
+        key = PusherKey(user_id, app_id, pushkey)
+        delete = seams.Joined(lambda txn: self._tags.delete_txn(txn, key))
+        await delete.call(native, app_id, pushkey, user_id)
+        if not delete.ran:
+            await self._tags.delete(key)
         self._census.changed()
-        await self._tags.delete(PusherKey(user_id, app_id, pushkey))
 
     async def delete_all_pushers(
         self, native: Callable[..., Awaitable[None]], user_id: str
     ) -> None:
-        """Wrap the deletion of all pushers of a user."""
-        await native(user_id)
+        """Delete all pushers of a user."""
+        delete = seams.Joined(lambda txn: self._tags.delete_all_txn(txn, user_id))
+        await delete.call(native, user_id)
+        if not delete.ran:
+            await self.forget_tags(user_id)
         self._census.changed()
-        await self._tags.delete_all(user_id)
 
     async def forget_tags(self, user_id: str) -> None:
         """Delete the tags of all pushers of a user, who is gone."""
         await self._tags.delete_all(user_id)
 
     # --- Started and stopped ---
+
+    async def process_pusher_change(
+        self,
+        native: Callable[..., Awaitable[seams.Pusher | None]],
+        app_id: str,
+        pushkey: str,
+        user_id: str,
+    ) -> seams.Pusher | None:
+        """Start a pusher that was set, or stop it."""
+        self._start.overtake(PusherKey(user_id, app_id, pushkey))
+        return await native(app_id, pushkey, user_id)
+
+    def maybe_stop_pusher(
+        self, native: Callable[..., None], app_id: str, pushkey: str, user_id: str
+    ) -> None:
+        """Stop a pusher that was removed or disabled."""
+        self._start.overtake(PusherKey(user_id, app_id, pushkey))
+        native(app_id, pushkey, user_id)
+
+    def stop_replicated(
+        self, native: Callable[..., None], user_id: str, app_id: str, pushkey: str
+    ) -> None:
+        """The same on a worker, which hears of it."""
+        self._start.overtake(PusherKey(user_id, app_id, pushkey))
+        native(user_id, app_id, pushkey)
 
     def equip(self, pusher: seams.Pusher, config: seams.PusherConfig) -> seams.Pusher:
         """Give a new pusher what stops it for good, and what walks its profile tags."""
@@ -161,8 +311,9 @@ class Pushers:
         return self._running(pusher) is not None
 
 
-def _columns(key: PusherKey) -> Mapping[str, str]:
-    return {"user_name": key.user_id, "app_id": key.app_id, "pushkey": key.pushkey}
+def _key_of(config: seams.PusherConfig) -> PusherKey:
+    """What names a pusher."""
+    return PusherKey(config.user_name, config.app_id, config.pushkey)
 
 
 def _tagged(
@@ -172,7 +323,7 @@ def _tagged(
         yield from pushers
         return
     for pusher in pushers:
-        listed = tags.get(PusherKey(pusher.user_name, pusher.app_id, pusher.pushkey))
+        listed = tags.get(_key_of(pusher))
         if listed is None:
             yield pusher
         else:

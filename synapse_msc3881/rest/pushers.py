@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""``GET /pushers`` and ``POST /pushers/set`` with MSC3881 and MSC3837 (SEMANTICS 1 and 2)."""
+"""``GET /pushers`` and ``POST /pushers/set`` with MSC3881 and MSC3837 (specification 1 and 2)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import attr
@@ -13,10 +13,17 @@ from synapse.module_api import parse_json_object_from_request
 from synapse.module_api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
-from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS, InvalidProfileTagsError, parse_tags
+from synapse_msc3881.cascade.profile_tags import (
+    DEFAULT_TAGS,
+    InvalidProfileTagsError,
+    listed_tags,
+    parse_tags,
+)
 from synapse_msc3881.cascade.rulesets import to_json
 from synapse_msc3881.config import Config
-from synapse_msc3881.delivery.pushers import Pushers, profile_tags_of
+from synapse_msc3881.delivery.pushers import PusherChange, Pushers, profile_tags_of
+from synapse_msc3881.metrics import OMITTABLE
+from synapse_msc3881.storage.pusher_tags import PusherKey
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
@@ -28,6 +35,7 @@ T = TypeVar("T")
 ENABLED = ("enabled", "org.matrix.msc3881.enabled")
 DEVICE_ID = ("device_id", "org.matrix.msc3881.device_id")
 PROFILE_TAGS = ("profile_tags", "org.matrix.msc3837.profile_tags")
+AS_READ = "org.matrix.msc3881.as_read"
 
 _REQUIRED = (
     "kind",
@@ -45,91 +53,110 @@ _MAX_BYTES = {"app_id": 255, "pushkey": 2048}
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
-class Change:
-    """A field as a request gives it under its stable and its unstable name, each or not."""
+class Field(Generic[T]):
+    """A field as a request gives it under its stable and its unstable name; None is omitted."""
 
-    stable: Any
-    unstable: Any
+    stable: T | None
+    unstable: T | None
 
     @classmethod
     def parse(
         cls, content: Mapping[str, Any], names: tuple[str, str], parse: Callable[[Any, str], T]
-    ) -> Change:
-        """Read and check both names of a field; a name that is not there is None."""
+    ) -> Field[T]:
+        """Read and check both names of a field."""
         stable, unstable = (
             parse(content[name], name) if name in content else None for name in names
         )
         return cls(stable, unstable)
 
-    def apply(self, stored: T, omitted: T) -> T:
-        """What the field becomes, by the echo rule (SEMANTICS 1).
+    def meant(self, as_read: T | None) -> T | None:
+        """What the request says about the field, by the echo rule (specification 1).
+
+        What is stored is no part of it, so that a stale or repeated request means what it meant.
 
         Args:
-            stored: what is stored, or the default for a new pusher.
-            omitted: what to take where the request has neither name.
-
-        Returns:
-            The value that differs from what is stored; the stable one where both do.
+            as_read: the field as the client read it; None where it does not say.
         """
-        given = [value for value in (self.stable, self.unstable) if value is not None]
-        if not given:
-            return omitted
-        return next((value for value in given if value != stored), stored)
+        if self.stable is None or self.unstable is None:
+            return self.unstable if self.stable is None else self.stable
+        if as_read is not None and self.stable != as_read:
+            return self.stable
+        return self.unstable
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
-class PusherFields:
-    """The fields of a pusher that Synapse stores as they come."""
+class AsRead:
+    """A pusher's state as the client read it, which `GET` gives to be sent back."""
 
-    kind: str
-    app_id: str
-    app_display_name: str
-    device_display_name: str
-    pushkey: str
-    lang: str | None
-    data: Mapping[str, Any] | None
-    profile_tag: str
+    enabled: bool | None = None
+    profile_tags: tuple[str, ...] | None = None
 
-
-@attr.s(auto_attribs=True, frozen=True, slots=True)
-class SetPusher:
-    """A request to set a pusher, checked."""
-
-    fields: PusherFields
-    enabled: Change
-    profile_tags: Change
-    append: bool
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> AsRead:
+        """Read it; what is not of the shape that `GET` gives is as none."""
+        value = content.get(AS_READ)
+        if not isinstance(value, dict) or not isinstance(value.get("enabled"), bool):
+            return cls()
+        tags = listed_tags(value.get("profile_tags"))
+        return cls() if tags is None else cls(value["enabled"], tags)
 
 
-def parse_set_pusher(content: Mapping[str, Any], tag_limit: int) -> SetPusher:
-    """Check the body of ``POST /pushers/set``, in the order of SEMANTICS 2.
+def parse_set_pusher(
+    content: Mapping[str, Any],
+    stored: seams.PusherConfig | None,
+    tag_limit: int,
+    keep_omitted: bool,
+) -> PusherChange:
+    """Check the body of ``POST /pushers/set``, in the order of specification 2.
 
     Args:
         content: the JSON object.
+        stored: the pusher as it is. A value that is as stored is never refused.
         tag_limit: how many profile tags a pusher may have.
+        keep_omitted: whether an update that omits a field keeps what is stored.
 
     Raises:
         SynapseError: 400, `M_MISSING_PARAM` or `M_INVALID_PARAM`, naming the field.
     """
     seams.assert_params_in_dict(dict(content), _REQUIRED)
-    enabled = Change.parse(content, ENABLED, _boolean)
-    profile_tags = Change.parse(
-        content, PROFILE_TAGS, lambda value, name: _tags(value, name, tag_limit)
-    )
-    return SetPusher(
-        fields=PusherFields(
-            kind=_text(content["kind"], "kind"),
-            app_id=_text(content["app_id"], "app_id"),
-            app_display_name=_text(content["app_display_name"], "app_display_name"),
-            device_display_name=_text(content["device_display_name"], "device_display_name"),
-            pushkey=_text(content["pushkey"], "pushkey"),
-            lang=None if content["lang"] is None else _text(content["lang"], "lang"),
-            data=_data(content),
-            profile_tag=_text(content.get("profile_tag", ""), "profile_tag"),
-        ),
+    stored_tags = profile_tags_of(stored) if stored else DEFAULT_TAGS
+
+    def tags(value: Any, name: str) -> tuple[str, ...]:
+        return stored_tags if value == list(stored_tags) else _tags(value, name, tag_limit)
+
+    def text(name: str) -> str:
+        value = content[name]
+        is_stored = isinstance(value, str) and stored and getattr(stored, name) == value
+        return value if is_stored else _text(value, name)
+
+    as_read = AsRead.parse(content)
+    enabled = Field.parse(content, ENABLED, _boolean).meant(as_read.enabled)
+    profile_tags = Field.parse(content, PROFILE_TAGS, tags).meant(as_read.profile_tags)
+    fields = {
+        "kind": text("kind"),
+        "app_id": text("app_id"),
+        "app_display_name": text("app_display_name"),
+        "device_display_name": text("device_display_name"),
+        "pushkey": text("pushkey"),
+        "lang": None if content["lang"] is None else text("lang"),
+        "data": _data(content),
+        "profile_tag": _text(content.get("profile_tag", ""), "profile_tag"),
+    }
+    stored_enabled = stored.enabled if stored else True
+    undone = {
+        "enabled": enabled is None and not stored_enabled,
+        "profile_tags": profile_tags is None and stored_tags != DEFAULT_TAGS,
+    }
+    if enabled is None:
+        enabled = stored_enabled if keep_omitted else True
+    if profile_tags is None:
+        profile_tags = stored_tags if keep_omitted else DEFAULT_TAGS
+    return PusherChange(
+        fields=fields,
         enabled=enabled,
         profile_tags=profile_tags,
-        append=_boolean(content.get("append", False), "append"),
+        append=content.get("append") is not None and _boolean(content["append"], "append"),
+        undone=() if keep_omitted else tuple(name for name in OMITTABLE if undone[name]),
     )
 
 
@@ -204,13 +231,14 @@ def _check_email(address: Any) -> None:
 
 
 def format_pusher(config: seams.PusherConfig) -> dict[str, Any]:
-    """A pusher as ``GET /pushers`` shows it, with both names of each field (SEMANTICS 1)."""
+    """A pusher as ``GET /pushers`` shows it, with both names of each field (specification 1)."""
     pusher: dict[str, Any] = config.as_dict()
     device_id = pusher.pop("device_id", None)
     for name in ENABLED:
         pusher[name] = config.enabled
     for name in PROFILE_TAGS:
         pusher[name] = list(profile_tags_of(config))
+    pusher[AS_READ] = {"enabled": config.enabled, "profile_tags": list(profile_tags_of(config))}
     if device_id is not None:
         for name in DEVICE_ID:
             pusher[name] = device_id
@@ -239,54 +267,51 @@ class PushersSetServlet(seams.PushersSetRestServlet):
         super().__init__(hs)
         self._hs = hs
         self._api = api
-        self._pool = seams.pusher_pool(hs)
         self._pushers = pushers
         self._config = config
-        # What a request changes depends on what is stored, so one request of a user at a time.
-        self._queue = seams.make_linearizer(hs, "msc3881_set_pusher")
 
     async def on_POST(self, request: SynapseRequest) -> tuple[int, dict[str, Any]]:
         """Add, update or remove a pusher; nothing is stored when any check fails."""
         requester = await self._api.get_user_by_req(request)
         user_id = requester.user.to_string()
         content = parse_json_object_from_request(request)
-
-        async with self._queue.queue(user_id):
-            if _is_removal(content):
-                await self._pool.remove_pusher(
+        if _is_removal(content):
+            await self._pushers.remove(
+                PusherKey(
+                    user_id,
                     _string(content["app_id"], "app_id"),
                     _string(content["pushkey"], "pushkey"),
-                    user_id=user_id,
                 )
-            else:
-                limit = self._config.limits.profile_tags_per_pusher
-                await self._set(parse_set_pusher(content, limit), user_id, requester.device_id)
+            )
+        else:
+            await self._set(content, user_id, requester.device_id)
         return HTTPStatus.OK, {}
 
-    async def _set(self, wanted: SetPusher, user_id: str, device_id: str | None) -> None:
-        fields = wanted.fields
-        existing = await seams.find_pusher(self._hs, user_id, fields.app_id, fields.pushkey)
-        enabled = existing.enabled if existing else True
-        tags = profile_tags_of(existing) if existing else DEFAULT_TAGS
-        keep = self._config.keep_omitted
+    async def _set(self, content: Mapping[str, Any], user_id: str, device_id: str | None) -> None:
+        def decide(stored: seams.PusherConfig | None) -> PusherChange:
+            limit = self._config.limits.profile_tags_per_pusher
+            return parse_set_pusher(content, stored, limit, self._config.keep_omitted)
+
+        key = _key(content, user_id)
+        if key is None:
+            decide(None)  # which says what is wrong with them, in its order
+            raise AssertionError("a pusher without a name was not refused")
         try:
-            await self._pushers.add_or_update(
-                profile_tags=wanted.profile_tags.apply(tags, tags if keep else DEFAULT_TAGS),
-                enabled=wanted.enabled.apply(enabled, enabled if keep else True),
-                user_id=user_id,
-                device_id=device_id,
-                **attr.asdict(fields, recurse=False),
-            )
+            await self._pushers.set(key, device_id, decide)
         except seams.PusherConfigException as error:
             raise SynapseError(
                 HTTPStatus.BAD_REQUEST, f"Config Error: {error}", Codes.MISSING_PARAM
             ) from error
-        if not wanted.append:
-            # Last, so that a refused request does not take another user's pusher away.
-            await self._pool.remove_pushers_by_app_id_and_pushkey_not_user(
-                app_id=fields.app_id, pushkey=fields.pushkey, not_user_id=user_id
-            )
         seams.tell_other_processes(self._hs)
+
+
+def _key(content: Mapping[str, Any], user_id: str) -> PusherKey | None:
+    """The pusher that a request sets; None where its name could not be stored."""
+    try:
+        app_id, pushkey = (_string(content.get(name), name) for name in ("app_id", "pushkey"))
+    except SynapseError:
+        return None
+    return PusherKey(user_id, app_id, pushkey)
 
 
 def _is_removal(content: Mapping[str, Any]) -> bool:

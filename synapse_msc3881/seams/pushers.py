@@ -16,51 +16,110 @@ from synapse_msc3881.seams.declaring import STORE, Seam
 from synapse_msc3881.seams.homeserver import main_store
 
 if TYPE_CHECKING:
-    from synapse.push.pusherpool import PusherPool
+    from synapse.module_api import LoggingTransaction
     from synapse.server import HomeServer
 
 __all__ = [
+    "ADD_OR_UPDATE_PUSHER",
     "ADD_PUSHER",
     "DELETE_ALL_PUSHERS_FOR_USER",
     "DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID",
     "GET_ENABLED_PUSHERS",
     "GET_PUSHERS_BY",
+    "MAYBE_STOP_PUSHER",
+    "POOL",
+    "PROCESS_PUSHER_CHANGE_BY_ID",
+    "REMOVE_PUSHER",
+    "REPLICATION_HANDLER",
     "SEAMS",
+    "STOP_PUSHER",
     "EmailPusher",
     "HttpPusher",
     "Pusher",
     "PusherConfig",
     "PusherConfigException",
+    "PusherPool",
     "StoreError",
     "canonicalise_email",
-    "find_pusher",
-    "pusher_pool",
+    "is_logged_in",
     "pushers_of",
     "running_pusher",
     "tell_other_processes",
     "wrap_pusher_types",
 ]
 
+POOL = "synapse.push.pusherpool:PusherPool."
+REPLICATION_HANDLER = "synapse.replication.tcp.client:ReplicationDataHandler."
+
+ADD_OR_UPDATE_PUSHER = Seam(
+    POOL + "add_or_update_pusher",
+    "checks everything, keeps an existing pusher's device, then calls store.add_pusher; all of "
+    "Synapse names the arguments",
+    parameters=(
+        "user_id",
+        "kind",
+        "app_id",
+        "app_display_name",
+        "device_display_name",
+        "pushkey",
+        "lang",
+        "data",
+        "profile_tag",
+        "enabled",
+        "device_id",
+    ),
+)
+REMOVE_PUSHER = Seam(
+    POOL + "remove_pusher",
+    "stops a pusher, and then deletes it on the main process; all that removes one calls it on "
+    "the pool, but for the removal of all pushers of a user",
+    parameters=("app_id", "pushkey", "user_id"),
+)
+MAYBE_STOP_PUSHER = Seam(
+    POOL + "maybe_stop_pusher",
+    "stops a pusher in this process, where it runs",
+    parameters=("app_id", "pushkey", "user_id"),
+)
+PROCESS_PUSHER_CHANGE_BY_ID = Seam(
+    POOL + "process_pusher_change_by_id",
+    "reads a pusher that was set, and starts it anew in this process, or stops it",
+    parameters=("app_id", "pushkey", "user_id"),
+)
+STOP_PUSHER = Seam(
+    REPLICATION_HANDLER + "stop_pusher",
+    "on a worker, stops a pusher that was deleted",
+    parameters=("user_id", "app_id", "pushkey"),
+)
 GET_PUSHERS_BY = Seam(
     STORE + "get_pushers_by",
-    "all reads of pushers but the one at startup go through it; keys are columns of pushers",
+    "all reads of pushers but the one at startup go through it; keys are columns of pushers; our "
+    "read of the profile tags joins its transaction",
     parameters=("keyvalues",),
+    calls=("db_pool", "runInteraction"),
 )
-GET_ENABLED_PUSHERS = Seam(STORE + "get_enabled_pushers", "the read of all pushers at startup")
+GET_ENABLED_PUSHERS = Seam(
+    STORE + "get_enabled_pushers",
+    "the read of all pushers at startup; as above",
+    calls=("db_pool", "runInteraction"),
+)
 ADD_PUSHER = Seam(
     STORE + "add_pusher",
-    "only the pool calls it, when all checks have passed; we store the profile tags with it",
+    "only the pool calls it, when all checks have passed, and names the arguments; our write of "
+    "the profile tags joins its upsert of `pushers`",
     parameters=("user_id", "app_id", "pushkey"),
+    calls=("db_pool", "simple_upsert"),
 )
 DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID = Seam(
     STORE + "delete_pusher_by_app_id_pushkey_user_id",
-    "deletes one pusher; we delete its profile tags",
+    "deletes one pusher in its first transaction, where we delete its profile tags",
     parameters=("app_id", "pushkey", "user_id"),
+    calls=("db_pool", "runInteraction"),
 )
 DELETE_ALL_PUSHERS_FOR_USER = Seam(
     STORE + "delete_all_pushers_for_user",
     "deletes a user's pushers; as above",
     parameters=("user_id",),
+    calls=("db_pool", "runInteraction"),
 )
 
 SEAMS: tuple[Seam, ...] = (
@@ -76,32 +135,19 @@ SEAMS: tuple[Seam, ...] = (
         "for each kind of pusher a callable (hs, PusherConfig) that makes it; we wrap them",
         attributes=("pusher_types",),
     ),
+    ADD_OR_UPDATE_PUSHER,
+    REMOVE_PUSHER,
+    MAYBE_STOP_PUSHER,
+    PROCESS_PUSHER_CHANGE_BY_ID,
     Seam(
-        "synapse.push.pusherpool:PusherPool.add_or_update_pusher",
-        "checks everything, keeps an existing pusher's device, then calls store.add_pusher",
-        parameters=(
-            "user_id",
-            "kind",
-            "app_id",
-            "app_display_name",
-            "device_display_name",
-            "pushkey",
-            "lang",
-            "data",
-            "profile_tag",
-            "enabled",
-            "device_id",
-        ),
+        POOL + "_start_pushers",
+        "takes what store.get_enabled_pushers gives one by one, each as it starts it",
+        calls=("get_enabled_pushers", "concurrently_execute"),
     ),
+    STOP_PUSHER,
     Seam(
-        "synapse.push.pusherpool:PusherPool.remove_pusher",
-        "stops and deletes a pusher",
-        parameters=("app_id", "pushkey", "user_id"),
-    ),
-    Seam(
-        "synapse.push.pusherpool:PusherPool.remove_pushers_by_app_id_and_pushkey_not_user",
-        "deletes the pushers that other users have for the same pushkey",
-        parameters=("app_id", "pushkey", "not_user_id"),
+        "synapse.server:HomeServer.get_replication_data_handler",
+        "one for each homeserver; it looks `stop_pusher` up each time",
     ),
     Seam(
         "synapse.push:PusherConfig",
@@ -201,27 +247,53 @@ def running_pusher(hs: HomeServer, user_id: str, app_id: str, pushkey: str) -> P
     return hs.get_pusherpool().pushers.get(user_id, {}).get(f"{app_id}:{pushkey}")
 
 
-def pusher_pool(hs: HomeServer) -> PusherPool:
-    """What adds, updates, removes and runs the pushers."""
-    return hs.get_pusherpool()
-
-
 async def pushers_of(hs: HomeServer, user_id: str) -> Iterable[PusherConfig]:
     """A user's pushers as they are stored."""
     pushers: Iterable[PusherConfig] = await main_store(hs).get_pushers_by_user_id(user_id)
     return pushers
 
 
-async def find_pusher(
-    hs: HomeServer, user_id: str, app_id: str, pushkey: str
-) -> PusherConfig | None:
-    """The stored pusher of that name, if there is one."""
-    found: Iterable[PusherConfig] = await main_store(hs).get_pushers_by(
-        {"user_name": user_id, "app_id": app_id, "pushkey": pushkey}
-    )
-    return next(iter(found), None)
-
-
 def tell_other_processes(hs: HomeServer) -> None:
     """Have other processes learn at once of what was written."""
     hs.get_notifier().on_new_replication_data()
+
+
+class PusherPool:
+    """Synapse's own ways to set and remove a pusher, without what is put in their place."""
+
+    def __init__(self, hs: HomeServer) -> None:
+        self._store = main_store(hs)
+        self._pool = hs.get_pusherpool()
+        self._add_or_update = self._pool.add_or_update_pusher
+        self._remove = self._pool.remove_pusher
+
+    async def read(self, app_id: str, pushkey: str) -> list[PusherConfig]:
+        """The pushers of all users for a pushkey, with their tags."""
+        keyvalues = {"app_id": app_id, "pushkey": pushkey}
+        return list(await self._store.get_pushers_by(keyvalues))
+
+    async def add_or_update(self, **pusher: Any) -> None:
+        """Check, write and start a pusher; raises what Synapse refuses it with."""
+        await self._add_or_update(**pusher)
+
+    async def remove(self, app_id: str, pushkey: str, user_id: str) -> None:
+        """Stop and delete a pusher."""
+        await self._remove(app_id, pushkey, user_id)
+        # Once more: while it was being deleted, the start of the pushers may have come to it.
+        self._pool.maybe_stop_pusher(app_id, pushkey, user_id)
+
+
+async def is_logged_in(hs: HomeServer, user_id: str, device_id: str) -> bool:
+    """Whether a device is there: a logout deletes it before it looks for the device's pushers.
+
+    Asks the database, since this process may not have heard of a logout on another.
+    """
+
+    def is_logged_in_txn(txn: LoggingTransaction) -> bool:
+        txn.execute(
+            "SELECT 1 FROM devices WHERE user_id = ? AND device_id = ?", (user_id, device_id)
+        )
+        return txn.fetchone() is not None
+
+    db_pool = main_store(hs).db_pool
+    return bool(await db_pool.runInteraction("msc3881_is_logged_in", is_logged_in_txn))

@@ -51,30 +51,35 @@ class PusherTagStore:
         self._invalidate_txn = invalidate_txn
         self._failures = failures
 
-    async def get(self, keyvalues: Mapping[str, Any]) -> dict[PusherKey, tuple[str, ...]]:
+    def get_txn(
+        self, txn: LoggingTransaction, keyvalues: Mapping[str, Any]
+    ) -> dict[PusherKey, tuple[str, ...]]:
         """The tags of the pushers that match, in one statement.
 
         Args:
+            txn: the transaction that reads the pushers themselves.
             keyvalues: columns of Synapse's `pushers` and their values. Those that we do not
                 have are left out: the answer may hold more pushers than match.
         """
         conditions = {
             _COLUMNS[name]: value for name, value in keyvalues.items() if name in _COLUMNS
         }
+        where = " AND ".join(f"{column} = ?" for column in conditions)
+        txn.execute(
+            "SELECT user_id, app_id, pushkey, profile_tags FROM synapse_msc3881_pusher_tags"
+            + (f" WHERE {where}" if where else ""),
+            list(conditions.values()),
+        )
+        return {
+            PusherKey(user_id, app_id, pushkey): self._parse(tags, user_id)
+            for user_id, app_id, pushkey, tags in txn
+        }
 
-        def get_txn(txn: LoggingTransaction) -> dict[PusherKey, tuple[str, ...]]:
-            where = " AND ".join(f"{column} = ?" for column in conditions)
-            txn.execute(
-                "SELECT user_id, app_id, pushkey, profile_tags FROM synapse_msc3881_pusher_tags"
-                + (f" WHERE {where}" if where else ""),
-                list(conditions.values()),
-            )
-            return {
-                PusherKey(user_id, app_id, pushkey): self._parse(tags, user_id)
-                for user_id, app_id, pushkey, tags in txn
-            }
-
-        return await self._api.run_db_interaction("msc3881_get_pusher_tags", get_txn)
+    async def get(self, keyvalues: Mapping[str, Any]) -> dict[PusherKey, tuple[str, ...]]:
+        """The same in a transaction of its own, where the pushers' cannot be had."""
+        return await self._api.run_db_interaction(
+            "msc3881_get_pusher_tags", self.get_txn, keyvalues
+        )
 
     async def lists_for_users(self, user_ids: Collection[str]) -> dict[str, list[tuple[str, ...]]]:
         """For each user, the tags of each of their pushers that has others than the default."""
@@ -96,45 +101,51 @@ class PusherTagStore:
 
         return await self._api.run_db_interaction("msc3881_get_tag_lists", lists_txn)
 
-    async def put(self, key: PusherKey, tags: Sequence[str]) -> None:
-        """Write a pusher's tags."""
+    def put_txn(self, txn: LoggingTransaction, key: PusherKey, tags: Sequence[str]) -> None:
+        """Write a pusher's tags, in the transaction that writes the pusher."""
+        if tuple(tags) == DEFAULT_TAGS:
+            self.delete_txn(txn, key)
+            return
+        txn.execute(
+            """
+            INSERT INTO synapse_msc3881_pusher_tags (user_id, app_id, pushkey, profile_tags)
+            VALUES (?, ?, ?, ?)
+            ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET
+                profile_tags = EXCLUDED.profile_tags
+            """,
+            (*key, to_json(list(tags))),
+        )
+        self._invalidate_txn(txn, key.user_id)
 
-        def put_txn(txn: LoggingTransaction) -> None:
-            if tuple(tags) == DEFAULT_TAGS:
-                _delete_txn(txn, key)
-            else:
-                txn.execute(
-                    """
-                    INSERT INTO synapse_msc3881_pusher_tags
-                        (user_id, app_id, pushkey, profile_tags)
-                    VALUES (?, ?, ?, ?)
-                    ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET
-                        profile_tags = EXCLUDED.profile_tags
-                    """,
-                    (*key, to_json(list(tags))),
-                )
+    async def put(self, key: PusherKey, tags: Sequence[str]) -> None:
+        """The same in a transaction of its own."""
+        await self._api.run_db_interaction("msc3881_put_pusher_tags", self.put_txn, key, tags)
+
+    def delete_txn(self, txn: LoggingTransaction, key: PusherKey) -> None:
+        """Delete a pusher's tags, if it has any, in the transaction that deletes the pusher."""
+        txn.execute(
+            "DELETE FROM synapse_msc3881_pusher_tags"
+            " WHERE user_id = ? AND app_id = ? AND pushkey = ?",
+            key,
+        )
+        if txn.rowcount:
             self._invalidate_txn(txn, key.user_id)
 
-        await self._api.run_db_interaction("msc3881_put_pusher_tags", put_txn)
-
     async def delete(self, key: PusherKey) -> None:
-        """Delete a pusher's tags, if it has any."""
+        """The same in a transaction of its own."""
+        await self._api.run_db_interaction("msc3881_delete_pusher_tags", self.delete_txn, key)
 
-        def delete_txn(txn: LoggingTransaction) -> None:
-            if _delete_txn(txn, key):
-                self._invalidate_txn(txn, key.user_id)
-
-        await self._api.run_db_interaction("msc3881_delete_pusher_tags", delete_txn)
+    def delete_all_txn(self, txn: LoggingTransaction, user_id: str) -> None:
+        """Delete the tags of all pushers of a user, in the transaction that deletes these."""
+        txn.execute("DELETE FROM synapse_msc3881_pusher_tags WHERE user_id = ?", (user_id,))
+        if txn.rowcount:
+            self._invalidate_txn(txn, user_id)
 
     async def delete_all(self, user_id: str) -> None:
-        """Delete the tags of all pushers of a user."""
-
-        def delete_all_txn(txn: LoggingTransaction) -> None:
-            txn.execute("DELETE FROM synapse_msc3881_pusher_tags WHERE user_id = ?", (user_id,))
-            if txn.rowcount:
-                self._invalidate_txn(txn, user_id)
-
-        await self._api.run_db_interaction("msc3881_delete_all_pusher_tags", delete_all_txn)
+        """The same in a transaction of its own."""
+        await self._api.run_db_interaction(
+            "msc3881_delete_all_pusher_tags", self.delete_all_txn, user_id
+        )
 
     def _parse(self, tags: str, user_id: str) -> tuple[str, ...]:
         try:
@@ -156,11 +167,3 @@ def parse_stored_tags(stored: str) -> tuple[str, ...]:
     if not isinstance(parsed, list) or not all(isinstance(tag, str) for tag in parsed):
         raise TypeError("the profile tags are no list of strings")
     return tuple(parsed) or DEFAULT_TAGS
-
-
-def _delete_txn(txn: LoggingTransaction, key: PusherKey) -> bool:
-    txn.execute(
-        "DELETE FROM synapse_msc3881_pusher_tags WHERE user_id = ? AND app_id = ? AND pushkey = ?",
-        key,
-    )
-    return bool(txn.rowcount)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a user's pushers and push rules must be, from SEMANTICS 1, 2, 3 and 6 alone.
+"""What a user's pushers and push rules must be, from specification 1, 2, 3 and 6 alone.
 
 It shares nothing with the module. A method returns the status that the server must answer with.
 """
@@ -20,15 +20,15 @@ SCOPE_LIMIT = 2
 PLAIN = ("kind", "app_id", "pushkey", "app_display_name", "device_display_name", "lang", "data")
 
 
-def _decide(stable: Any, unstable: Any, stored: Any, omitted: Any) -> Any:
+def _decide(stable: Any, unstable: Any, as_read: Any, omitted: Any) -> Any:
     """The echo rule, spelled out; None is a name that was not given."""
-    if stable is None and unstable is None:
+    given = [value for value in (stable, unstable) if value is not None]
+    if not given:
         return omitted
-    if stable is not None and stable != stored:
-        return stable
-    if unstable is not None and unstable != stored:
-        return unstable
-    return stored
+    if as_read is not None:
+        changed = [value for value in given if value != as_read]
+        return changed[0] if changed else as_read
+    return given[-1]
 
 
 def _tags(given: list[str] | None) -> list[str] | None:
@@ -51,6 +51,7 @@ class Pusher:
             "org.matrix.msc3881.device_id": self.device_id,
             "profile_tags": self.tags,
             "org.matrix.msc3837.profile_tags": self.tags,
+            "org.matrix.msc3881.as_read": {"enabled": self.enabled, "profile_tags": self.tags},
         }
 
 
@@ -146,19 +147,24 @@ class User:
             return 400
         key = (body["app_id"], body["pushkey"])
         old = self.pushers.get(key)
+        as_read = body.get("org.matrix.msc3881.as_read") or {}
         decided = []
-        for (stable, unstable), default, stored in (
-            (names[0], ["global"], old.tags if old else None),
-            (names[1], True, old.enabled if old else None),
+        for (stable, unstable), read, default, stored in (
+            (names[0], as_read.get("profile_tags"), ["global"], old.tags if old else None),
+            (names[1], as_read.get("enabled"), True, old.enabled if old else None),
         ):
-            current = default if stored is None else stored
-            omitted = current if keep_omitted else default
-            decided.append(_decide(stable, unstable, current, omitted))
+            omitted = default if stored is None or not keep_omitted else stored
+            decided.append(_decide(stable, unstable, read, omitted))
         fields = {**{name: body[name] for name in PLAIN}, "profile_tag": body["profile_tag"]}
         self.pushers[key] = Pusher(
             fields, old.device_id if old else device_id, decided[1], decided[0]
         )
         return 200
+
+    def holds_the_phone(self, body: JsonDict, device_id: str) -> bool:
+        """Whether a request may remove other users' pushers: it makes it, or is its device's."""
+        old = self.pushers.get((body["app_id"], body["pushkey"]))
+        return old is None or old.device_id == device_id
 
     def remove_pusher(self, app_id: str, pushkey: str) -> None:
         self.pushers.pop((app_id, pushkey), None)

@@ -60,7 +60,7 @@ PUSHER_BODIES = st.fixed_dictionaries(
         "profile_tag": st.sampled_from(["", "phone"]),
     },
     optional={
-        "append": st.booleans(),
+        "append": st.sampled_from([None, False, True]),
         "enabled": st.booleans(),
         "org.matrix.msc3881.enabled": st.booleans(),
         "profile_tags": TAGS,
@@ -99,6 +99,8 @@ class Api(RuleBasedStateMachine):
         super().__init__()
         self.models = [model.User(), model.User()]
         self.sessions: list[list[Session]] = []
+        # What clients read at some time, and may send back whenever they like.
+        self.lists: list[list[JsonDict]] = [[], []]
         for _ in self.models:
             first = self.deployment.register(device_id="FIRST")
             self.sessions.append([first, self.deployment.login(first, "SECOND")])
@@ -136,12 +138,30 @@ class Api(RuleBasedStateMachine):
         shown = model.by_key(session.get_pushers())
         assume(shown)
         name, value = change
-        self.send_pusher(user, device, {**data.draw(st.sampled_from(shown)), name: value})
+        echo = data.draw(st.sampled_from(shown))
+        self.lists[user].append(echo)
+        self.send_pusher(user, device, {**echo, name: value})
+
+    @rule(user=USERS, device=DEVICES, change=ECHOES, repeat=st.booleans(), data=st.data())
+    def send_back_what_get_gave_long_ago(
+        self,
+        user: int,
+        device: int,
+        change: tuple[str, Any],
+        repeat: bool,
+        data: st.DataObject,
+    ) -> None:
+        assume(self.lists[user])
+        name, value = change
+        body = {**data.draw(st.sampled_from(self.lists[user])), name: value}
+        for _ in range(1 + repeat):
+            self.send_pusher(user, device, body)
 
     def send_pusher(self, user: int, device: int, body: JsonDict) -> None:
         session = self.sessions[user][device]
+        takes_it = self.models[user].holds_the_phone(body, session.device_id)
         status = self.models[user].set_pusher(body, session.device_id, self.keep_omitted)
-        if status == 200 and not body.get("append"):
+        if status == 200 and takes_it and not body.get("append"):
             self.models[1 - user].remove_pusher(body["app_id"], body["pushkey"])
         self.step(session.request("POST", SET_PUSHER, body), status)
 

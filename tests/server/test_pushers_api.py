@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The pushers API over HTTP: SEMANTICS 1 and 2."""
+"""The pushers API over HTTP: specification 1 and 2."""
 
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attr
 import pytest
 
 from demo.client import JsonDict, Session, path
@@ -26,6 +28,7 @@ from tests.server.helpers import (
 ENABLED = ("enabled", "org.matrix.msc3881.enabled")
 DEVICE_ID = ("device_id", "org.matrix.msc3881.device_id")
 PROFILE_TAGS = ("profile_tags", "org.matrix.msc3837.profile_tags")
+AS_READ = "org.matrix.msc3881.as_read"
 FLAGS = ("org.matrix.msc3881", "org.matrix.msc3881.stable", "org.matrix.msc3837")
 
 # A name that a request leaves out, or a pusher that is not there yet.
@@ -77,6 +80,7 @@ def test_a_pusher_is_shown_with_both_names_of_every_field(alice: Session) -> Non
         **fields(ENABLED, True, True),
         **fields(DEVICE_ID, alice.device_id, alice.device_id),
         **fields(PROFILE_TAGS, ["global"], ["global"]),
+        AS_READ: {"enabled": True, "profile_tags": ["global"]},
     }
 
 
@@ -114,8 +118,10 @@ def test_the_old_profile_tag_is_kept_and_otherwise_ignored(alice: Session) -> No
 
 # The echo rule
 
+DEFAULT = ["global"]
+
 ECHO_OF_ENABLED = [
-    # stored, stable name, unstable name, result
+    # as read, stable name, unstable name, result
     (NONE, NONE, NONE, True),
     (NONE, True, NONE, True),
     (NONE, NONE, True, True),
@@ -123,11 +129,9 @@ ECHO_OF_ENABLED = [
     (NONE, NONE, False, False),
     (NONE, True, True, True),
     (NONE, True, False, False),
-    (NONE, False, True, False),
+    (NONE, False, True, True),
     (NONE, False, False, False),
     (True, NONE, NONE, True),
-    (True, True, NONE, True),
-    (True, NONE, True, True),
     (True, False, NONE, False),
     (True, NONE, False, False),
     (True, True, True, True),
@@ -137,33 +141,28 @@ ECHO_OF_ENABLED = [
     (False, NONE, NONE, True),
     (False, True, NONE, True),
     (False, NONE, True, True),
-    (False, False, NONE, False),
-    (False, NONE, False, False),
     (False, True, True, True),
     (False, True, False, True),
     (False, False, True, True),
     (False, False, False, False),
 ]
 
-DEFAULT = ["global"]
 ECHO_OF_PROFILE_TAGS = [
-    # stored, stable name, unstable name, result
+    # as read, stable name, unstable name, result
     (NONE, NONE, NONE, DEFAULT),
     (NONE, ["b"], NONE, ["b"]),
     (NONE, NONE, ["b"], ["b"]),
     (NONE, [], [], DEFAULT),
     (NONE, [], ["b"], ["b"]),
-    (NONE, ["b"], [], ["b"]),
+    (NONE, ["b"], [], DEFAULT),
+    (NONE, ["b"], ["c"], ["c"]),
     (NONE, DEFAULT, ["b"], ["b"]),
-    (NONE, ["b"], DEFAULT, ["b"]),
-    (NONE, ["b"], ["c"], ["b"]),
+    (NONE, ["b"], DEFAULT, DEFAULT),
     (["a"], NONE, NONE, DEFAULT),
     (["a"], ["a"], NONE, ["a"]),
-    (["a"], NONE, ["a"], ["a"]),
     (["a"], NONE, ["b"], ["b"]),
-    (["a"], [], NONE, DEFAULT),
-    (["a"], NONE, [], DEFAULT),
     (["a"], ["a"], ["a"], ["a"]),
+    (["a"], ["b"], ["b"], ["b"]),
     (["a"], ["a"], ["b"], ["b"]),
     (["a"], ["b"], ["a"], ["b"]),
     (["a"], ["b"], ["c"], ["b"]),
@@ -171,25 +170,87 @@ ECHO_OF_PROFILE_TAGS = [
     (["a"], [], ["a"], DEFAULT),
     (["a"], [], ["b"], DEFAULT),
     (["a"], ["b"], [], ["b"]),
+    # Duplicates and an empty list mean the same in what was read, too.
     (["a"], ["a", "a"], ["b"], ["b"]),
+    (["a", "a"], ["a"], ["b"], ["b"]),
+    ([], DEFAULT, ["b"], ["b"]),
+    (DEFAULT, [], ["b"], ["b"]),
     (["a", "b"], ["a", "b"], ["b", "a"], ["b", "a"]),
-    (["a", "b"], ["a", "b", "a"], NONE, ["a", "b"]),
+    # More tags than a pusher may have, or than may be: what was read is not checked.
+    (list("abcdefghijklmn"), ["a"], ["b"], ["a"]),
+    (["a" * 300, ""], ["a"], ["b"], ["a"]),
+]
+
+STORED: list[JsonDict] = [
+    {"enabled": True, "profile_tags": ["a"]},
+    {"enabled": False, "profile_tags": ["b"]},
+    {"enabled": False},
 ]
 
 
 @pytest.mark.parametrize(
     ("names", "table"), [(ENABLED, ECHO_OF_ENABLED), (PROFILE_TAGS, ECHO_OF_PROFILE_TAGS)]
 )
-def test_of_two_names_the_one_that_differs_from_what_is_stored_is_the_change(
+def test_of_two_names_the_one_that_differs_from_what_was_read_is_the_change(
     alice: Session, names: tuple[str, str], table: list[tuple[Any, Any, Any, Any]]
 ) -> None:
-    for number, (before, stable, unstable, result) in enumerate(table):
-        key = f"key{number}"
-        if before is not NONE:
-            assert_ok(set_pusher(alice, key, **{names[0]: before}))
-        assert_ok(set_pusher(alice, key, **fields(names, stable, unstable)))
-        case = f"stored {before}, given {stable} and {unstable}"
-        assert values(get_pusher(alice, key), names) == result, case
+    """Whatever is stored, and a second time too."""
+    as_stored = {"enabled": True, "profile_tags": DEFAULT}
+    for number, (as_read, stable, unstable, result) in enumerate(table):
+        body = fields(names, stable, unstable)
+        if as_read is not NONE:
+            body[AS_READ] = {**as_stored, names[0]: as_read}
+        for before in STORED:
+            key = f"key{number % 3}"
+            assert_ok(set_pusher(alice, key, **before))
+            for _ in range(2):
+                assert_ok(set_pusher(alice, key, **body))
+                assert values(get_pusher(alice, key), names) == result, (before, body)
+
+
+MALFORMED: list[Any] = [
+    None,
+    5,
+    "enabled",
+    [],
+    {},
+    {"enabled": True},
+    {"profile_tags": ["a"]},
+    {"enabled": 1, "profile_tags": ["a"]},
+    {"enabled": "true", "profile_tags": ["a"]},
+    {"enabled": None, "profile_tags": ["a"]},
+    {"enabled": True, "profile_tags": "a"},
+    {"enabled": True, "profile_tags": None},
+    {"enabled": True, "profile_tags": ["a", 5]},
+    {"enabled": True, "profile_tags": {"a": 1}},
+]
+
+
+def test_what_was_read_counts_as_none_where_it_is_malformed(alice: Session) -> None:
+    """The unstable name is the change then. A well-formed one makes it the stable name."""
+    both = {**fields(ENABLED, False, True), **fields(PROFILE_TAGS, ["b"], ["a"])}
+    well_formed = {"enabled": True, "profile_tags": ["a"], "more": 1}
+    for as_read in [*MALFORMED, NONE, well_formed]:
+        body = both if as_read is NONE else {**both, AS_READ: as_read}
+        assert_ok(set_pusher(alice, **body), body)
+        shown = get_pusher(alice)
+        meant = (False, ["b"]) if as_read is well_formed else (True, ["a"])
+        assert (values(shown, ENABLED), values(shown, PROFILE_TAGS)) == meant, as_read
+
+
+def test_two_clients_with_an_old_list_and_a_repeat_all_mean_what_they_say(
+    deployment: Deployment, alice: Session
+) -> None:
+    desktop = deployment.login(alice, "DESKTOP")
+    assert_ok(set_pusher(alice))
+    old = get_pusher(desktop)
+    off = {**old, "org.matrix.msc3881.enabled": False}
+    for session in (desktop, alice, desktop, desktop):
+        assert_ok(session.request("POST", SET_PUSHER, off))
+        assert values(get_pusher(alice), ENABLED) is False
+    for name in PROFILE_TAGS * 2:
+        assert_ok(desktop.request("POST", SET_PUSHER, {**old, name: ["desk"]}))
+        assert values(get_pusher(alice), PROFILE_TAGS) == ["desk"]
 
 
 def test_another_session_toggles_a_pusher_as_matrix_js_sdk_does(
@@ -203,7 +264,11 @@ def test_another_session_toggles_a_pusher_as_matrix_js_sdk_does(
     for enabled in (False, True, False):
         echo = {**get_pusher(alice), "org.matrix.msc3881.enabled": enabled}
         assert_ok(alice.request("POST", SET_PUSHER, echo))
-        assert get_pusher(phone) == {**registered, **fields(ENABLED, enabled, enabled)}
+        assert get_pusher(phone) == {
+            **registered,
+            **fields(ENABLED, enabled, enabled),
+            AS_READ: {**registered[AS_READ], "enabled": enabled},
+        }
 
 
 def test_the_pusher_is_of_the_device_that_registered_it_first(
@@ -252,6 +317,35 @@ def test_an_update_that_omits_the_fields_resets_them(alice: Session) -> None:
     assert (values(shown, ENABLED), values(shown, PROFILE_TAGS)) == (True, ["global"])
 
 
+def test_what_an_omission_undoes_is_counted_by_field(
+    deployment: Deployment, alice: Session
+) -> None:
+    def undone() -> list[float]:
+        pattern = r'^synapse_msc3881_undone_by_omission_total\{field="%s",.*\} (\S+)$'
+        text = deployment.metrics()
+        return [
+            sum(float(count) for count in re.findall(pattern % field, text, re.MULTILINE))
+            for field in ("enabled", "profile_tags")
+        ]
+
+    before = undone()
+    steps: list[tuple[JsonDict, list[int]]] = [
+        ({}, [0, 0]),  # made
+        ({}, [0, 0]),  # the defaults
+        ({"enabled": False, "profile_tags": ["a"]}, [0, 0]),
+        ({"enabled": False, "profile_tags": []}, [0, 0]),  # said, not omitted
+        ({"profile_tags": ["a"]}, [1, 0]),
+        ({"enabled": False}, [0, 1]),
+        ({"enabled": False, "profile_tags": ["a"]}, [0, 0]),
+        ({"data": {}}, [0, 0]),  # refused
+        ({}, [1, 1]),
+    ]
+    for body, more in steps:
+        set_pusher(alice, **body)
+        before = [count + step for count, step in zip(before, more, strict=True)]
+        assert undone() == before, body
+
+
 def test_keep_omitted_keeps_what_an_update_omits(keeping: Deployment) -> None:
     user = keeping.register()
 
@@ -276,6 +370,9 @@ def test_keep_omitted_keeps_what_an_update_omits(keeping: Deployment) -> None:
     user.delete_pusher("key", APP)
     assert_ok(set_pusher(user))
     assert state() == (True, ["global"]), "a pusher made anew has nothing to keep"
+    undone = re.findall(r"undone_by_omission_total\S+ (\S+)", keeping.metrics())
+    assert len(undone) == 2
+    assert set(map(float, undone)) == {0.0}, "what is kept is not undone"
 
 
 def test_synapses_own_switch_for_msc3881_changes_nothing(keeping: Deployment) -> None:
@@ -342,6 +439,83 @@ def test_nobody_removes_the_pusher_of_another_user(alice: Session, bob: Session)
     assert_ok(set_pusher(alice, profile_tags=["a"]))
     bob.delete_pusher("key", APP)
     assert values(get_pusher(alice), PROFILE_TAGS) == ["a"]
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class SharedPhone:
+    """One phone with two accounts, Alice's and Bob's, and a desktop of Alice's."""
+
+    pushkey: str
+    alice: Session
+    desktop: Session
+    bob: Session
+
+    def who_has_it(self) -> str:
+        """Their initials."""
+        return "".join(
+            name
+            for name, session in (("a", self.alice), ("b", self.bob))
+            if any(shown["pushkey"] == self.pushkey for shown in session.get_pushers())
+        )
+
+
+@pytest.fixture
+def shared_phone(deployment: Deployment, alice: Session, bob: Session) -> SharedPhone:
+    pushkey = f"shared-{secrets.token_hex(5)}"
+    shared = SharedPhone(pushkey, alice, deployment.login(alice, "DESKTOP"), bob)
+    assert_ok(set_pusher(alice, pushkey))
+    assert_ok(set_pusher(bob, pushkey, append=True))
+    assert shared.who_has_it() == "ab"
+    return shared
+
+
+@pytest.mark.parametrize("append", [NONE, None, False, True])
+def test_a_change_from_another_session_leaves_the_other_account_its_pusher(
+    shared_phone: SharedPhone, append: object
+) -> None:
+    """It knows nothing of who holds the phone, and `GET` does not return `append`."""
+    echo = get_pusher(shared_phone.desktop, shared_phone.pushkey)
+    change = {**echo, "org.matrix.msc3881.enabled": False}
+    if append is not NONE:
+        change["append"] = append
+    assert_ok(shared_phone.desktop.request("POST", SET_PUSHER, change))
+    assert shared_phone.who_has_it() == "ab"
+    assert values(get_pusher(shared_phone.alice, shared_phone.pushkey), ENABLED) is False
+
+
+@pytest.mark.parametrize(("append", "left"), [(NONE, "a"), (None, "a"), (False, "a"), (True, "ab")])
+def test_the_phone_itself_takes_the_pushkey_unless_it_appends(
+    shared_phone: SharedPhone, append: object, left: str
+) -> None:
+    given = {} if append is NONE else {"append": append}
+    assert_ok(set_pusher(shared_phone.alice, shared_phone.pushkey, **given))
+    assert shared_phone.who_has_it() == left
+
+
+def test_a_request_that_makes_the_pusher_takes_the_pushkey_from_whichever_session(
+    shared_phone: SharedPhone,
+) -> None:
+    shared_phone.alice.delete_pusher(shared_phone.pushkey, APP)
+    assert_ok(set_pusher(shared_phone.desktop, shared_phone.pushkey))
+    assert shared_phone.who_has_it() == "a"
+
+
+def test_where_the_pushers_device_is_not_known_any_session_takes_the_pushkey(
+    deployment: Deployment, shared_phone: SharedPhone
+) -> None:
+    where = "WHERE user_name = ? AND pushkey = ?"
+    of_alice = [shared_phone.alice.user_id, shared_phone.pushkey]
+    deployment.sql(f"UPDATE pushers SET device_id = NULL {where}", of_alice)
+    assert_ok(set_pusher(shared_phone.desktop, shared_phone.pushkey))
+    assert shared_phone.who_has_it() == "a"
+
+
+def test_a_refused_request_takes_nothing_from_the_other_account(shared_phone: SharedPhone) -> None:
+    refused: list[JsonDict] = [{"enabled": 5}, {"data": {}}, {"append": "no"}]
+    for bad in refused:
+        response = set_pusher(shared_phone.alice, shared_phone.pushkey, **bad)
+        assert response.status == 400
+        assert shared_phone.who_has_it() == "ab"
 
 
 def test_append_leaves_the_same_pushkey_to_other_users(

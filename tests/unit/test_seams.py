@@ -10,6 +10,7 @@ import pytest
 import synapse.rest
 from synapse.push import bulk_push_rule_evaluator
 from synapse.push.pusherpool import PusherPool
+from synapse.storage.databases.main import DataStore
 
 from synapse_msc3881 import seams
 from synapse_msc3881.module import _register_servlets
@@ -76,6 +77,19 @@ def test_a_method_with_other_parameters_is_named_with_them(
         verify(api(hs))
 
 
+def test_a_method_that_does_its_work_in_another_way_is_named_with_what_it_lacks(
+    hs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our statements join its transaction, so it must have one where we look for it."""
+
+    async def add_pusher(self: Any, user_id: str, app_id: str, pushkey: str) -> None:
+        await self.db_pool.execute(user_id, app_id, pushkey)
+
+    monkeypatch.setattr(DataStore, "add_pusher", add_pusher)
+    with pytest.raises(SeamError, match=r"add_pusher: does not use simple_upsert any more"):
+        verify(hs)
+
+
 def test_all_that_is_broken_is_named_at_once(hs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = (
         Seam("synapse.no.such.module:thing", "a module"),
@@ -85,6 +99,8 @@ def test_all_that_is_broken_is_named_at_once(hs: Any, monkeypatch: pytest.Monkey
         Seam("hs:config.no_such_thing", "an attribute of what it has"),
         Seam("synapse.push:Pusher", "an attribute of its objects", attributes=("no_such",)),
         Seam("synapse.push:Pusher.on_stop", "a parameter", parameters=("why",)),
+        Seam("synapse.push:Pusher.on_stop", "a call", calls=("no_such_thing",)),
+        Seam("synapse.push:Pusher", "a call of no function", calls=("no_such_thing",)),
     )
     monkeypatch.setattr(seams, "SEAMS", broken)
     with pytest.raises(SeamError) as caught:
