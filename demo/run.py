@@ -18,6 +18,7 @@ from types import FrameType
 from demo.client import MatrixError
 from demo.gateway import Gateway
 from demo.homeserver import Homeserver, Options
+from demo.playground import furnish
 from demo.process import ENDING_SIGNALS, ProcessError, port_in_use
 from demo.serve import serve
 from demo.story import DEVICES, PLOT, Happening, Sent, Story, StoryError
@@ -83,8 +84,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--serve",
         action="store_true",
-        help="after the story, keep the server up; print its URL, users, passwords and access "
-        "tokens, commands to try, and each push as it arrives",
+        help="after the story, keep the server up, with the page on; print the addresses, users, "
+        "passwords and access tokens, commands to try, and each push as it arrives",
     )
     parser.add_argument(
         "--port",
@@ -172,7 +173,7 @@ def _demo(arguments: argparse.Namespace, screen: Screen, stopping: _Stopping) ->
         options = Options(
             server_name="demo.test",
             port=arguments.port,
-            modules=[{"module": _MODULE, "config": {}}],
+            modules=[{"module": _MODULE, "config": {"page": {"enabled": arguments.serve}}}],
             python_path=[_PACKAGE_PARENT],
         )
         with Homeserver(directory, options) as homeserver:
@@ -188,6 +189,7 @@ def _demo(arguments: argparse.Namespace, screen: Screen, stopping: _Stopping) ->
             _conclude(sent, problems, time.monotonic() - started, screen)
             if arguments.serve:
                 stopping.serving = True
+                story.rooms.update(furnish(homeserver, story))
                 serve(homeserver, story, screen, stopping.check)
 
 

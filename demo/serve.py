@@ -15,6 +15,8 @@ from demo.process import ProcessError
 from demo.story import FAMILY, PHONE, PUSHERS_SET, Story, pushkey
 from synapse_msc3881.admin.table import Screen, sound_and_tweaks
 
+PAGE = "/_synapse/client/notifications/"
+
 # Between two looks for new pushes.
 _LOOK_SECONDS = 0.2
 
@@ -56,16 +58,17 @@ def _describe(push: Push, names: Mapping[str, str]) -> str:
 def _print_access(homeserver: Homeserver, story: Story, screen: Screen) -> None:
     screen.line()
     screen.line("The server stays up until Ctrl-C", "bold")
+    screen.line(f"  the page     {homeserver.base_url}{PAGE}   (sign in as alice or bob)")
     screen.line(f"  homeserver   {homeserver.base_url}")
     screen.line(f"  gateway      {story.gateway.url}")
     screen.line(f"  log          {homeserver.log_file}")
-    screen.line(f"  password     {PASSWORD}   (of both users)")
+    screen.line(f"  password     {PASSWORD}   (of all users)")
     sessions = ((story.phone, "phone"), (story.desktop, "desktop"), (story.bob, ""))
     for session, device in sessions:
         who = f"{session.user_id} {device}".rstrip()
         screen.line(f"  {who:<24} device {session.device_id:<8} token {session.access_token}")
     for name, room_id in story.rooms.items():
-        screen.line(f"  room {name:<8} {room_id}")
+        screen.line(f"  room {name:<20} {room_id}")
     screen.line()
     screen.line("To try, in another terminal", "bold")
     for number, (title, command) in enumerate(_commands(homeserver, story), 1):

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+/** What several screens are made of. */
+import { html, useEffect, useId, useRef, useState } from "./html.js";
+import { list, t } from "./i18n.js";
+import * as rules from "./rules.js";
+
+/** @import {Choice, Device, Room} from "./types.js" */
+/** @import {Store} from "./store.js" */
+
+// ---- What is going on ----
+
+/** @type {{listener: (text: string) => void}} */
+const announcer = { listener: () => undefined };
+
+/** @param {string} text  that a screen reader is to say */
+export const announce = (text) => announcer.listener(text);
+
+/** Says what changed: seen for a moment at the edge of the screen, and read out. */
+export function Announcer() {
+  const [text, setText] = useState("");
+  useEffect(() => {
+    announcer.listener = setText;
+  }, []);
+  useEffect(() => {
+    if (!text) return undefined;
+    const timer = setTimeout(() => setText(""), 6000);
+    return () => clearTimeout(timer);
+  }, [text]);
+  return html`<div role="status" class=${text ? "announcer" : "announcer empty"}>${text}</div>`;
+}
+
+/**
+ * What failed, in a sentence.
+ *
+ * @param {any} error
+ */
+export function sentenceOf(error) {
+  switch (error.status) {
+    case 0:
+      return t("problem.offline");
+    case 401:
+      return t("problem.signedOut");
+    case 403:
+      return t("problem.forbidden");
+    case 429:
+      return t("problem.tooMany");
+    default:
+      if (error.status >= 500) return t("problem.server");
+      return error.status
+        ? t("problem.refused", { message: String(error.message) })
+        : t("problem.page", { message: String(error.message ?? error) });
+  }
+}
+
+/** @param {{error: any, onRetry?: () => void}} props */
+export function Problem({ error, onRetry }) {
+  if (!error) return null;
+  const retry = onRetry && error.status !== 401 && error.status !== 403;
+  return html`<div class="problem" role="alert">
+    <p>${sentenceOf(error)}</p>
+    ${retry &&
+    html`<button type="button" class="button" onClick=${onRetry}>${t("problem.retry")}</button>`}
+  </div>`;
+}
+
+/**
+ * Changes one after another: the last that was asked for while one was under way is done after it.
+ *
+ * @returns {{busy: boolean, error: any, run: (change: () => Promise<any>) => Promise<any>, retry: () => void}}
+ */
+export function useChange() {
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState(/** @type {any} */ (null));
+  /** @type {{current: {running: boolean, next: (() => Promise<any>) | null, last: () => Promise<any>}}} */
+  const state = useRef({ running: false, next: null, last: async () => undefined });
+
+  /** @param {() => Promise<any>} change */
+  async function run(change) {
+    const { current } = state;
+    current.next = change;
+    if (current.running) return;
+    current.running = true;
+    setBusy(true);
+    announce(t("status.saving"));
+    try {
+      while (current.next) {
+        current.last = current.next;
+        current.next = null;
+        await current.last();
+      }
+      setError(null);
+      announce(t("status.saved"));
+    } catch (caught) {
+      current.next = null;
+      setError(caught);
+      announce("");
+    } finally {
+      current.running = false;
+      setBusy(false);
+    }
+  }
+  return { busy, error, run, retry: () => void run(state.current.last) };
+}
+
+// ---- Controls ----
+
+/**
+ * @param {{label: string, checked: boolean, describedBy?: string, disabled?: boolean, onChange: (on: boolean) => Promise<any>}} props
+ */
+export function Switch({ label, checked, describedBy, disabled, onChange }) {
+  const { busy, error, run, retry } = useChange();
+  const [wanted, setWanted] = useState(/** @type {boolean | null} */ (null));
+  const shown = busy && wanted !== null ? wanted : checked;
+  const change = (/** @type {any} */ event) => {
+    const on = event.currentTarget.checked;
+    setWanted(on);
+    void run(() => onChange(on));
+  };
+  return html`<label class="switch">
+      <span>${label}</span>
+      <span class="switch-state" aria-hidden="true">${shown ? t("switch.on") : t("switch.off")}</span>
+      <input
+        type="checkbox"
+        role="switch"
+        checked=${shown}
+        aria-describedby=${describedBy}
+        aria-busy=${busy}
+        disabled=${disabled}
+        onChange=${change}
+      />
+    </label>
+    <${Problem} error=${error} onRetry=${retry} />`;
+}
+
+/**
+ * A row of choices, of which one is taken.
+ *
+ * @param {{legend: any, name: string, options: {value: string, label: string, hint?: string}[], value: string, note?: any, compact?: boolean, onChange: (value: any) => Promise<any>}} props
+ */
+export function Choices({ legend, name, options, value, note, compact, onChange }) {
+  const { busy, error, run, retry } = useChange();
+  const [wanted, setWanted] = useState(/** @type {string | null} */ (null));
+  const noteId = useId();
+  const shown = busy && wanted !== null ? wanted : value;
+  const choose = (/** @type {string} */ chosen) => {
+    setWanted(chosen);
+    void run(() => onChange(chosen));
+  };
+  return html`<fieldset
+    class=${compact ? "choices compact" : "choices"}
+    aria-busy=${busy}
+    aria-describedby=${note ? noteId : undefined}
+  >
+    <legend>${legend}</legend>
+    <div class="options">
+      ${options.map(
+        (option) =>
+          html`<label key=${option.value} class="option">
+            <input
+              type="radio"
+              name=${name}
+              value=${option.value}
+              checked=${shown === option.value}
+              onChange=${() => choose(option.value)}
+            />
+            <span>
+              <span class="option-label">${option.label}</span>
+              ${option.hint && html`<span class="hint">${option.hint}</span>`}
+            </span>
+          </label>`,
+      )}
+    </div>
+    ${note && html`<p id=${noteId} class="note" aria-live="polite">${note}</p>`}
+    <${Problem} error=${error} onRetry=${retry} />
+  </fieldset>`;
+}
+
+/**
+ * A button that asks before it does something.
+ *
+ * @param {{label: string, title: string, text: string, onConfirm: () => Promise<any>}} props
+ */
+export function ConfirmedButton({ label, title, text, onConfirm }) {
+  const dialog = useRef(/** @type {any} */ (null));
+  const titleId = useId();
+  const { busy, error, run, retry } = useChange();
+  const confirm = () => {
+    dialog.current.close();
+    void run(onConfirm);
+  };
+  return html`<button
+      type="button"
+      class="button danger"
+      aria-busy=${busy}
+      onClick=${() => dialog.current.showModal()}
+    >
+      ${label}
+    </button>
+    <dialog ref=${dialog} aria-labelledby=${titleId}>
+      <h2 id=${titleId}>${title}</h2>
+      <p>${text}</p>
+      <div class="actions">
+        <button type="button" class="button danger" onClick=${confirm}>${label}</button>
+        <button type="button" class="button-quiet" onClick=${() => dialog.current.close()}>
+          ${t("dialog.cancel")}
+        </button>
+      </div>
+    </dialog>
+    <${Problem} error=${error} onRetry=${retry} />`;
+}
+
+/** @param {{children: any, lead?: string, parent?: {href: string, label: string}}} props  a screen's heading */
+export function Title({ children, lead, parent }) {
+  return html`${parent &&
+    html`<a class="back" href=${parent.href}><span aria-hidden="true">‹</span> ${parent.label}</a>`}
+    <h1 tabindex="-1">${children}</h1>
+    ${lead && html`<p class="lead">${lead}</p>`}`;
+}
+
+export function Loading() {
+  return html`<p class="loading" role="status">${t("status.loading")}</p>`;
+}
+
+// ---- Words for what is set ----
+
+/** @param {Choice | "unfinished"} choice */
+export const choiceLabel = (choice) => t(`choice.${choice}`);
+
+/** @returns {{value: Choice, label: string}[]} */
+export const choiceOptions = () =>
+  /** @type {Choice[]} */ (["everywhere", "all", "mentions", "muted"]).map((value) => ({
+    value,
+    label: choiceLabel(value),
+  }));
+
+/**
+ * What will happen in a room on a device.
+ *
+ * @param {Store} store
+ * @param {Room} room
+ * @param {Device} device
+ */
+export function sentenceOnDevice(store, room, device) {
+  const key = rules.deviceSentence(store.rules, room, device);
+  const { words } = rules.roomChoice(store.scope(device.id), room.id);
+  const keywords = rules.keywordsOf(store.scope(device.id)).map((rule) => String(rule.pattern));
+  const all = [...new Set([...words, ...keywords])];
+  if (key === "mentions" && all.length) return t("sentence.mentionsWords", { words: list(all) });
+  return t(`sentence.${key}`);
+}
+
+/**
+ * What will happen in a room where nothing else is set.
+ *
+ * @param {Store} store
+ * @param {Room} room
+ */
+export function sentenceEverywhere(store, room) {
+  const key = rules.everywhereSentence(store.rules, room);
+  const words = rules.globalWords(store.rules);
+  if (key === "mentions" && words.length) return t("sentence.mentionsWords", { words: list(words) });
+  return t(`sentence.${key}`);
+}

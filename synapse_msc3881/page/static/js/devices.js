@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+/** The user's devices, put together from what the server says of sessions, pushers and rules. */
+import { SILENCED, WANTED } from "./client.js";
+import { isOwnSession } from "./session.js";
+
+/** @import {Device, Pusher} from "./types.js" */
+
+/**
+ * @param {any[]} sessions  of GET /devices
+ * @param {Pusher[]} pushers
+ * @param {Record<string, any>} accountData  by type
+ * @param {string} ownId  the page's own session, which is no device to the user
+ * @returns {Device[]}  the last seen first
+ */
+export function devicesOf(sessions, pushers, accountData, ownId) {
+  const shown = sessions.filter(
+    ({ device_id: id }) => id !== ownId && !isOwnSession(id) && !isDehydrated(sessions, id),
+  );
+  const devices = shown.map((session) => {
+    const id = session.device_id;
+    const own = pushers.filter((pusher) => pusher["kind"] !== "email" && pusher["device_id"] === id);
+    return deviceOf(id, session.display_name, session.last_seen_ts, own, accountData);
+  });
+  const known = new Set(sessions.map((session) => session.device_id));
+  const strays = pushers
+    .filter((pusher) => pusher["kind"] !== "email" && !known.has(pusher["device_id"]))
+    .map((pusher) => ({ ...deviceOf("", "", undefined, [pusher], {}), id: strayId(pusher) }));
+  return [...devices.sort((a, b) => (b.lastSeen ?? 0) - (a.lastSeen ?? 0)), ...strays];
+}
+
+/** @param {Pusher} pusher  of which the server does not know the device */
+const strayId = (pusher) => `?${pusher["app_id"]} ${pusher["pushkey"]}`;
+
+/** @param {Device} device  whether it can have settings of its own, under the name of its session */
+export const canHaveOwn = (device) => device.pushers.length > 0 && !device.id.startsWith("?");
+
+/**
+ * @param {any[]} sessions
+ * @param {string} id
+ */
+function isDehydrated(sessions, id) {
+  const session = sessions.find((one) => one.device_id === id);
+  return Boolean(session.dehydrated ?? session["org.matrix.msc3814.dehydrated"]);
+}
+
+/**
+ * @param {string} id
+ * @param {string | null | undefined} displayName
+ * @param {number | null | undefined} lastSeen
+ * @param {Pusher[]} pushers
+ * @param {Record<string, any>} accountData
+ * @returns {Device}
+ */
+function deviceOf(id, displayName, lastSeen, pushers, accountData) {
+  const [first] = pushers;
+  const tags = first?.["profile_tags"] ?? ["global"];
+  const wanted = accountData[WANTED + id]?.profile_tags;
+  const name = [displayName, first?.["device_display_name"], id].find((text) => text?.trim());
+  return {
+    id,
+    name: name ?? "?",
+    lastSeen: lastSeen ?? undefined,
+    app: first?.["app_display_name"] || undefined,
+    pushers,
+    on: first
+      ? pushers.some((pusher) => pusher["enabled"] !== false)
+      : accountData[SILENCED + id]?.is_silenced !== true,
+    tags,
+    reset: Boolean(first && Array.isArray(wanted) && wanted.includes(id) && !tags.includes(id)),
+  };
+}
+
+/**
+ * @param {Pusher[]} pushers
+ * @returns {Pusher[]}
+ */
+export const emailsOf = (pushers) => pushers.filter((pusher) => pusher["kind"] === "email");

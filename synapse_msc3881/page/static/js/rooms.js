@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+/** The user's rooms: from sliding sync in growing windows, or from one sync where there is none. */
+
+/** @import {Client} from "./client.js" */
+/** @import {Room} from "./types.js" */
+
+// The first is what a screen shows; the last takes the rest, and is asked for again while there is more.
+const WINDOWS = [50, 500, 2500];
+const STATE = [["m.room.encryption", ""]];
+
+/**
+ * Read all rooms, and tell of them as they come.
+ *
+ * @param {Client} client
+ * @param {(rooms: Room[], complete: boolean) => void} onRooms
+ */
+export async function readRooms(client, onRooms) {
+  try {
+    await readWindows(client, onRooms);
+  } catch (/** @type {any} */ error) {
+    if (error.errcode !== "M_UNRECOGNIZED" && error.status !== 404) throw error;
+    await readSync(client, onRooms);
+  }
+}
+
+/**
+ * @param {Client} client
+ * @param {(rooms: Room[], complete: boolean) => void} onRooms
+ */
+async function readWindows(client, onRooms) {
+  /** @type {Map<string, Room>} */
+  const rooms = new Map();
+  let pos;
+  for (let step = 0; ; step++) {
+    const size = WINDOWS[step] ?? /** @type {number} */ (WINDOWS.at(-1)) * 2 ** (step - 2);
+    const list = {
+      ranges: [[0, size - 1]],
+      required_state: STATE,
+      timeline_limit: 1,
+    };
+    const answer = await client.slidingSync({ conn_id: "rooms", lists: { rooms: list } }, pos);
+    pos = answer.pos;
+    for (const [id, room] of Object.entries(answer.rooms ?? {})) {
+      if (!isJoined(room)) continue;
+      rooms.set(id, roomOf(id, /** @type {any} */ (room)));
+    }
+    const complete = (answer.lists?.rooms?.count ?? 0) <= size;
+    onRooms(sorted(rooms), complete);
+    if (complete) return;
+  }
+}
+
+/** @param {any} room */
+const isJoined = (room) => !room.invite_state && !room.stripped_state;
+
+/**
+ * @param {string} id
+ * @param {any} room
+ * @returns {Room}
+ */
+function roomOf(id, room) {
+  const heroes = (room.heroes ?? []).map((/** @type {any} */ h) => h.displayname || h.user_id);
+  const last = room.timeline?.at(-1);
+  return {
+    id,
+    name: nameOf(room.name, heroes, id),
+    stamp: room.bump_stamp ?? 0,
+    members: room.joined_count ?? 0,
+    encrypted: (room.required_state ?? []).some(isEncryption),
+    lastEvent: last?.event_id,
+  };
+}
+
+/** @param {any} event */
+const isEncryption = (event) => event.type === "m.room.encryption" && event.state_key === "";
+
+/**
+ * @param {string | undefined} name
+ * @param {string[]} heroes
+ * @param {string} id
+ */
+function nameOf(name, heroes, id) {
+  return name?.trim() || heroes.join(", ").trim() || id;
+}
+
+/** @param {Map<string, Room>} rooms */
+const sorted = (rooms) => [...rooms.values()].sort((a, b) => b.stamp - a.stamp);
+
+/**
+ * @param {Client} client
+ * @param {(rooms: Room[], complete: boolean) => void} onRooms
+ */
+async function readSync(client, onRooms) {
+  const none = { types: [] };
+  const types = ["m.room.name", "m.room.canonical_alias", "m.room.encryption"];
+  const answer = await client.sync({
+    presence: none,
+    account_data: none,
+    room: {
+      timeline: { limit: 1 },
+      state: { types, lazy_load_members: true },
+      ephemeral: none,
+      account_data: none,
+    },
+  });
+  /** @type {Map<string, Room>} */
+  const rooms = new Map();
+  for (const [id, room] of Object.entries(/** @type {Record<string, any>} */ (answer.rooms?.join ?? {}))) {
+    const timeline = room.timeline?.events ?? [];
+    const state = [...(room.state?.events ?? []), ...timeline];
+    const content = (/** @type {string} */ type) =>
+      state.findLast((e) => e.type === type && e.state_key === "")?.content;
+    const last = timeline.at(-1);
+    rooms.set(id, {
+      id,
+      name: nameOf(
+        content("m.room.name")?.name || content("m.room.canonical_alias")?.alias,
+        room.summary?.["m.heroes"] ?? [],
+        id,
+      ),
+      stamp: last?.origin_server_ts ?? 0,
+      members: room.summary?.["m.joined_member_count"] ?? 0,
+      encrypted: state.some(isEncryption),
+      lastEvent: last?.event_id,
+    });
+  }
+  onRooms(sorted(rooms), true);
+}

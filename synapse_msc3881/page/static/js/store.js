@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+/** What the page knows of the account, and every change of it. Screens read it and call its methods. */
+import { SILENCED, WANTED } from "./client.js";
+import { devicesOf, emailsOf } from "./devices.js";
+import { readRooms } from "./rooms.js";
+import * as rules from "./rules.js";
+
+/** @import {Client} from "./client.js" */
+/** @import {Choice, Device, Follow, Pusher, PushRules, Room, RuleSet, RuleWrite} from "./types.js" */
+
+export class Store {
+  /** @param {Client} client */
+  constructor(client) {
+    this.client = client;
+    /** @type {Device[] | null} null until they are read */
+    this.devices = null;
+    /** @type {Pusher[]} */
+    this.emails = [];
+    /** @type {PushRules} */
+    this.rules = { global: {} };
+    /** @type {Room[]} */
+    this.rooms = [];
+    this.roomsComplete = false;
+    this.roomsShown = false;
+    /** @type {any} why the rooms could not be read */
+    this.roomsError = null;
+    /** @type {Record<string, number>} since when the gateway of a device fails, by its id */
+    this.failing = {};
+    /** @type {Record<string, any>} */
+    this.accountData = {};
+    /** @type {any[]} */
+    this.sessions = [];
+    /** @type {Pusher[]} */
+    this.pushers = [];
+    /** @type {Set<() => void>} */
+    this.listeners = new Set();
+    this.queue = Promise.resolve();
+  }
+
+  /** @param {() => void} listener  called after each change; returns how to stop that */
+  subscribe(listener) {
+    this.listeners.add(listener);
+    return () => void this.listeners.delete(listener);
+  }
+
+  changed() {
+    for (const listener of this.listeners) listener();
+  }
+
+  get userId() {
+    return this.client.userId;
+  }
+
+  /** @param {string} id */
+  device(id) {
+    return this.devices?.find((device) => device.id === id);
+  }
+
+  /** @param {string} id */
+  room(id) {
+    return this.rooms.find((room) => room.id === id);
+  }
+
+  /**
+   * @param {string} deviceId
+   * @returns {RuleSet | undefined}
+   */
+  scope(deviceId) {
+    return this.rules.device?.[deviceId];
+  }
+
+  // ---- Reading ----
+
+  /** Read the devices: three requests at once. */
+  async readDevices() {
+    const [sessions, pushers, accountData] = await Promise.all([
+      this.client.devices(),
+      this.client.pushers(),
+      this.client.accountData(),
+    ]);
+    this.sessions = sessions;
+    this.pushers = pushers;
+    this.accountData = accountData;
+    this.rules = accountData["m.push_rules"] ?? this.rules;
+    this.putTogether();
+  }
+
+  /** Read what a change may have changed: pushers and rules. */
+  async refresh() {
+    const [pushers, pushRules] = await Promise.all([
+      this.client.pushers(),
+      this.client.pushRules(),
+    ]);
+    this.pushers = pushers;
+    this.rules = pushRules;
+    this.putTogether();
+  }
+
+  putTogether() {
+    this.devices = devicesOf(
+      this.sessions,
+      this.pushers,
+      this.accountData,
+      this.client.session.deviceId,
+    );
+    this.emails = emailsOf(this.pushers);
+    this.changed();
+  }
+
+  /** Read the rooms, once. */
+  async readRooms() {
+    if (this.roomsShown && !this.roomsError) return;
+    this.roomsShown = true;
+    this.roomsError = null;
+    try {
+      await readRooms(this.client, (rooms, complete) => {
+        this.rooms = rooms;
+        this.roomsComplete = complete;
+        this.changed();
+      });
+    } catch (error) {
+      this.roomsError = error;
+      this.changed();
+    }
+  }
+
+  /**
+   * Ask about any message whether the gateways of the devices fail: what the server tells of it holds
+   * for the pushers as they are now.
+   */
+  async readTrouble() {
+    const room = this.rooms.find((one) => one.lastEvent);
+    if (!room) return;
+    const answer = await this.client
+      .explain(room.id, /** @type {string} */ (room.lastEvent))
+      .catch(() => null);
+    this.failing = {};
+    for (const pusher of answer?.pushers ?? []) {
+      if (pusher.failing_since) this.failing[pusher.device_id] = pusher.failing_since;
+    }
+    this.changed();
+  }
+
+  // ---- Changing ----
+
+  /**
+   * One change after the other. Whatever becomes of it, what the server holds is read after.
+   *
+   * @template T
+   * @param {() => Promise<T>} change
+   * @returns {Promise<T>}
+   */
+  change(change) {
+    const result = this.queue.then(async () => {
+      try {
+        const value = await change();
+        await this.refresh();
+        return value;
+      } catch (error) {
+        await this.refresh().catch(() => null);
+        throw error;
+      }
+    });
+    this.queue = result.then(
+      () => undefined,
+      () => undefined,
+    );
+    return result;
+  }
+
+  /**
+   * Set pushers as they are on the server by now.
+   *
+   * @param {(pusher: Pusher) => {enabled?: boolean, profile_tags?: string[]} | null} wanted
+   */
+  async setPushers(wanted) {
+    for (const pusher of await this.client.pushers()) {
+      const change = wanted(pusher);
+      if (change && !holds(pusher, change)) await this.client.setPusher(pusher, change);
+    }
+  }
+
+  /**
+   * @param {Device} device
+   * @param {boolean} on
+   */
+  setOn(device, on) {
+    return this.change(() => this.switch(device, on));
+  }
+
+  /**
+   * @param {Device} device
+   * @param {boolean} on
+   */
+  async switch(device, on) {
+    if (device.pushers.length) {
+      await this.setPushers((pusher) => (isOf(pusher, device) ? { enabled: on } : null));
+    } else {
+      await this.silence(device.id, !on);
+    }
+  }
+
+  /**
+   * @param {string} deviceId  of a device that makes its notifications itself
+   * @param {boolean} silenced
+   */
+  async silence(deviceId, silenced) {
+    const type = SILENCED + deviceId;
+    const content = { ...this.accountData[type], is_silenced: silenced };
+    await this.client.putAccountData(type, content);
+    this.accountData = { ...this.accountData, [type]: content };
+  }
+
+  /**
+   * @param {Pusher} email
+   * @param {boolean} on
+   */
+  setEmailOn(email, on) {
+    return this.change(() =>
+      this.setPushers((pusher) => (isSame(pusher, email) ? { enabled: on } : null)),
+    );
+  }
+
+  /**
+   * Switch all devices off but one.
+   *
+   * @param {Device} kept
+   * @returns {Promise<() => Promise<void>>}  undoes it
+   */
+  silenceAllBut(kept) {
+    return this.change(async () => {
+      await this.refresh();
+      const before = (this.devices ?? []).map((device) => ({ device, on: device.on }));
+      const undo = () =>
+        this.change(async () => {
+          for (const { device, on } of before) {
+            if (this.device(device.id)?.on !== on) await this.switch(device, on);
+          }
+        });
+      try {
+        if (!kept.on) await this.switch(kept, true);
+        for (const { device, on } of before) {
+          if (on && device.id !== kept.id) await this.switch(device, false);
+        }
+      } catch (error) {
+        for (const { device, on } of before) await this.switch(device, on).catch(() => null);
+        throw error;
+      }
+      return undo;
+    });
+  }
+
+  /**
+   * @param {Device} device
+   * @param {string[]} tags
+   */
+  setTags(device, tags) {
+    return this.change(() => this.attach(device, () => tags));
+  }
+
+  /**
+   * @param {Device} device
+   * @param {(tags: string[]) => string[]} change  of the tags as they are by now
+   */
+  async attach(device, change) {
+    let tags = device.tags;
+    await this.setPushers((pusher) => {
+      if (!isOf(pusher, device)) return null;
+      tags = change(pusher["profile_tags"] ?? [rules.GLOBAL]);
+      return { profile_tags: tags };
+    });
+    await this.note(device.id, tags);
+  }
+
+  /** @param {Device} device  whose own settings are to count */
+  attachOwn(device) {
+    return this.attach(device, (tags) => rules.tagsWithOwn(device.id, tags));
+  }
+
+  /**
+   * Note what was set, to see when the device's app undoes it. Nothing depends on it.
+   *
+   * @param {string} deviceId
+   * @param {string[]} tags
+   */
+  async note(deviceId, tags) {
+    const type = WANTED + deviceId;
+    const before = this.accountData[type]?.profile_tags ?? [rules.GLOBAL];
+    if (String(before) === String(tags)) return;
+    const content = { profile_tags: tags };
+    await this.client.putAccountData(type, content).catch(() => null);
+    this.accountData = { ...this.accountData, [type]: content };
+  }
+
+  /**
+   * @param {Device} device
+   * @param {Follow} follow
+   */
+  setFollow(device, follow) {
+    return this.change(async () => {
+      const scope = (await this.client.pushRules()).device?.[device.id];
+      const direct = follow === "chosen" ? rules.directRules(this.userId) : [];
+      /** @type {Record<string, string[]>} */
+      const tags = {
+        everywhere: [rules.GLOBAL],
+        "own-first": [device.id, rules.GLOBAL],
+        "own-only": [device.id],
+        chosen: [device.id],
+      };
+      await this.writeInOrder(device.id, direct, scope, () =>
+        this.attach(device, () => /** @type {string[]} */ (tags[follow])),
+      );
+      if (follow !== "chosen") await this.deleteAll(device.id, rules.ownDirectRules(scope));
+    });
+  }
+
+  /**
+   * @param {Device} device
+   * @param {string} roomId
+   * @param {Choice} choice
+   */
+  setRoom(device, roomId, choice) {
+    return this.change(async () => {
+      const now = await this.client.pushRules();
+      const scope = now.device?.[device.id];
+      const wanted = rules.roomRules(choice, roomId, this.userId, rules.globalWords(now));
+      await this.writeInOrder(device.id, wanted, scope, async () => {
+        if (wanted.length) await this.attachOwn(device);
+      });
+      const kept = new Set(wanted.map(nameOf));
+      const old = rules.ownRoomRules(scope, roomId).filter((rule) => !kept.has(nameOf(rule)));
+      await this.deleteAll(device.id, old);
+    });
+  }
+
+  /**
+   * @param {string} roomId
+   * @param {Choice} choice
+   */
+  setEverywhere(roomId, choice) {
+    return this.change(async () => {
+      const scope = (await this.client.pushRules()).global;
+      const wanted = rules.everywhereRule(choice, roomId);
+      const old = rules.everywhereChoice(scope, roomId).rules;
+      if (wanted) await this.writeInOrder(rules.GLOBAL, [wanted], scope);
+      await this.deleteAll(
+        rules.GLOBAL,
+        old.filter((rule) => !wanted || nameOf(rule) !== nameOf(wanted)),
+      );
+    });
+  }
+
+  /**
+   * @param {Device} device
+   * @param {string} word
+   * @param {boolean} sound
+   */
+  setKeyword(device, word, sound) {
+    return this.change(async () => {
+      const scope = (await this.client.pushRules()).device?.[device.id];
+      const same = rules.keywordsOf(scope).find((rule) => rule.pattern === word);
+      const rule = rules.keywordRule(word, sound, same?.rule_id);
+      await this.writeInOrder(device.id, [rule], scope, () => this.attachOwn(device));
+    });
+  }
+
+  /**
+   * @param {Device} device
+   * @param {string} word
+   */
+  removeKeyword(device, word) {
+    return this.change(async () => {
+      const scope = (await this.client.pushRules()).device?.[device.id];
+      const same = rules.keywordsOf(scope).filter((rule) => rule.pattern === word);
+      await this.deleteAll(
+        device.id,
+        same.map((rule) => ({ kind: "content", id: rule.rule_id })),
+      );
+    });
+  }
+
+  /**
+   * As everywhere, and none of the page's rules left.
+   *
+   * @param {Device} device
+   */
+  reset(device) {
+    return this.change(async () => {
+      const scope = (await this.client.pushRules()).device?.[device.id];
+      await this.attach(device, (tags) => {
+        const rest = tags.filter((tag) => tag !== device.id);
+        return rest.length ? rest : [rules.GLOBAL];
+      });
+      await this.deleteAll(device.id, [
+        ...rules.ownRoomRules(scope, null),
+        ...rules.ownDirectRules(scope),
+        ...rules.keywordsOf(scope).map((rule) => ({ kind: "content", id: rule.rule_id })),
+      ]);
+      if (!device.on) await this.switch(device, true);
+    });
+  }
+
+  /**
+   * Write rules so that they stand in this order, before others of their kind, and then do what needs
+   * them. What is as it should be is left alone. When it fails, what was not there before goes again.
+   *
+   * @param {string} scopeName
+   * @param {RuleWrite[]} wanted
+   * @param {RuleSet | undefined} scope  as it is
+   * @param {() => Promise<void>} [then]
+   */
+  async writeInOrder(scopeName, wanted, scope, then) {
+    const existing = new Map(
+      ["override", "content", "room", "underride"].flatMap((kind) =>
+        (scope?.[kind] ?? []).map((rule) => [nameOf({ kind, id: rule.rule_id }), rule]),
+      ),
+    );
+    const order = [...existing.keys()].filter((name) => wanted.some((rule) => nameOf(rule) === name));
+    const isThere =
+      String(order) === String(wanted.map(nameOf)) &&
+      wanted.every((rule) => isSameRule(rule, existing.get(nameOf(rule))));
+    /** @type {RuleWrite[]} */
+    const written = [];
+    try {
+      for (const [index, rule] of (isThere ? [] : wanted).entries()) {
+        written.push(rule);
+        await this.client.putRule(scopeName, rule, wanted[index - 1]?.id);
+        if (existing.get(nameOf(rule))?.enabled === false) {
+          await this.client.enableRule(scopeName, rule.kind, rule.id);
+        }
+      }
+      await then?.();
+    } catch (error) {
+      const fresh = written.filter((rule) => !existing.has(nameOf(rule)));
+      await this.deleteAll(scopeName, fresh.reverse()).catch(() => null);
+      throw error;
+    }
+  }
+
+  /**
+   * @param {string} scopeName
+   * @param {{kind: string, id: string}[]} old
+   */
+  async deleteAll(scopeName, old) {
+    for (const { kind, id } of old) await this.client.deleteRule(scopeName, kind, id);
+  }
+}
+
+/** @param {{kind: string, id: string}} rule */
+const nameOf = ({ kind, id }) => `${kind}/${id}`;
+
+/**
+ * @param {RuleWrite} wanted
+ * @param {any} rule
+ */
+function isSameRule(wanted, rule) {
+  const { actions, conditions, pattern } = wanted.body;
+  const same = (/** @type {unknown} */ a, /** @type {unknown} */ b) => canonical(a) === canonical(b);
+  return (
+    rule.enabled &&
+    same(actions, rule.actions) &&
+    same(conditions ?? [], wanted.kind === "room" ? [] : (rule.conditions ?? [])) &&
+    same(pattern, rule.pattern)
+  );
+}
+
+/**
+ * JSON that is the same for the same members in another order.
+ *
+ * @param {unknown} value
+ */
+function canonical(value) {
+  return JSON.stringify(value, (_key, part) =>
+    part && typeof part === "object" && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part,
+  );
+}
+
+/**
+ * @param {Pusher} a
+ * @param {Pusher} b
+ */
+const isSame = (a, b) => a["app_id"] === b["app_id"] && a["pushkey"] === b["pushkey"];
+
+/**
+ * @param {Pusher} pusher
+ * @param {Device} device
+ */
+function isOf(pusher, device) {
+  if (pusher["kind"] === "email") return false;
+  if (!device.id.startsWith("?")) return pusher["device_id"] === device.id;
+  return device.pushers.some((one) => isSame(one, pusher));
+}
+
+/**
+ * @param {Pusher} pusher
+ * @param {{enabled?: boolean, profile_tags?: string[]}} change
+ */
+function holds(pusher, change) {
+  return (
+    (change.enabled === undefined || pusher["enabled"] === change.enabled) &&
+    (change.profile_tags === undefined ||
+      String(pusher["profile_tags"]) === String(change.profile_tags))
+  );
+}
