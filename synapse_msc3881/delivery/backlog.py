@@ -8,7 +8,7 @@ stored outcome.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attr
@@ -22,16 +22,34 @@ from synapse_msc3881.storage.pusher_tags import PusherKey
 #: How many rows one statement reads.
 BATCH = 100
 
+#: An e-mail pusher keeps so many rows in memory, the newest; it reads older ones again.
+KEPT = 100
+
+#: What was read within so many seconds, and not handed out yet, is taken to be there still.
+FRESH_SECONDS = 0.5
+_LONG_AGO = 0.0
+
 #: After so many rows without a push the pusher's position is written, to be there at a restart.
 ROWS_PER_POSITION = 1000
 
 
-@attr.s(auto_attribs=True, frozen=True, slots=True)
+@attr.s(auto_attribs=True, slots=True)
 class DecidedRow:
-    """A row that the pusher is to push, with the actions of the rule that decided."""
+    """A row that the pusher is to push.
+
+    Attributes:
+        row: what is stored.
+        actions: those of the rule that decided.
+        read_at: when it was seen in the table, in seconds.
+    """
 
     row: PushActionRow
     actions: list[Action]
+    read_at: float
+
+    @property
+    def ordering(self) -> int:
+        return self.row.stream_ordering
 
 
 class Backlog:
@@ -41,10 +59,12 @@ class Backlog:
     before, nor with how long a push has been waiting.
     """
 
+    # There is one for each pusher with profile tags.
     __slots__ = (
         "_failures",
         "_key",
         "_metrics",
+        "_now",
         "_rows",
         "_tags",
         "_waiting",
@@ -59,60 +79,76 @@ class Backlog:
         rows: PushActionStore,
         failures: Failures,
         metrics: Metrics,
+        now: Callable[[], float],
     ) -> None:
+        """
+        Args:
+            key: the pusher.
+            tags: its profile tags.
+            rows: reads what was decided for users.
+            failures: where bad rows are reported.
+            metrics: where decisions are counted, each once.
+            now: the time in seconds.
+        """
         self._metrics = metrics
         self._key = key
         self._tags = tags
         self._rows = rows
         self._failures = failures
+        self._now = now
+        # By rising stream ordering.
         self._waiting: list[DecidedRow] = []
         #: All rows up to this stream ordering were walked over.
         self.walked_to = 0
         #: How many rows were dropped since the pusher's position was last written.
         self.dropped = 0
 
-    async def oldest(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
-        """The oldest unread rows to push in a range of stream orderings, the first excluded."""
-        self._start(after)
+    async def next(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
+        """What to push now of a range of stream orderings, the first excluded.
+
+        Returns:
+            The oldest rows to push that are neither read nor gone, by rising stream ordering.
+        """
+        self._forget(after)
         while True:
-            while len(self._waiting) < limit and await self._walk_batch(upto, False):
-                pass
-            await self._drop_read()
+            while len(self._waiting) < limit and self.walked_to < upto:
+                await self._walk_on(upto)
+            await self._drop_read_and_gone()
             if len(self._waiting) >= limit or self.walked_to >= upto:
                 return self._waiting[:limit]
 
-    async def newest(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
-        """The newest unread rows to push in a range, the first excluded, in no certain order."""
-        self._start(after)
-        while await self._walk_batch(upto, True):
-            self._waiting = self._waiting[-limit:]
-        self._waiting = self._waiting[-limit:]
-        await self._drop_read()
-        return self._waiting
-
-    def _start(self, after: int) -> None:
-        self._waiting = [waiting for waiting in self._waiting if _ordering(waiting) > after]
-        self.walked_to = max(self.walked_to, after)
-
-    async def _walk_batch(self, upto: int, with_received_ts: bool) -> bool:
-        """Walk over some more rows; returns whether there may be yet more."""
-        if self.walked_to >= upto:
-            return False
-        rows = await self._rows.rows(
-            self._key.user_id, self.walked_to, upto, BATCH, with_received_ts
+    def is_of_a_scope_alone(self, stream_ordering: int) -> bool:
+        """Whether a row that was handed out last is one that `global` has no part in."""
+        return any(
+            waiting.ordering == stream_ordering and not waiting.row.notif
+            for waiting in self._waiting
         )
+
+    def _forget(self, upto: int) -> None:
+        """Forget what was pushed, or given up."""
+        self._waiting = [waiting for waiting in self._waiting if waiting.ordering > upto]
+        self.walked_to = max(self.walked_to, upto)
+
+    async def _walk_on(self, upto: int, *, with_received_ts: bool = False) -> None:
+        """Walk over some rows more, the oldest."""
+        rows = await self._rows.rows(
+            self._key.user_id, self.walked_to, upto, BATCH, with_received_ts=with_received_ts
+        )
+        self._waiting += self._walk(rows)
+        self.walked_to = upto if len(rows) < BATCH else rows[-1].stream_ordering
+
+    def _walk(self, rows: Sequence[PushActionRow], is_first_time: bool = True) -> list[DecidedRow]:
+        """Decide about rows; returns those to push."""
+        to_push = []
         for row in rows:
             decision = self._decide(row)
-            self._metrics.decided(decision)
-            if decision is not None and decision.pushes:
-                self._waiting.append(DecidedRow(row, list(decision.actions)))
-            else:
-                self.dropped += 1
-        if len(rows) < BATCH:
-            self.walked_to = upto
-            return False
-        self.walked_to = rows[-1].stream_ordering
-        return True
+            pushes = decision is not None and decision.pushes
+            if is_first_time:
+                self._metrics.decided(decision)
+                self.dropped += not pushes
+            if decision is not None and pushes:
+                to_push.append(DecidedRow(row, list(decision.actions), self._now()))
+        return to_push
 
     def _decide(self, row: PushActionRow) -> Decision | None:
         def report_bad(error: Exception) -> None:
@@ -120,16 +156,69 @@ class Backlog:
 
         return row.outcomes(report_bad).decide(self._tags)
 
-    async def _drop_read(self) -> None:
-        unread = await self._rows.unread(
-            self._key.user_id, [waiting.row for waiting in self._waiting]
+    async def _drop_read_and_gone(self) -> None:
+        asked, now = list(self._waiting), self._now()
+        old = [waiting for waiting in asked if now - waiting.read_at > FRESH_SECONDS]
+        to_push = await self._rows.to_push(
+            self._key.user_id,
+            [waiting.row for waiting in asked],
+            [waiting.row for waiting in old],
         )
-        orderings = {row.stream_ordering for row in unread}
-        self._waiting = [waiting for waiting in self._waiting if _ordering(waiting) in orderings]
+        for waiting in asked:  # The next time they will have waited.
+            waiting.read_at = _LONG_AGO
+        dropped = {waiting.ordering for waiting in asked} - to_push
+        self._waiting = [waiting for waiting in self._waiting if waiting.ordering not in dropped]
 
 
-def _ordering(waiting: DecidedRow) -> int:
-    return waiting.row.stream_ordering
+class MailBacklog(Backlog):
+    """The backlog of an e-mail pusher, which wants the newest rows.
+
+    What waits may do so for a day, so only the newest rows are kept. Where many of them were read
+    meanwhile, the older ones are read again, newest first.
+    """
+
+    __slots__ = ("_kept_from", "_walked_from")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # All rows to push from here to `walked_to` are kept; the former excluded, the latter not.
+        self._kept_from: int | None = None
+        # All rows from here to `walked_to` were counted.
+        self._walked_from = 0
+
+    async def next(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
+        """What to mail now of a range of stream orderings, the first excluded.
+
+        Returns:
+            The newest rows to push that are neither read nor gone, by rising stream ordering.
+        """
+        if self._kept_from is None:  # Nothing was walked over yet: begin at the newest.
+            self._kept_from = self._walked_from = self.walked_to = upto
+        self._forget(after)
+        while self.walked_to < upto:
+            await self._walk_on(upto, with_received_ts=True)
+            if len(self._waiting) > KEPT:
+                self._kept_from = self._waiting[-KEPT - 1].ordering
+                self._waiting = self._waiting[-KEPT:]
+        while True:
+            await self._drop_read_and_gone()
+            if len(self._waiting) >= limit or self._kept_from <= after:
+                return self._waiting[-limit:]
+            self._kept_from = await self._walk_back(after, self._kept_from)
+
+    async def _walk_back(self, after: int, upto: int) -> int:
+        """Walk over some older rows; returns up to where rows were not."""
+        rows = await self._rows.rows(
+            self._key.user_id, after, upto, BATCH, newest_first=True, with_received_ts=True
+        )
+        rows.reverse()
+        seen = [row for row in rows if row.stream_ordering > self._walked_from]
+        unseen = [row for row in rows if row.stream_ordering <= self._walked_from]
+        older = [*self._walk(unseen), *self._walk(seen, is_first_time=False)]
+        self._waiting = [*older, *self._waiting]
+        reached = after if len(rows) < BATCH else rows[0].stream_ordering - 1
+        self._walked_from = min(self._walked_from, reached)
+        return reached
 
 
 class PusherStore:
@@ -159,7 +248,7 @@ class PusherStore:
         limit: int = 20,
     ) -> list[seams.HttpPushAction]:
         """What an http pusher has to push, oldest first."""
-        waiting = await self._backlog.oldest(min_stream_ordering, max_stream_ordering, limit)
+        waiting = await self._backlog.next(min_stream_ordering, max_stream_ordering, limit)
         if not waiting:
             await self._write_position()
         return [
@@ -180,7 +269,7 @@ class PusherStore:
         limit: int = 20,
     ) -> list[seams.EmailPushAction]:
         """What an email pusher has to push, newest first."""
-        waiting = await self._backlog.newest(min_stream_ordering, max_stream_ordering, limit)
+        waiting = await self._backlog.next(min_stream_ordering, max_stream_ordering, limit)
         waiting = sorted(waiting, key=lambda decided: decided.row.received_ts or 0, reverse=True)
         return [
             seams.EmailPushAction(
@@ -192,6 +281,24 @@ class PusherStore:
             )
             for decided in waiting
         ]
+
+    async def update_pusher_last_stream_ordering_and_success(
+        self,
+        app_id: str,
+        pushkey: str,
+        user_id: str,
+        last_stream_ordering: int,
+        last_success: int,
+    ) -> bool:
+        """Write that all up to here is pushed."""
+        if self._backlog.is_of_a_scope_alone(last_stream_ordering):
+            # The count is as before. Without this the next receipt would say so to nobody, and the
+            # notification would stay on the phone.
+            seams.forget_badge(self._pusher)
+        still_exists: bool = await self._store.update_pusher_last_stream_ordering_and_success(
+            app_id, pushkey, user_id, last_stream_ordering, last_success
+        )
+        return still_exists
 
     async def _write_position(self) -> None:
         """Write how far the pusher came, once it has dropped enough to matter at a restart."""

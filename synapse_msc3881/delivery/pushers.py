@@ -14,7 +14,7 @@ from synapse.module_api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
-from synapse_msc3881.delivery.backlog import Backlog, PusherStore
+from synapse_msc3881.delivery.backlog import Backlog, MailBacklog, PusherStore
 from synapse_msc3881.delivery.starting import PusherStart
 from synapse_msc3881.delivery.stopping import Stop
 from synapse_msc3881.metrics import Failures
@@ -113,6 +113,7 @@ class Pushers:
         self._push_actions = push_actions
         self._failures = failures
         self._start = PusherStart()
+        self._now = hs.get_clock().time
 
     # --- Set and removed ---
 
@@ -300,7 +301,10 @@ class Pushers:
         tags = profile_tags_of(config)
         if tags != DEFAULT_TAGS:
             key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
-            backlog = Backlog(key, tags, self._push_actions, self._failures, self._metrics)
+            make_backlog = MailBacklog if isinstance(pusher, seams.EmailPusher) else Backlog
+            backlog = make_backlog(
+                key, tags, self._push_actions, self._failures, self._metrics, self._now
+            )
             pusher.store = PusherStore(pusher.store, pusher, backlog)  # type: ignore[assignment]
         return pusher
 

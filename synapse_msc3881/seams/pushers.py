@@ -41,6 +41,7 @@ __all__ = [
     "PusherPool",
     "StoreError",
     "canonicalise_email",
+    "forget_badge",
     "is_logged_in",
     "pushers_of",
     "running_pusher",
@@ -189,6 +190,11 @@ SEAMS: tuple[Seam, ...] = (
         "store.update_pusher_last_stream_ordering_and_success returns False",
     ),
     Seam(
+        "synapse.push.httppusher:HttpPusher._update_badge",
+        "after a receipt of the user, tells the gateway the count where it is not the attribute "
+        "badge_count_last_call; newer ones have disable_badge_count, for apps that want none",
+    ),
+    Seam(
         "synapse.push.emailpusher:EmailPusher.send_notification",
         "sends the mail, at the end of an email pusher's work",
     ),
@@ -297,3 +303,9 @@ async def is_logged_in(hs: HomeServer, user_id: str, device_id: str) -> bool:
 
     db_pool = main_store(hs).db_pool
     return bool(await db_pool.runInteraction("msc3881_is_logged_in", is_logged_in_txn))
+
+
+def forget_badge(pusher: Pusher) -> None:
+    """Have an http pusher tell its badge at the next receipt, whatever it told last."""
+    if isinstance(pusher, HttpPusher) and not getattr(pusher, "disable_badge_count", False):
+        pusher.badge_count_last_call = None

@@ -6,7 +6,7 @@ Such a row has ``notif = 0``, so that no count sees it, and starts with our mark
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import attr
@@ -87,19 +87,25 @@ class PushActionStore:
         return await self._api.run_db_interaction("msc3881_has_any_push", has_any_txn)
 
     async def rows(
-        self, user_id: str, after: int, upto: int, limit: int, with_received_ts: bool
+        self,
+        user_id: str,
+        after: int,
+        upto: int,
+        limit: int,
+        *,
+        newest_first: bool = False,
+        with_received_ts: bool = False,
     ) -> list[PushActionRow]:
-        """A user's oldest rows in a range of stream orderings, the first excluded.
+        """Some of a user's rows in a range of stream orderings, the first excluded.
 
         Args:
             user_id: whose.
             after: the stream ordering before the first.
             upto: the last stream ordering.
             limit: how many rows at most.
+            newest_first: whether to return the newest, by falling stream ordering; otherwise the
+                oldest, by rising.
             with_received_ts: whether to read when each event was received.
-
-        Returns:
-            The rows, by rising stream ordering.
         """
         received_ts, events = "NULL", ""
         if with_received_ts:
@@ -111,30 +117,59 @@ class PushActionStore:
                 f" ep.highlight, ep.notif, {received_ts}"
                 f" FROM event_push_actions AS ep {events}"
                 " WHERE ep.user_id = ? AND ep.stream_ordering > ? AND ep.stream_ordering <= ?"
-                f" AND {_RELEVANT} ORDER BY ep.stream_ordering ASC LIMIT ?",
+                f" AND {_RELEVANT}"
+                f" ORDER BY ep.stream_ordering {'DESC' if newest_first else 'ASC'} LIMIT ?",
                 (user_id, after, upto, limit),
             )
             return [PushActionRow(*row) for row in txn]
 
         return await self._api.run_db_interaction("msc3881_push_action_rows", rows_txn)
 
-    async def unread(
-        self, user_id: str, rows: Collection[PushActionRow]
-    ) -> Sequence[PushActionRow]:
-        """Those of a user's rows whose event is not read, by Synapse's own account."""
+    async def to_push(
+        self, user_id: str, rows: Collection[PushActionRow], look_for: Collection[PushActionRow]
+    ) -> set[int]:
+        """The stream orderings of those of a user's rows that are still to be pushed.
+
+        A row is not once its event was read, by Synapse's own account; nor once Synapse deleted
+        it, as it does where the event was redacted or is a day old.
+
+        Args:
+            user_id: whose.
+            rows: all in question.
+            look_for: those of them that may be gone. For the others only the receipts are read.
+        """
         if not rows:
-            return []
-        receipts = await self._api.run_db_interaction(
-            "msc3881_push_action_receipts",
-            seams.read_receipts_txn,
-            self._hs,
-            user_id,
-            {row.room_id for row in rows},
-            {row.thread_id for row in rows},
-        )
-        return [
-            row
-            for row in rows
-            if row.room_id not in receipts
-            or receipts[row.room_id].is_unread(row.thread_id, row.stream_ordering)
-        ]
+            return set()
+
+        def to_push_txn(txn: LoggingTransaction) -> set[int]:
+            gone = {row.stream_ordering for row in look_for} - _there_txn(txn, user_id, look_for)
+            receipts = seams.read_receipts_txn(
+                txn,
+                self._hs,
+                user_id,
+                {row.room_id for row in rows},
+                {row.thread_id for row in rows},
+            )
+            return {
+                row.stream_ordering
+                for row in rows
+                if row.stream_ordering not in gone
+                and (
+                    row.room_id not in receipts
+                    or receipts[row.room_id].is_unread(row.thread_id, row.stream_ordering)
+                )
+            }
+
+        return await self._api.run_db_interaction("msc3881_push_actions_to_push", to_push_txn)
+
+
+def _there_txn(txn: LoggingTransaction, user_id: str, rows: Collection[PushActionRow]) -> set[int]:
+    if not rows:
+        return set()
+    marks = ", ".join("?" * len(rows))
+    txn.execute(
+        "SELECT stream_ordering FROM event_push_actions"
+        f" WHERE user_id = ? AND stream_ordering IN ({marks})",
+        [user_id, *(row.stream_ordering for row in rows)],
+    )
+    return {ordering for (ordering,) in txn}

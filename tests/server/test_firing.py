@@ -8,8 +8,9 @@ from email.message import Message
 
 import pytest
 
-from demo.client import Session
+from demo.client import JsonDict, Session
 from demo.gateway import Behaviour, Gateway, Push
+from synapse_msc3881 import seams
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until
@@ -17,6 +18,7 @@ from tests.server.cascade_helpers import (
     NOTIFY,
     SILENT,
     SIREN,
+    THING,
     Device,
     Scene,
     device,
@@ -27,6 +29,7 @@ from tests.server.cascade_helpers import (
     position,
     stream_ordering,
     tags_in_database,
+    wait_until_recorded,
 )
 from tests.server.mail_server import MailServer
 
@@ -45,12 +48,9 @@ def mail_server() -> Iterator[MailServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def own_deployment(
-    deployment_kind: str, make_deployment: FreshDeployment, mail_server: MailServer
-) -> Iterator[Deployment]:
-    """A server that a test may restart, and that sends its mails to ours, at once."""
-    email = {
+def email_config(mail_server: MailServer, delay: str) -> JsonDict:
+    """Have a server send its mails to ours."""
+    return {
         "smtp_host": "127.0.0.1",
         "smtp_port": mail_server.port,
         "require_transport_security": False,
@@ -58,9 +58,20 @@ def own_deployment(
         "notif_from": "Matrix <noreply@synapse.test>",
         "enable_notifs": True,
         "notif_for_new_users": False,
-        "notif_delay_before_mail": "0s",
+        "notif_delay_before_mail": delay,
     }
-    deployment = make_deployment(deployment_kind, extra={"email": email})
+
+
+@pytest.fixture(scope="module")
+def own_deployment(
+    deployment_kind: str, make_deployment: FreshDeployment, mail_server: MailServer
+) -> Iterator[Deployment]:
+    """A server that a test may restart, and that sends its mails to ours, at once."""
+    extra = {
+        "email": email_config(mail_server, delay="0s"),
+        "experimental_features": {"msc4076_enabled": True},
+    }
+    deployment = make_deployment(deployment_kind, extra=extra)
     yield deployment
     deployment.stop()
     deployment.assert_log_is_clean()
@@ -324,6 +335,28 @@ def test_a_rejected_pushkey_is_removed_with_its_tags(scene: Scene) -> None:
     assert rejected.event_ids() == [first]
 
 
+@TAGS
+def test_what_was_redacted_while_the_gateway_failed_is_not_pushed(
+    scene: Scene, tags: list[str]
+) -> None:
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    pusher = scene.device(tags)
+    scene.gateway.behave(pusher.pushkey, Behaviour.ERROR)
+    redacted, gone, kept = (scene.message("alarm") for _ in range(3))
+    pusher.wait_for(redacted)
+
+    scene.alice.redact(scene.room, redacted)
+    # As Synapse does once an event is a day old.
+    scene.deployment.sql("DELETE FROM event_push_actions WHERE event_id = ?", [gone])
+    scene.gateway.behave(pusher.pushkey, Behaviour.OK)
+    pusher.wait_for(kept)
+    last = scene.message("alarm")
+    pusher.wait_for(last)
+
+    accepted = [push.event_id for push in pusher.pushes() if push.behaviour is Behaviour.OK]
+    assert accepted == [kept, last]
+
+
 def test_changing_tags_takes_effect_with_the_next_event(scene: Scene) -> None:
     scene.bob.put_rule("loud", "room", scene.room, on_all(SIREN))
     pusher = scene.device()
@@ -352,6 +385,93 @@ def test_a_receipt_updates_the_badge_of_a_pusher_with_tags(scene: Scene) -> None
 
     scene.gateway.wait_for(is_empty_badge, pushkey=pusher.pushkey)
     assert pusher.pushes() == []
+
+
+# --- Badges -------------------------------------------------------------------------------------
+
+
+def badges(pusher: Device) -> int:
+    return sum(push.is_badge_update for push in pusher.gateway.pushes(pusher.pushkey))
+
+
+def ring(scene: Scene, phone: Device) -> str:
+    """Have a phone ring for its scope alone: `global` says nothing about things."""
+    alarm = scene.thing("alarm")
+    phone.wait_for(alarm)
+    wait_until_recorded(scene.deployment, phone, alarm)
+    return alarm
+
+
+def test_after_a_push_of_a_scope_alone_the_next_receipt_updates_the_badge_once(
+    scene: Scene,
+) -> None:
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    tags = ["phone", "global"]
+    phone, off, _ = pushers = scene.device(tags), scene.device(tags), scene.device()
+
+    def wait_for_badges(*counts: int) -> None:
+        try:
+            wait_until(lambda: tuple(map(badges, pushers)) == counts, "the badges")
+        except AssertionError as error:
+            came = [(p.pushkey, p.event_id, p.counts) for p in scene.gateway.pushes()]
+            raise AssertionError(f"{error}; these came: {came}") from None
+
+    # So that each of them has told the count.
+    message = scene.message()
+    for pusher in pushers:
+        pusher.wait_for(message)
+        wait_until_recorded(scene.deployment, pusher, message)
+    scene.bob.read(scene.room, message)
+    wait_for_badges(1, 1, 1)
+
+    alarm = ring(scene, phone)
+    off.wait_for(alarm)
+    disable(off, tags)
+    scene.bob.read(scene.room, alarm)
+    wait_for_badges(2, 1, 1)
+
+    # Nothing rang since, so this receipt says nothing new.
+    scene.bob.read(scene.room, scene.thing("unheard"))
+    again = ring(scene, phone)
+    wait_for_badges(2, 1, 1)
+    scene.bob.read(scene.room, again)
+    wait_for_badges(3, 1, 1)
+
+
+def test_a_thread_that_only_a_scope_rang_for_has_counts_of_zero(scene: Scene) -> None:
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    phone = scene.device(["phone", "global"])
+    root = scene.message()
+    phone.wait_for(root)
+    relation = {"rel_type": "m.thread", "event_id": root}
+    reply = scene.alice.send(scene.room, {"body": "alarm", "m.relates_to": relation}, THING)
+    phone.wait_for(reply)
+
+    timeline = {"unread_thread_notifications": True}
+    joined = scene.bob.sync(sync_filter={"room": {"timeline": timeline}})["rooms"]["join"]
+    counts = joined[scene.room]
+    assert counts["unread_notifications"] == {"notification_count": 1, "highlight_count": 0}
+    threads = counts.get("unread_thread_notifications", {})
+    assert threads == {root: {"notification_count": 0, "highlight_count": 0}}
+
+
+def test_a_pusher_without_badges_gets_none_after_a_push_of_a_scope_alone(
+    own_deployment: Deployment, gateway: Gateway
+) -> None:
+    if "disable_badge_count" not in seams.HttpPusher.__init__.__code__.co_names:
+        pytest.skip("this Synapse knows no pushers without badges")
+    scene = make_scene(own_deployment, gateway)
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    data = {"url": gateway.url, "org.matrix.msc4076.disable_badge_count": True}
+    without = scene.device(["phone", "global"], data=data)
+    phone = scene.device(["phone", "global"])
+    alarm = ring(scene, without)
+    ring(scene, phone)
+    scene.bob.read(scene.room, alarm)
+
+    wait_until(lambda: badges(phone) == 1, "the badge of the other")
+    ring(scene, without)
+    assert badges(without) == 0
 
 
 # --- E-mail -------------------------------------------------------------------------------------
@@ -427,3 +547,50 @@ def test_a_disabled_mail_pusher_sends_nothing(
     mail = about(message_from_bytes(mail_server.wait_for(address)))
     assert "Heard" in mail
     assert len(mail_server.mails(address)) == 1
+
+
+@pytest.fixture(scope="module")
+def patient_deployment(
+    deployment_kind: str, make_deployment: FreshDeployment, mail_server: MailServer
+) -> Iterator[Deployment]:
+    """A server that waits before it sends a mail."""
+    deployment = make_deployment(
+        deployment_kind, extra={"email": email_config(mail_server, delay="5s")}
+    )
+    yield deployment
+    deployment.stop()
+    deployment.assert_log_is_clean()
+
+
+def test_what_was_redacted_before_the_mail_is_not_in_it(
+    patient_deployment: Deployment, mail_server: MailServer, gateway: Gateway
+) -> None:
+    scene = make_scene(patient_deployment, gateway)
+    regretted = scene.alice.create_room(preset="public_chat", name="Regret")
+    scene.bob.join(regretted)
+    scene.bob.put_rule("mail", "override", "regret", on_body("A regretted word", NOTIFY))
+    address = mail_pusher(patient_deployment, scene.bob, ["mail", "global"])
+    event_id = scene.alice.send(regretted, "A regretted word")
+    scene.message("A kept word")
+    scene.alice.redact(regretted, event_id)
+
+    mail = about(message_from_bytes(mail_server.wait_for(address)))
+    assert "A kept word" in mail
+    assert "Regret" not in mail
+
+
+def test_an_unread_message_is_mailed_though_newer_ones_were_read(
+    patient_deployment: Deployment, mail_server: MailServer, gateway: Gateway
+) -> None:
+    scene = make_scene(patient_deployment, gateway)
+    busy = scene.alice.create_room(preset="public_chat")
+    scene.bob.join(busy)
+    scene.bob.put_rule("mail", "override", "all", on_all(NOTIFY))
+    address = mail_pusher(patient_deployment, scene.bob, ["mail", "global"])
+    scene.message("A direct word")
+    last = [scene.alice.send(busy, f"Chatter {number}") for number in range(25)][-1]
+    scene.bob.read(busy, last)
+
+    mail = about(message_from_bytes(mail_server.wait_for(address)))
+    assert "A direct word" in mail
+    assert "Chatter" not in mail
