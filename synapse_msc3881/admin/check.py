@@ -22,7 +22,7 @@ from synapse_msc3881.tested import TESTED, TESTED_VERSIONS
 
 if TYPE_CHECKING:
     from synapse_msc3881.admin.report import Report
-    from synapse_msc3881.seams.declaring import Seam, SeamStatus
+    from synapse_msc3881.seams.declaring import Declared, SeamStatus
 
 _EPILOG = """\
 One process:         check -c homeserver.yaml
@@ -30,6 +30,12 @@ Started with more:   check -c homeserver.yaml -c conf.d
 With workers:        check -c homeserver.yaml --worker workers/*.yaml
 
 Exit status: 0 no problem, 1 a problem was found, 2 wrong usage."""
+
+
+_DOES_NOT_FIT = (
+    "Synapse does not start with the module. Install a release of synapse_msc3881 that supports "
+    "this Synapse, or take the module out of homeserver.yaml."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,18 +113,14 @@ def _examine_seams(report: Report) -> None:
     from synapse_msc3881.seams.declaring import inspect_each  # noqa: PLC0415
 
     for status in _compared(report, seams.SEAMS, seams.inspect_seams()):
-        remedy = (
-            "Synapse does not start with the module. Install a release of synapse_msc3881 "
-            "that supports this Synapse, or take the module out of homeserver.yaml."
-        )
-        report.findings.append(problem(status.seam.where, _what(status), remedy))
+        report.findings.append(problem(status.seam.where, _what(status), _DOES_NOT_FIT))
     for status in _compared(report, process_config.SEAMS, inspect_each(process_config.SEAMS)):
         what = f"{_what(status)}. Only this command needs it"
         report.findings.append(note(status.seam.where, what))
 
 
 def _compared(
-    report: Report, seams: Sequence[Seam], statuses: Sequence[SeamStatus]
+    report: Report, seams: Sequence[Declared], statuses: Sequence[SeamStatus]
 ) -> Iterator[SeamStatus]:
     """List the seams in the report; gives those that are not as they should be."""
     from synapse_msc3881.admin.report import SeamReport  # noqa: PLC0415
@@ -142,6 +144,7 @@ def _examine_deployment(report: Report, config: list[str], workers: list[str]) -
     from synapse_msc3881.admin.processes import Deployment  # noqa: PLC0415
     from synapse_msc3881.admin.redaction import Secrets  # noqa: PLC0415
     from synapse_msc3881.admin.report import problem  # noqa: PLC0415
+    from synapse_msc3881.seams import TABLES  # noqa: PLC0415
 
     secrets = Secrets()
     deployment = Deployment(secrets)
@@ -154,8 +157,10 @@ def _examine_deployment(report: Report, config: list[str], workers: list[str]) -
     configs = [process.config for process in deployment.processes if process.config is not None]
     sections = [one.database for one in configs if one.database is not None]
     if sections:
-        report.database, findings = database.look(sections[0], secrets)
+        report.database, findings, statuses = database.look(sections[0], secrets)
         report.findings += findings
+        for status in _compared(report, TABLES, statuses):
+            report.findings.append(problem(status.seam.where, _what(status), _DOES_NOT_FIT))
     elif configs:
         report.findings.append(
             problem(" ".join(config), "names no database", "Synapse does not start without one.")

@@ -16,7 +16,7 @@ import attr
 from synapse_msc3881 import seams
 from synapse_msc3881.admin.redaction import Secrets
 from synapse_msc3881.admin.report import DatabaseReport, Finding, note, problem
-from synapse_msc3881.seams import process_config
+from synapse_msc3881.seams import SeamStatus, process_config
 from synapse_msc3881.storage import migrations
 from synapse_msc3881.storage.migrations import (
     TABLES,
@@ -44,6 +44,7 @@ class _Contents:
 
     schema: frozenset[str] | None
     tables: tuple[str, ...]
+    synapse: Sequence[SeamStatus] = ()  # Synapse's own tables
 
 
 class _NothingThereError(Exception):
@@ -58,15 +59,18 @@ class CannotReadError(Exception):
         self.remedy = remedy
 
 
-def look(database: Mapping[str, Any], secrets: Secrets) -> tuple[DatabaseReport, list[Finding]]:
-    """Read which of the module's tables there are.
+def look(
+    database: Mapping[str, Any], secrets: Secrets
+) -> tuple[DatabaseReport, list[Finding], Sequence[SeamStatus]]:
+    """Read which of the module's tables there are, and which columns Synapse's have.
 
     Args:
         database: the section of Synapse's config.
         secrets: what must not be shown.
 
     Returns:
-        What is there, and what is wrong with it. Comes back within `_GIVE_UP` seconds.
+        What is there, what is wrong with it, and how Synapse's tables compare; nothing of the
+        last where they are not there yet. Comes back within `_GIVE_UP` seconds.
     """
     options = database.get("args") or {}
     read: Callable[[], _Contents]
@@ -81,20 +85,20 @@ def look(database: Mapping[str, Any], secrets: Secrets) -> tuple[DatabaseReport,
     try:
         contents = _within(_GIVE_UP, read)
     except _NothingThereError as error:
-        return report, [note(where, str(error))]
+        return report, [note(where, str(error))], ()
     except CannotReadError as error:
-        return report, [problem(where, str(error), error.remedy)]
+        return report, [problem(where, str(error), error.remedy)], ()
     except Exception as error:  # noqa: BLE001  # the drivers' errors have no common base
         message = secrets.hide(str(error).strip() or type(error).__name__)
         remedy = "Start the database, or correct `database` in the config."
-        return report, [problem(where, f"it does not answer.\n{message}", remedy)]
+        return report, [problem(where, f"it does not answer.\n{message}", remedy)], ()
     found = attr.evolve(
         report,
         answers=True,
         schema=tuple(sorted(contents.schema or ())),
         tables=contents.tables,
     )
-    return found, _judge(where, contents)
+    return found, _judge(where, contents), contents.synapse
 
 
 def read_only(database: Mapping[str, Any], secrets: Secrets, read: Read[T]) -> T:
@@ -226,7 +230,8 @@ def _read_contents(cursor: Any, engine: Any) -> _Contents:
     tables = tuple(table for table in TABLES if seams.has_table(cursor, engine, table))
     if not seams.has_table(cursor, engine, "applied_module_schemas"):
         return _Contents(None, tables)
-    return _Contents(frozenset(applied_files(cursor, engine)), tables)
+    applied = frozenset(applied_files(cursor, engine))
+    return _Contents(applied, tables, seams.inspect_tables(cursor.connection, engine))
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------

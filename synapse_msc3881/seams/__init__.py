@@ -101,8 +101,9 @@ try:
         tell_other_processes,
         wrap_pusher_types,
     )
+    from synapse_msc3881.seams.tables import TABLES, Table, inspect_tables, verify_tables
 except ImportError as error:
-    raise ImportError(does_not_fit([str(error)])) from error
+    raise ImportError(does_not_fit([f"{error.name}: missing ({error})"])) from error
 
 if TYPE_CHECKING:
     from synapse.module_api import ModuleApi
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SEAMS",
+    "TABLES",
     "TESTED_VERSIONS",
     "CrossProcessCache",
     "EmailPushAction",
@@ -137,6 +139,7 @@ __all__ = [
     "SeamError",
     "SeamStatus",
     "StoreError",
+    "Table",
     "UnrecognizedRequestError",
     "VersionsRestServlet",
     "assert_params_in_dict",
@@ -152,6 +155,7 @@ __all__ = [
     "has_table",
     "homeserver",
     "inspect_seams",
+    "inspect_tables",
     "is_logged_in",
     "lock_schemas",
     "main_store",
@@ -177,6 +181,7 @@ __all__ = [
     "running_pusher",
     "tell_other_processes",
     "verify",
+    "verify_tables",
     "wrap",
     "wrap_evaluators",
     "wrap_pusher_types",
@@ -222,9 +227,7 @@ def verify(api: ModuleApi) -> HomeServer:
     hs: HomeServer | None = getattr(api, "_hs", None)
     broken = [status for status in inspect_seams(hs) if status.problem]
     if broken or hs is None:
-        raise SeamError(
-            does_not_fit([f"{status.seam.where}: {status.problem}" for status in broken])
-        )
+        raise SeamError(does_not_fit([str(status) for status in broken]))
     return hs
 
 

@@ -7,7 +7,7 @@ import dis
 import importlib
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attr
 from synapse.util.caches.descriptors import DeferredCacheListDescriptor
@@ -42,16 +42,35 @@ class Seam:
     calls: tuple[str, ...] = ()
 
 
+class Declared(Protocol):
+    """A seam, or a table of Synapse's: what messages say of it."""
+
+    @property
+    def where(self) -> str:
+        """Where it is."""
+
+    @property
+    def relies_on(self) -> str:
+        """What the module does with it and needs of it."""
+
+    @property
+    def since(self) -> str:
+        """The oldest Synapse version in which it was seen to be so."""
+
+
 class SeamError(Exception):
     """Synapse is not of the shape that the module relies on."""
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class SeamStatus:
-    """What `inspect_seams` found of one seam; `problem` is None where all is well."""
+    """What was found of one thing declared; `problem` is None where all is well."""
 
-    seam: Seam
+    seam: Declared
     problem: str | None
+
+    def __str__(self) -> str:
+        return f"{self.seam.where}: {self.problem}"
 
 
 def inspect_each(seams: Iterable[Seam], hs: HomeServer | None = None) -> list[SeamStatus]:

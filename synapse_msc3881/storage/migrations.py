@@ -73,11 +73,13 @@ def prepare_tables(hs: HomeServer, is_main: bool) -> set[str]:
     Raises:
         NewerSchemaError: a newer release has changed the tables.
         LockedError: another session of the database keeps the module from looking at them.
+        SeamError: a table of Synapse's lacks a column that the module names.
     """
     connection, give_back = seams.connection_of_this_thread(hs)
     engine = seams.engine_of(hs)
     try:
         seams.lock_schemas(connection, engine)
+        seams.verify_tables(connection, engine)
         cursor = connection.cursor()
         _upgrade(cursor, engine)
         if is_main:

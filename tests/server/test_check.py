@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import time
 import venv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ import yaml
 
 from demo.client import JsonDict
 from demo.process import ProcessError
-from synapse_msc3881.seams import SEAMS, process_config
+from synapse_msc3881.seams import SEAMS, TABLES, process_config
+from synapse_msc3881.seams.declaring import Declared
 from synapse_msc3881.storage.migrations import schema_files
 from synapse_msc3881.tested import TESTED_VERSIONS
 from tests.conftest import FreshDeployment
 from tests.harness.admin import PACKAGE_PARENT, Answer, command, command_here
 from tests.harness.deployment import CHECKOUT, MODULE, Deployment
 from tests.harness.postgres import Postgres
+from tests.harness.sabotage import sabotage
 
 EXAMPLES = CHECKOUT / "docs" / "examples" / "workers"
 WORKERS = sorted(
@@ -119,7 +121,8 @@ def test_the_table_for_humans(deployment: Deployment) -> None:
     answer = command("check", "-c", deployment.homeserver.config_file)
     assert answer.status == 0, answer.output
     lines = answer.output.splitlines()
-    for seam in (*SEAMS, *process_config.SEAMS):
+    declared: Sequence[Declared] = (*SEAMS, *process_config.SEAMS, *TABLES)
+    for seam in declared:
         assert any(line.startswith("  ") and line.endswith(f"  {seam.where}") for line in lines)
     assert "bad" not in {line.split()[0] for line in lines if line.startswith("  ")}
     assert lines[-1].startswith("No problem found. synapse_msc3881 ")
@@ -396,10 +399,11 @@ def test_tables_that_are_not_as_this_release_makes_them(fresh_deployment: FreshD
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Path:
-    """Synapse's table of module schemas, with the module's tables, in a file."""
+    """The tables of Synapse that the module reads, with the module's own, in a file."""
     file = tmp_path / "homeserver.db"
     with closing(sqlite3.connect(file)) as connection, connection:
-        connection.execute(f"CREATE TABLE {SCHEMA} (module_name TEXT, file TEXT)")
+        for table in TABLES:
+            connection.execute(f"CREATE TABLE {table.name} ({', '.join(table.columns)})")
         connection.execute(
             f"INSERT INTO {SCHEMA} VALUES ('synapse_msc3881', '01_tables.0.1.0.sql')"
         )
@@ -506,13 +510,6 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
 # --- The environment ----------------------------------------------------------------------------
 
 
-def sabotage(directory: Path, code: str) -> Path:
-    """A directory for PYTHONPATH whose code runs as Python starts."""
-    directory.mkdir()
-    (directory / "sitecustomize.py").write_text(code)
-    return directory
-
-
 def pretend_version(directory: Path, version: str) -> Path:
     """A directory for PYTHONPATH by which Synapse seems to have another version."""
     info = directory / f"matrix_synapse-{version}.dist-info"
@@ -550,12 +547,12 @@ def test_a_seam_that_only_this_command_needs(tmp_path: Path) -> None:
 
 
 def test_a_synapse_that_the_module_cannot_be_imported_on(tmp_path: Path) -> None:
-    code = "import synapse.handlers.push_rules as m\ndel m.check_actions"
+    code = "import synapse.rest.client.versions as m\ndel m.VersionsRestServlet"
     path = [sabotage(tmp_path / "sabotage", code), PACKAGE_PARENT]
     answer = check("-c", homeserver(tmp_path), path=path)
     assert answer.status == 1
     (problem,) = answer.problems
-    assert "cannot import name 'check_actions'" in problem
+    assert "cannot import name 'VersionsRestServlet'" in problem
     assert "This release was tested on" in problem
 
 
