@@ -35,6 +35,10 @@ class Config:
     limits: Limits = attr.Factory(Limits)
 
 
+#: The names of the options below ``config``.
+OPTIONS = tuple(field.name for field in attr.fields(Config))
+
+
 def parse_config(raw: object) -> Config:
     """Turn the ``config`` of the module into a `Config`.
 
@@ -46,7 +50,7 @@ def parse_config(raw: object) -> Config:
             the option below ``config``; Synapse puts the rest in front.
     """
     options = _mapping(raw, ())
-    _refuse_unknown(options, ("keep_omitted", "page", "limits"), ())
+    _refuse_unknown(options, OPTIONS, ())
 
     page = _mapping(options.get("page"), ("page",))
     _refuse_unknown(page, ("enabled",), ("page",))

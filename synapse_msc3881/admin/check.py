@@ -54,7 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files of -c and then this one. A file with `server_name` is taken as the whole config "
         "of its worker",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="without the tables")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "-q", "--quiet", action="store_true", help="only the verdict, and what was found"
+    )
+    length.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="with each part of Synapse that the module relies on, also where all fit",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             Screen().line(as_json(report))
         else:
-            show(report, Screen(), quiet=arguments.quiet)
+            show(report, Screen(), quiet=arguments.quiet, verbose=arguments.verbose)
     except ScreenGoneError:
         pass
     return 1 if report.problems else 0

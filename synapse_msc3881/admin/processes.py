@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,13 @@ from synapse_msc3881.admin.config_files import (
     printing_nothing,
     read_config_file,
 )
+from synapse_msc3881.admin.modules_option import ENTRY, MODULE, entries_of, read_modules
 from synapse_msc3881.admin.redaction import Secrets
 from synapse_msc3881.admin.report import Finding, ProcessReport, note, problem
+from synapse_msc3881.admin.running import find_without_module
 from synapse_msc3881.seams import process_config
 
 _MAIN = "master"
-
-#: Under these names Synapse finds the module.
-_MODULE = re.compile(r"synapse_msc3881(\.\w+)*\.")
-
-ENTRY = """\
-modules:
-  - module: synapse_msc3881.PusherControl
-    config: {}"""
 
 # What does not work in a process without the module, by what it does.
 _PUSHERS, _RULES, _PERSISTS, _PUSHES, _CLIENTS, _FEDERATION = (
@@ -111,6 +104,8 @@ class Deployment:
         """Look at all processes together."""
         self._find_unread()
         self._find_differences()
+        for finding in find_without_module(list(self._read)):
+            self._say(finding)
 
     # One process
 
@@ -124,9 +119,13 @@ class Deployment:
         config = self._parse(names)
         name = _name(config.name) if config is not None else _raw_name(read)
         duties = _duties(config) if config is not None else ()
-        entries = _entries(read)
-        if entries:
-            module, options = self._load(entries, read, name)
+        modules = read_modules(read)
+        for finding in modules.findings:
+            self._say(finding)
+        if modules.entries:
+            module, options = self._load(modules.entries, read, name)
+        elif modules.meant:
+            module, options = "bad", None
         else:
             module, options = "no", None
             self._say(_lacks_module(name, read, duties))
@@ -160,15 +159,15 @@ class Deployment:
                 loaded.append(process_config.load_configured_module(entry, index)[1])
             except ConfigError as error:
                 text = self._secrets.hide(process_config.explain_config_error(error))
-                remedy = "Synapse does not start with this. The options are in docs/admin-guide.md."
-                self._say(problem(where, text, remedy))
+                self._say(problem(where, text, "Synapse does not start with this."))
             except Exception as error:  # noqa: BLE001  # importing can raise anything
                 text = self._secrets.hide(f"{type(error).__name__}: {error}")
                 self._say(
                     problem(
                         where,
-                        f"`{entry['module']}` in `modules` cannot be loaded.\n{text}",
-                        "Write `module: synapse_msc3881.PusherControl`.",
+                        f"`{entry['module']}` in `modules` cannot be loaded. Synapse does not "
+                        f"start with this, and says:\n{text}",
+                        f"Write `module: {MODULE}`.",
                     )
                 )
         if len(loaded) < len(entries):
@@ -300,18 +299,6 @@ def _named_processes(config: process_config.ProcessConfig) -> Iterator[tuple[str
     yield "instance_map", [name for name in config.instances if name != "main"]
 
 
-def _entries(files: Sequence[ConfigFile]) -> list[tuple[int, Any]]:
-    """The module's entries in `modules`, each with its place there."""
-    modules: Any = None
-    for file in files:
-        modules = file.options.get("modules", modules)
-    return [
-        (index, entry)
-        for index, entry in enumerate(modules if isinstance(modules, list) else ())
-        if isinstance(entry, Mapping) and _MODULE.match(str(entry.get("module")))
-    ]
-
-
 def _with_modules(files: Sequence[ConfigFile]) -> list[ConfigFile]:
     return [file for file in files if "modules" in file.options]
 
@@ -320,7 +307,7 @@ def _lacks_module(name: str, files: Sequence[ConfigFile], duties: Sequence[str])
     lost = [_WITHOUT[duty] for duty in duties if duty in _WITHOUT]
     consequence = f": {'; '.join(lost)}" if lost else ""
     having = _with_modules(files)
-    if len(having) > 1 and any(_entries([file]) for file in having[:-1]):
+    if len(having) > 1 and any(entries_of(file) for file in having[:-1]):
         last, before = having[-1].path, having[-2].path
         return problem(
             name,

@@ -127,29 +127,35 @@ def as_json(report: Report) -> str:
     return json.dumps(content, indent=2)
 
 
-def show(report: Report, screen: Screen, *, quiet: bool) -> None:
-    """Write the report for a human; what has to be done comes last.
+def show(report: Report, screen: Screen, *, quiet: bool, verbose: bool) -> None:
+    """Write the report for a human: the verdict, what has to be done, and what was looked at.
 
     Args:
         report: what was found.
         screen: where to write.
-        quiet: leave out the tables.
+        quiet: leave out what was looked at.
+        verbose: list each part of Synapse that the module relies on, also where all fit.
     """
+    count = len(report.problems)
+    what = "No problem" if not count else f"{count} problem{'s' if count > 1 else ''}"
+    screen.line(f"{what} found. {_versions(report)}", "red" if count else "green")
+    screen.line()
+    _show_findings(report, screen)
     if not quiet:
-        _show_seams(report, screen)
         _show_processes(report, screen)
         _show_database(report, screen)
+        _show_seams(report, screen, verbose=verbose)
+
+
+def _show_findings(report: Report, screen: Screen) -> None:
     for title, findings, style in (
-        ("Notes", report.notes, "yellow"),
         ("Problems", report.problems, "red"),
+        ("Notes", report.notes, "yellow"),
     ):
         if findings:
             screen.line(title, "bold")
         for finding in findings:
             _show_finding(finding, screen, style)
-    count = len(report.problems)
-    what = "No problem" if not count else f"{count} problem{'s' if count > 1 else ''}"
-    screen.line(f"{what} found. {_versions(report)}", "red" if count else "green")
 
 
 def _versions(report: Report) -> str:
@@ -158,15 +164,22 @@ def _versions(report: Report) -> str:
     return f"synapse_msc3881 {report.module_version}, Synapse {synapse}{tested}, {report.python}"
 
 
-def _show_seams(report: Report, screen: Screen) -> None:
+def _show_seams(report: Report, screen: Screen, *, verbose: bool) -> None:
     if not report.seams:
+        return
+    bad = sum(seam.state == "bad" for seam in report.seams)
+    if not verbose and not bad:
+        later = sum(seam.state == "startup" for seam in report.seams)
+        screen.line(
+            f"{len(report.seams)} parts of Synapse that the module relies on: all as they have to "
+            f"be, but for {later} that only a running Synapse has, which looks at them at startup"
+        )
         return
     screen.line("Parts of Synapse that the module relies on, each known since a version", "bold")
     for seam in report.seams:
         what = f": {seam.problem}" if seam.problem else ""
         style = {"bad": "red", "startup": "dim"}.get(seam.state, "")
         screen.line(f"  {seam.state:<7}  {seam.since:<5}  {seam.where}{what}", style)
-    screen.line()
 
 
 def _show_processes(report: Report, screen: Screen) -> None:

@@ -118,18 +118,24 @@ def test_a_running_server(deployment: Deployment) -> None:
 
 
 def test_the_table_for_humans(deployment: Deployment) -> None:
-    answer = command("check", "-c", deployment.homeserver.config_file)
+    config = deployment.homeserver.config_file
+    answer = command("check", "--verbose", "-c", config)
     assert answer.status == 0, answer.output
     lines = answer.output.splitlines()
     declared: Sequence[Declared] = (*SEAMS, *process_config.SEAMS, *TABLES)
     for seam in declared:
         assert any(line.startswith("  ") and line.endswith(f"  {seam.where}") for line in lines)
     assert "bad" not in {line.split()[0] for line in lines if line.startswith("  ")}
-    assert lines[-1].startswith("No problem found. synapse_msc3881 ")
+    assert lines[0].startswith("No problem found. synapse_msc3881 ")
     assert "writes pushers and their profile tags" in " ".join(answer.output.split())
 
-    quiet = command("check", "-q", "-c", deployment.homeserver.config_file)
-    assert (quiet.status, quiet.output.splitlines()) == (0, lines[-1:])
+    short = command("check", "-c", config).output.splitlines()
+    parts = len(SEAMS) + len(process_config.SEAMS)
+    assert short[:-1] == lines[: len(short) - 1]
+    assert short[-1].startswith(f"{parts} parts of Synapse that the module relies on: all as they")
+
+    quiet = command("check", "-q", "-c", config)
+    assert (quiet.status, quiet.output.splitlines()) == (0, [lines[0], ""])
 
 
 def test_a_stopped_server_is_left_as_it_is(fresh_deployment: FreshDeployment) -> None:
