@@ -110,13 +110,18 @@ def _compile_group(rules: tuple[RawRule, ...], compile_rules: Compile) -> RuleGr
     conditions = [_look_at(rule.conditions) for rule in rules]
     needs = tuple(each.needs for each in conditions)
     marked = [_marked(number, rule.conditions) for number, rule in enumerate(rules)]
+    is_costly = any(each.is_costly for each in conditions)
     return RuleGroup(
-        rules=compile_rules([*marked, _NO_MATCH]),
+        rules=(
+            tuple(compile_rules([rule, _NO_MATCH]) for rule in marked)
+            if is_costly
+            else compile_rules([*marked, _NO_MATCH])
+        ),
         matches=tuple(Match(parse_actions(rule.actions), rule.rule_id) for rule in rules),
         needs=needs,
         hints=hints_of(needs),
         before_room=rules[0].priority_class > KINDS["room"],
-        is_costly=any(each.is_costly for each in conditions),
+        is_costly=is_costly,
         size=_GROUP_BYTES
         + sum(
             _RULE_BYTES + _JSON_FACTOR * (len(rule.conditions) + len(rule.actions))

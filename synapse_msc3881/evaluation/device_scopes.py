@@ -18,7 +18,7 @@ import attr
 
 from synapse_msc3881.evaluation.compiling import compile_user
 from synapse_msc3881.evaluation.matching import UserScopes
-from synapse_msc3881.evaluation.spending import Spending, TooCostlyError
+from synapse_msc3881.evaluation.spending import Spending
 from synapse_msc3881.metrics import Failures
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
@@ -130,15 +130,11 @@ class DeviceScopes:
 
         Never raises.
         """
-        refused = self._spending.start_event(user_ids)
         compiled = self._held.compiled
-        missing = [each for each in user_ids if each not in compiled and each not in refused]
+        missing = [each for each in user_ids if each not in compiled]
         found = {each: scopes for each in user_ids if (scopes := compiled.get(each)) is not None}
         if missing:
             found.update(await self._load(missing))
-        for user_id in refused:
-            self._failures.report("cost", user_id, TooCostlyError(), _INSTEAD)
-            found[user_id] = Failed()
         return found
 
     async def _load(self, user_ids: Collection[str]) -> Mapping[str, UserScopes | Failed]:

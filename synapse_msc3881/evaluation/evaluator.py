@@ -7,7 +7,8 @@ evaluator that Synapse makes for the event then runs them too; and what came out
 user's row of push actions, in the same statement (see `outcomes`).
 
 Nothing here may fail an event: whatever goes wrong for a user is reported, and for this event
-that user goes by `global`. So it is for a user whose rules take too much of the server's time.
+that user goes by `global`. For a user whose rules take too much of the server's time, only rules
+with patterns do not match (see `spending`).
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from synapse_msc3881.evaluation.matching import (
     UserScopes,
     mark_of,
 )
-from synapse_msc3881.evaluation.prefilter import has_much_text, searchable
-from synapse_msc3881.evaluation.spending import Spending, TooCostlyError
+from synapse_msc3881.evaluation.prefilter import LOOK_NS, searchable
+from synapse_msc3881.evaluation.spending import FREE_NS, Spending, TooCostlyError
 from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.seams import RuleCompiler
+
+_WITHOUT_PATTERNS = "rules with patterns do not match for this event"
 
 
 @attr.s(auto_attribs=True, slots=True, eq=False)
@@ -121,15 +124,25 @@ class ScopedEvaluator:
             sender=by_id.get("sender"),
             text=searchable(self._flattened_keys),
             # Where the rule above does not match, a group goes on to the server-default rules.
-            is_costly=not matches or has_much_text(self._flattened_keys),
+            is_costly=not matches,
         )
         return self.facts
 
 
 class MeteredRun:
-    """Runs rules for one event and one user, who pays for it."""
+    """Runs rules for one event and one user, who pays for what is beyond the event's share."""
 
-    __slots__ = ("_evaluator", "_limit", "_spending", "_started", "_user")
+    __slots__ = (
+        "_evaluator",
+        "_limit",
+        "_spending",
+        "_spent",
+        "_started",
+        "_user",
+        "_work",
+        "is_over",
+        "skipped",
+    )
 
     def __init__(
         self, evaluator: ScopedEvaluator, user: tuple[Any, ...], spending: Spending
@@ -143,38 +156,48 @@ class MeteredRun:
         self._evaluator = evaluator
         self._user = user
         self._spending = spending
+        self._work = 0
         self._started: float | None = None
         self._limit = 0.0
+        self._spent: float | None = None
+        self.is_over = spending.is_over(user[0])
+        self.skipped = 0
 
-    def start(self) -> None:
-        """Let the user pay from now on, unless it is so already."""
-        if self._started is None:
-            self._started = self._spending.clock()
-            self._limit = self._started + self._spending.left(self._user[0])
-
-    def __call__(self, rules: CompiledRules, costly: bool) -> Sequence[Any]:
-        """The actions of the first rule that matches.
-
-        Args:
-            rules: what to run.
-            costly: whether that may take time that counts. If not, already looking at the clock
-                would take as long, and the user does not pay before something does.
-
-        Raises:
-            TooCostlyError: the user has spent too much already.
-        """
-        if self._started is not None:
-            if self._spending.clock() > self._limit:
-                raise TooCostlyError
-        elif costly:
-            self.start()
+    def __call__(self, rules: CompiledRules) -> Sequence[Any]:
+        """The actions of the first rule that matches."""
         actions: Sequence[Any] = self._evaluator.run_native(rules, *self._user)
         return actions
 
+    def may(self, work_ns: int) -> bool:
+        """Whether work may be done that takes so long, about; if not, it counts as skipped."""
+        if not self.is_over:
+            self._work += work_ns
+            if self._work <= FREE_NS:
+                return True
+            now = self._spending.clock()
+            if self._started is None:
+                self._started = now
+                self._limit = now + self._spending.left(self._user[0])
+            if now < self._limit:
+                return True
+            self._spent = now - self._started
+            self.is_over = True
+        self.skipped += 1
+        return False
+
+    def look_at(self, scopes: UserScopes) -> None:
+        """Let the user pay for looking at more rules than usual."""
+        if not self.is_over:
+            self.may(LOOK_NS * sum(scope.looked_at for scope in scopes.scopes.values()))
+
     def settle(self) -> None:
         """Charge the user with what it took."""
-        if self._started is not None:
-            self._spending.charge(self._user[0], self._spending.clock() - self._started)
+        if self._started is None:
+            return
+        # What comes after the account said no is nothing that counts.
+        spent = self._spending.clock() - self._started if self._spent is None else self._spent
+        if spent > 0:
+            self._spending.charge(self._user[0], spent)
 
 
 def match_scopes(scopes: UserScopes, run: Run, event: EventFacts) -> dict[str, Match]:
@@ -277,12 +300,13 @@ class Evaluation:
             raise
         except BaseException as error:  # noqa: BLE001
             # A panic in Rust is no Exception, and must not fail the event either.
-            seam = "cost" if isinstance(error, TooCostlyError) else "evaluate"
-            self._failures.report(seam, user[0], error, "this event goes by `global`")
+            self._failures.report("evaluate", user[0], error, "this event goes by `global`")
             return self._failed(actions)
         finally:
             if run is not None:
                 run.settle()
+                if run.skipped:
+                    self._failures.report("cost", user[0], TooCostlyError(), _WITHOUT_PATTERNS)
 
     def _cascade(
         self,
@@ -293,7 +317,7 @@ class Evaluation:
         run: MeteredRun,
     ) -> Collection[Action]:
         if scopes.are_many:
-            run.start()
+            run.look_at(scopes)
         outcomes = match_scopes(scopes, run, event)
         if not outcomes:
             return actions
@@ -301,10 +325,10 @@ class Evaluation:
             if not any(match.notifies for match in outcomes.values()):
                 # Nobody will push this, whatever the walk: as without us, there is no row.
                 return actions
-            if scopes.needs_global_match:
-                run.start()  # Compiling the rules costs as well.
-                if run(scopes.marked_global(rules, self._compiler.compile_marked), True):
-                    outcomes[GLOBAL] = Match([])
+            if scopes.needs_global_match and run(
+                scopes.marked_global(rules, self._compiler.compile_marked)
+            ):
+                outcomes[GLOBAL] = Match([])
         return StagedActions(with_outcomes(actions, outcomes))
 
     @staticmethod

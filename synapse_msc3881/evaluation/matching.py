@@ -9,20 +9,27 @@ the evaluator runs before the server-default rules, with one at the end that alw
 never gets to those.
 
 The rules are compiled in groups (see `compiling`), and a group is run only for an event that one
-of its rules could match (see `prefilter`). So what does not match costs little, and what is costly
-is done in steps that can be stopped in between (see `spending`).
+of its rules could match (see `prefilter`). So what does not match costs little. Rules with patterns
+are run one by one, and before each its user's account is asked (see `spending`): where it says no,
+they count as not matching, and all others are decided as ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attr
 
 from synapse_msc3881.cascade.profile_tags import Actions, Match
 from synapse_msc3881.cascade.rulesets import to_json
-from synapse_msc3881.evaluation.prefilter import Hints, Needs, could_match, is_hinted_at
+from synapse_msc3881.evaluation.prefilter import (
+    EventText,
+    Hints,
+    Needs,
+    could_match,
+    is_hinted_at,
+)
 
 # What a rule takes of memory that is looked up by id, in bytes, about.
 _LOOKUP_BYTES = 125
@@ -32,9 +39,28 @@ _MARK = "mark"
 #: What Synapse's evaluator runs. Opaque here.
 CompiledRules = Any
 
-#: Runs compiled rules on the event and the user at hand, and returns the first match's actions.
-#: Is also told whether that may take time that counts.
-Run = Callable[[CompiledRules, bool], Sequence[Any]]
+# Where rules that only compare do so with much text, or may be followed by the server-default
+# rules: what a rule takes for each of the characters, and a group, in nanoseconds, about.
+_COMPARED_NS = 10
+_ODD_GROUP_NS = 1_000_000
+
+
+class Run(Protocol):
+    """Runs rules on the event and for the user at hand, who may have to pay for it.
+
+    Attributes:
+        is_over: whether patterns are not to be run for the user any more.
+        skipped: how often rules were not run for that reason.
+    """
+
+    is_over: bool
+    skipped: int
+
+    def __call__(self, rules: CompiledRules) -> Sequence[Any]:
+        """The actions of the first rule that matches."""
+
+    def may(self, work_ns: int) -> bool:
+        """Whether work may be done that takes so long, about; if not, it counts as skipped."""
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -47,7 +73,7 @@ class EventFacts:
 
     room_id: object
     sender: object
-    text: Mapping[str, str]  # From `prefilter.searchable`.
+    text: EventText
     is_costly: bool  # Whether running rules on it may take time that counts, whatever they are.
     # What groups said of which the users do not matter.
     matches: dict[RuleGroup, Match | None] = attr.ib(factory=dict)
@@ -58,12 +84,12 @@ class RuleGroup:
     """Neighbouring rules of a scope, which the evaluator runs at once. Users may share one.
 
     Attributes:
-        rules: the rules, with their marks as actions.
+        rules: the rules, with their marks as actions; where they are costly, each by itself.
         matches: the same, by mark.
         needs: of each rule, what an event needs for it to match.
         hints: a quicker test than `needs`, for most events.
         before_room: whether they come before the `room` rules.
-        is_costly: whether running them may take time that counts.
+        is_costly: whether running them may take time that counts, or depends on the user.
         size: what they take of memory, in bytes.
     """
 
@@ -77,17 +103,50 @@ class RuleGroup:
 
     def match(self, run: Run, event: EventFacts) -> Match | None:
         """The group's highest-priority match; see `CompiledScope.match`."""
-        if self.is_costly or event.is_costly:
-            return self._match_anew(run, event, costly=True)
+        if self.is_costly:
+            return self._match_one_by_one(run, event)
         # Rules that only compare say the same for all users.
         if self not in event.matches:
-            event.matches[self] = self._match_anew(run, event, costly=False)
+            if not self._could_match(event):
+                event.matches[self] = None
+            elif not self._may_run(run, event):
+                return None
+            else:
+                event.matches[self] = self._match_of(run(self.rules))
         return event.matches[self]
 
-    def _match_anew(self, run: Run, event: EventFacts, *, costly: bool) -> Match | None:
-        if not (is_hinted_at(self.hints, event.text) and could_match(self.needs, event.text)):
+    def _match_one_by_one(self, run: Run, event: EventFacts) -> Match | None:
+        text = event.text
+        if run.is_over:
+            run.skipped += 1
             return None
-        mark = mark_of(run(self.rules, costly))
+        if not is_hinted_at(self.hints, text):
+            return None
+        for needs, rule in zip(self.needs, self.rules, strict=True):
+            if not run.may(needs.look_ns(text)):
+                return None
+            if not needs.are_met(text):
+                continue
+            if not run.may(needs.run_ns(text) + _ODD_GROUP_NS * event.is_costly):
+                return None
+            match = self._match_of(run(rule))
+            if match is not None:
+                return match
+        return None
+
+    def _could_match(self, event: EventFacts) -> bool:
+        return is_hinted_at(self.hints, event.text) and could_match(self.needs, event.text)
+
+    def _may_run(self, run: Run, event: EventFacts) -> bool:
+        work = _ODD_GROUP_NS if event.is_costly else 0
+        long_keys = event.text.long_keys
+        if long_keys and not self.hints.compared.isdisjoint(long_keys):
+            lengths = [len(event.text.raw[key]) for key in self.hints.compared & long_keys]
+            work += _COMPARED_NS * sum(lengths) * len(self.needs)
+        return not work or run.may(work)
+
+    def _match_of(self, actions: Sequence[Any]) -> Match | None:
+        mark = mark_of(actions)
         return None if mark is None else self.matches[mark]
 
 
@@ -103,6 +162,12 @@ class CompiledScope:
     # The actions of the others, by room and by sender. There may be many.
     rooms: Mapping[object, Actions]
     senders: Mapping[object, Actions]
+    # The groups that only compare.
+    comparing: tuple[RuleGroup, ...] = attr.ib(init=False)
+
+    @comparing.default
+    def _find_comparing(self) -> tuple[RuleGroup, ...]:
+        return tuple(group for group in self.groups if not group.is_costly)
 
     def could_match(self, event: EventFacts) -> bool:
         """Whether any rule could match the event: a quick no for most events."""
@@ -124,7 +189,11 @@ class CompiledScope:
             That rule's match, with empty actions for a silent one; None where no rule matches.
         """
         by_id = self._match_by_id(event)
-        for group in self.groups:
+        groups = self.groups
+        if run.is_over:
+            groups = self.comparing
+            run.skipped += len(self.groups) > len(groups)
+        for group in groups:
             if by_id is not None and not group.before_room:
                 break
             match = group.match(run, event)
@@ -141,8 +210,8 @@ class CompiledScope:
 
     @property
     def looked_at(self) -> int:
-        """How many rules have to be looked at for an event."""
-        return sum(len(group.needs) for group in self.groups)
+        """How many groups of rules have to be looked at for an event."""
+        return len(self.groups)
 
     @property
     def size(self) -> int:

@@ -1,22 +1,37 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Bounds what one user's device rules may cost the server.
+"""Bounds what device rules may take of the server's time at an event.
 
 Rules are cheap to write and can be dear to evaluate: Synapse allows a user 10,000, each with
-patterns that take milliseconds. Evaluating stops the server from doing anything else, so a user
-may take a little of its CPU time for each event, on average, and more for a moment. Whoever has
-taken more goes by `global` until that is made up for.
+patterns that take milliseconds, and evaluating stops the server from doing anything else. So there
+are three bounds:
+
+- Of each event, a user's patterns have a **share** that is free and nobody can take away. It is
+  counted in work, not in time, so that it is the same on every machine. Ordinary rules never need
+  more, whatever others send.
+- Who needs more pays by CPU time, and may be a little **in debt**. For whoever is over that, rules
+  with patterns do not match until the debt is paid; all others do.
+- What all users together take beyond their shares is bounded in the same way, so that many
+  accounts do not get more than a few.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-#: What a user's device rules may take for each event that concerns the user, on average.
-SECONDS_PER_EVENT = 0.001
+#: What a user's patterns may take of one event for nothing, in nanoseconds as `prefilter`
+#: reckons them.
+FREE_NS = 4_000_000
 
-#: What they may take beyond that for a moment, such as for many events that match a costly rule.
+#: What a user's device rules may take beyond that, and how much of it is made up for in a second.
 MAX_DEBT_SECONDS = 0.050
+REPAID_EACH_SECOND = 0.010
+
+#: The same for all users together.
+MAX_DEBT_OF_ALL_SECONDS = 0.100
+REPAID_FOR_ALL_EACH_SECOND = 0.050
+
+_MAX_REMEMBERED = 1000
 
 
 class TooCostlyError(Exception):
@@ -26,39 +41,64 @@ class TooCostlyError(Exception):
 class Spending:
     """Who owes the server how much of its time. One for each homeserver and process."""
 
-    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.thread_time,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         Args:
-            clock: seconds of CPU time. Not of the day: a server that others slow down, or that
-                was asleep, would charge its users for it.
+            clock: seconds of CPU time. Not of the day: a server that others slow down would charge
+                its users for it.
+            now: seconds of the day, in which debts are paid.
         """
         self.clock = clock
-        # Users who owe nothing are not in it.
-        self._owed: dict[str, float] = {}
+        self._now = now
+        # What was owed, and when. Who owes nothing need not be in it.
+        self._owed: dict[str, tuple[float, float]] = {}
+        self._owed_by_all = (0.0, 0.0)
+        self._over: set[str] = set()
+        self._max_remembered = _MAX_REMEMBERED
 
-    def start_event(self, user_ids: Iterable[str]) -> set[str]:
-        """Make an allowance for an event to each of the users whom it concerns.
-
-        Returns:
-            Those who owe too much all the same: the event goes by `global` for them.
-        """
-        refused: set[str] = set()
-        if not self._owed:
-            return refused
-        for user_id in self._owed.keys() & user_ids:
-            owed = self._owed[user_id] - SECONDS_PER_EVENT
-            if owed > 0:
-                self._owed[user_id] = owed
-            else:
-                del self._owed[user_id]
-            if owed >= MAX_DEBT_SECONDS:
-                refused.add(user_id)
-        return refused
+    def is_over(self, user_id: str) -> bool:
+        """Whether a user was over the bound, and has not paid all of it since."""
+        if user_id not in self._over:
+            return False
+        if self._owes(user_id, self._now()) > 0:
+            return True
+        self._over.discard(user_id)
+        del self._owed[user_id]
+        return False
 
     def left(self, user_id: str) -> float:
-        """The seconds that a user may still spend on the event at hand."""
-        return MAX_DEBT_SECONDS - self._owed.get(user_id, 0.0)
+        """The seconds that a user may spend now, beyond the share of an event."""
+        now = self._now()
+        return min(
+            MAX_DEBT_SECONDS - self._owes(user_id, now),
+            MAX_DEBT_OF_ALL_SECONDS - self._all_owe(now),
+        )
 
     def charge(self, user_id: str, seconds: float) -> None:
-        """Note what a user's device rules took."""
-        self._owed[user_id] = self._owed.get(user_id, 0.0) + seconds
+        """Note what a user's device rules took, beyond the share of an event."""
+        now = self._now()
+        owed = self._owes(user_id, now) + seconds
+        self._owed[user_id] = (owed, now)
+        self._owed_by_all = (self._all_owe(now) + seconds, now)
+        if owed >= MAX_DEBT_SECONDS:
+            self._over.add(user_id)
+        if len(self._owed) > self._max_remembered:
+            self._forget_who_owes_nothing(now)
+
+    def _forget_who_owes_nothing(self, now: float) -> None:
+        self._owed = {each: owed for each, owed in self._owed.items() if self._owes(each, now) > 0}
+        self._over.intersection_update(self._owed)
+        # So that it is looked through once for as many users again.
+        self._max_remembered = max(_MAX_REMEMBERED, 2 * len(self._owed))
+
+    def _owes(self, user_id: str, now: float) -> float:
+        owed, since = self._owed.get(user_id, (0.0, now))
+        return max(0.0, owed - (now - since) * REPAID_EACH_SECOND)
+
+    def _all_owe(self, now: float) -> float:
+        owed, since = self._owed_by_all
+        return max(0.0, owed - (now - since) * REPAID_FOR_ALL_EACH_SECOND)

@@ -14,7 +14,7 @@ from synapse_msc3881.cascade.profile_tags import Actions
 from synapse_msc3881.cascade.rulesets import DeviceRule
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes, Failed, HeldScopes
 from synapse_msc3881.evaluation.matching import CompiledScope, UserScopes
-from synapse_msc3881.evaluation.spending import MAX_DEBT_SECONDS, SECONDS_PER_EVENT, Spending
+from synapse_msc3881.evaluation.spending import Spending
 from synapse_msc3881.metrics import Failures, Metrics
 
 T = TypeVar("T")
@@ -201,23 +201,6 @@ def test_a_user_whose_rules_do_not_parse_fails_alone(process: Process) -> None:
     found = process.find(ALICE, BOB)
     assert isinstance(found[ALICE], UserScopes)
     assert isinstance(found[BOB], Failed)
-
-
-def test_a_user_who_owes_too_much_is_not_even_read(process: Process) -> None:
-    process.spending.charge(ALICE, 2 * MAX_DEBT_SECONDS)
-    assert isinstance(process.find(ALICE, BOB)[ALICE], Failed)
-    events = 0
-    while isinstance(process.find(ALICE)[ALICE], Failed):
-        assert process.tables.reads == 1  # That was for Bob.
-        events += 1
-    assert events == pytest.approx(MAX_DEBT_SECONDS / SECONDS_PER_EVENT, abs=2)
-
-
-def test_compiling_is_paid_for(process: Process) -> None:
-    process.spending = Spending(clock=iter(range(100)).__next__)
-    process.find(ALICE)
-    process.held.invalidate((ALICE,))
-    assert isinstance(process.find(ALICE)[ALICE], Failed)
 
 
 def test_a_database_that_fails_is_asked_again_at_the_next_event(process: Process) -> None:
