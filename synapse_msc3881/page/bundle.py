@@ -30,6 +30,9 @@ _EXPORT_DEFAULT = re.compile(r"(?:^|(?<=[;}\n]))export\s+default\b\s*", re.MULTI
 _EXPORT_LIST = re.compile(r"(?:^|(?<=[;}\n]))export\s*\{(?P<names>[^}]*)\}\s*;?", re.MULTILINE)
 _RENAMED = re.compile(rf"^({_NAME})(?:\s+as\s+({_NAME}))?$")
 _DEFAULT = "moduleDefault"
+# Whole lines of them: for whoever reads the source, and a third of what would be sent.
+_COMMENT = re.compile(r"^[ \t]*(?:/\*.*?\*/|//[^\n]*)[ \t]*\n", re.MULTILINE | re.DOTALL)
+_LICENCE = "// SPDX-License-Identifier: AGPL-3.0-or-later\n"
 # What none of the above has taken. In comments, `import("./x.js").Type` is a type.
 _LEFT = re.compile(
     r"^\s*(?:import|export)\b(?!\s*[.:=,)])[^\n]*"
@@ -75,7 +78,8 @@ def bundle(sources: Mapping[str, str], entry: str) -> str:
     parsed = {path: _parse(path, sources[path]) for path in modules}
     for path, module in parsed.items():
         _check_names(path, module, parsed)
-    return "\n".join(_emit(path, parsed[path], numbers, path == entry) for path in modules)
+    parts = (_emit(path, parsed[path], numbers, path == entry) for path in modules)
+    return _LICENCE + "\n".join(parts)
 
 
 def _in_order(sources: Mapping[str, str], path: str, above: tuple[str, ...]) -> Iterator[str]:
@@ -116,7 +120,8 @@ def _parse(path: str, source: str) -> _Module:
         exports[found["name"]] = found["name"]
         return f"{found['kind']} {found['name']}"
 
-    body = _IMPORT.sub(take_import, source)
+    body = _COMMENT.sub("", source)
+    body = _IMPORT.sub(take_import, body)
     body = _EXPORT_DECLARATION.sub(take_declaration, body)
     body = _EXPORT_LIST.sub(take_list, body)
     body, defaults = _EXPORT_DEFAULT.subn(f"const {_DEFAULT} = ", body)

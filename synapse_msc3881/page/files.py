@@ -73,12 +73,15 @@ class Page:
     assets: Mapping[str, PageFile]
 
 
-def load_page(homeserver: str = SAME_ORIGIN, policy: str | None = None) -> Page:
+def load_page(
+    homeserver: str = SAME_ORIGIN, *, oauth: bool = False, policy: str | None = None
+) -> Page:
     """Make the page of the package's files.
 
     Args:
         homeserver: the URL that the homeserver's paths come after, with a slash at its end;
             relative to the page, or absolute.
+        oauth: whether users sign in with an OAuth server; the page need not ask.
         policy: a Content-Security-Policy to put into the document, for where nobody can set
             headers.
     """
@@ -88,7 +91,7 @@ def load_page(homeserver: str = SAME_ORIGIN, policy: str | None = None) -> Page:
     served = {path: body for path, body in sources.items() if path not in scripts}
     served[_ENTRY] = bundle(scripts, _ENTRY).encode()
     version = _version(served)
-    metas = {'name="homeserver"': homeserver}
+    metas = {'name="homeserver"': homeserver, 'name="oauth"': "yes" if oauth else "no"}
     if policy is not None:
         metas = {'http-equiv="Content-Security-Policy"': policy, **metas}
     return Page(

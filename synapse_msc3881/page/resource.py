@@ -135,9 +135,9 @@ def _has_tag(header: str | None, tag: str) -> bool:
 
 def serve_page(hs: HomeServer, api: ModuleApi) -> None:
     """Serve the page on every HTTP listener of this process."""
-    resource = PageResource(load_page())
-    api.register_web_resource(PATH.rstrip("/"), resource)
     discovery = seams.oauth_discovery(hs)
+    resource = PageResource(load_page(oauth=discovery != seams.OAuthDiscovery()))
+    api.register_web_resource(PATH.rstrip("/"), resource)
     if discovery.metadata is not None:
         resource.connect_to(oauth_origins(discovery.metadata))
     elif discovery.url is not None:

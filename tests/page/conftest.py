@@ -83,6 +83,29 @@ def page_server(shared_page_server: PageServer) -> Iterator[PageServer]:
     shared_page_server.deployment.assert_log_is_clean()
 
 
+# fresh_page_server(extra=…, module_config=…)
+FreshPageServer = Callable[..., PageServer]
+
+
+@pytest.fixture
+def fresh_page_server(
+    deployment_kind: str, make_deployment: FreshDeployment
+) -> Iterator[FreshPageServer]:
+    """Call it, with options of Deployment, for a server of the test's own with the page on."""
+    with ExitStack() as stack:
+
+        def fresh(**options: Any) -> PageServer:
+            if deployment_kind == "cluster":
+                pytest.skip("one process is enough for this")
+            with_page = {"module_config": {"page": {"enabled": True}}, **options}
+            deployment = make_deployment(deployment_kind, **with_page)
+            stack.callback(deployment.assert_log_is_clean)
+            stack.callback(deployment.stop)
+            return PageServer(deployment, deployment.homeserver.base_url)
+
+        yield fresh
+
+
 # new_page(locale="de", color_scheme="dark", viewport={"width": 320, "height": 640}, …)
 NewPage = Callable[..., Page]
 
@@ -125,10 +148,15 @@ def eventually(page: Page, condition: Callable[[], object]) -> None:
 def sign_in(page: Page, server: PageServer, user: Session, password: str = PASSWORD) -> None:
     """Sign a user in with the password, as a person does."""
     page.goto(server.page_url)
-    page.get_by_label("Username").fill(user.user_id)
+    fill_in(page, user.user_id, password)
+    page.get_by_role("button", name="Sign out").wait_for()
+
+
+def fill_in(page: Page, user_id: str, password: str) -> None:
+    """Fill in the form to sign in, and send it."""
+    page.get_by_label("Username").fill(user_id)
     page.get_by_label("Password", exact=True).fill(password)
     page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("button", name="Sign out").wait_for()
 
 
 def _close(context: BrowserContext) -> None:

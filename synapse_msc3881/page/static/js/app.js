@@ -18,13 +18,11 @@ import { Store } from "./store.js";
 export function App({ session: first }) {
   const [session, setSession] = useState(first);
   const [store, setStore] = useState(/** @type {Store | null} */ (null));
-  const [ended, setEnded] = useState(/** @type {string | null} */ (null));
   const [shownLanguage, setShownLanguage] = useState(language());
 
   useEffect(() => {
     if (!session) return;
-    session.onEnd((/** @type {string | undefined} */ reason) => {
-      setEnded(reason ?? "ended");
+    session.onEnd(() => {
       setSession(null);
       setStore(null);
     });
@@ -33,18 +31,13 @@ export function App({ session: first }) {
 
   const choose = (/** @type {any} */ event) =>
     void loadTexts(event.currentTarget.value).then(() => setShownLanguage(language()));
-  const signedIn = (/** @type {Session} */ made) => {
-    setEnded(null);
-    setSession(made);
-  };
   return html`<a class="skip" href="#main" onClick=${skip}>${t("app.skip")}</a>
     <header class="top">
       <p class="brand">${t("app.title")}</p>
       ${session && html`<${Navigation} />`}
     </header>
     <main id="main" key=${shownLanguage}>
-      ${!session && ended && html`<p class="notice" role="status">${t("app.ended")}</p>`}
-      ${!session && html`<${SignIn} onSignedIn=${signedIn} />`}
+      ${!session && html`<${SignIn} onSignedIn=${setSession} />`}
       ${session && store && html`<${Screens} store=${store} />`}
     </main>
     <footer class="bottom">

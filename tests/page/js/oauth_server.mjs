@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+/**
+ * An OAuth server that is not ours, oidc-provider, as Matrix homeservers use one: for whom Synapse
+ * delegates signing in to, and as an identity provider of Synapse's own single sign-on.
+ *
+ *     node oauth_server.mjs PORT SECRET TOKEN_SECONDS
+ *
+ * Whoever signs in types a name, and is that user. What it is taught here is what Matrix adds: the
+ * scopes, and Matrix Authentication Service's endpoint that tells Synapse of a token.
+ */
+import Provider from "oidc-provider";
+import instance from "./node_modules/oidc-provider/lib/helpers/weak_cache.js";
+
+const [port, secret, tokenSeconds] = process.argv.slice(2);
+const issuer = `http://127.0.0.1:${port}/`;
+const MATRIX_SCOPE = /^urn:matrix:(?:org\.matrix\.msc2967\.)?client:(?:api:\*|device:[A-Za-z0-9-]{10,})$/;
+const DEVICE = /:device:(.+)$/;
+
+const provider = new Provider(issuer, {
+  clients: [
+    {
+      // Synapse: for single sign-on, and to ask of tokens.
+      client_id: "synapse",
+      client_secret: secret,
+      redirect_uris: [`${issuer}placeholder`],
+      grant_types: ["authorization_code"],
+    },
+  ],
+  claims: { openid: ["sub"], profile: ["name"] },
+  cookies: { keys: [secret] },
+  discovery: { account_management_uri: `${issuer}account` },
+  features: {
+    devInteractions: { enabled: true },
+    introspection: { enabled: true },
+    registration: { enabled: true },
+    revocation: { enabled: true },
+  },
+  findAccount: (_context, id) => ({ accountId: id, claims: () => ({ sub: id, name: id }) }),
+  issueRefreshToken: (_context, client) => client.grantTypeAllowed("refresh_token"),
+  rotateRefreshToken: true,
+  ttl: { AccessToken: Number(tokenSeconds), Grant: 3600, Interaction: 3600, Session: 3600 },
+});
+
+// Synapse's port is not known yet.
+const { redirectUriAllowed } = provider.Client.prototype;
+provider.Client.prototype.redirectUriAllowed = function allowed(uri) {
+  return this.clientId === "synapse" || redirectUriAllowed.call(this, uri);
+};
+
+provider.use(async (context, next) => {
+  const { scope } = context.query;
+  for (const name of typeof scope === "string" ? scope.split(" ") : []) {
+    if (MATRIX_SCOPE.test(name)) instance(provider).configuration.scopes.add(name);
+  }
+  if (context.path === "/oauth2/introspect") {
+    context.body = await introspect(context.req);
+    return;
+  }
+  // As Matrix has it: any client may register from a browser.
+  if (context.path === "/reg") {
+    context.set("Access-Control-Allow-Origin", "*");
+    context.set("Access-Control-Allow-Headers", "Content-Type");
+    if (context.method === "OPTIONS") {
+      context.status = 204;
+      return;
+    }
+  }
+  await next();
+});
+
+/** What Matrix Authentication Service answers. */
+async function introspect(request) {
+  let body = "";
+  for await (const chunk of request) body += chunk;
+  const token = new URLSearchParams(body).get("token") ?? "";
+  const known = request.headers.authorization === `Bearer ${secret}`;
+  const found = known ? await provider.AccessToken.find(token) : undefined;
+  if (!found?.isValid) return { active: false };
+  return {
+    active: true,
+    scope: found.scope,
+    username: found.accountId,
+    device_id: found.scope.split(" ").map((name) => DEVICE.exec(name)?.[1]).find(Boolean),
+    expires_in: found.remainingTTL,
+  };
+}
+
+provider.on("server_error", (_context, error) => console.error(error));
+provider.listen(Number(port), "127.0.0.1", () => console.log("ready"));
