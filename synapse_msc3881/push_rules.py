@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from synapse_msc3881.cascade.rulesets import Ruleset, format_for_client
 
 if TYPE_CHECKING:
-    from synapse.types import UserID
+    from synapse.module_api import UserID
 
     from synapse_msc3881.cascade.rulesets import DeviceRule
     from synapse_msc3881.metrics import Failures

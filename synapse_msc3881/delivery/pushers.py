@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -113,7 +114,7 @@ class Pushers:
         self._push_actions = push_actions
         self._failures = failures
         self._start = PusherStart()
-        self._now = hs.get_clock().time
+        self._now = time.time
 
     # --- Set and removed ---
 

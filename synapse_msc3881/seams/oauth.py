@@ -15,9 +15,17 @@ if TYPE_CHECKING:
 
 SEAMS: tuple[Seam, ...] = (
     Seam(
-        "synapse.config.experimental:ExperimentalConfig",
-        "an older Synapse has `msc3861` in it, with `enabled` and the OAuth server's `issuer` or "
-        "its whole `issuer_metadata`; a newer one has `config.mas` with `enabled` and `endpoint`",
+        "synapse.config.mas:MasConfig",
+        "the section `mas`: whether there is an OAuth server, and where",
+        since="1.136",
+        attributes=("enabled", "endpoint"),
+        optional=True,
+    ),
+    Seam(
+        "synapse.config.experimental:MSC3861",
+        "`msc3861` of the experimental section, in a Synapse without `mas` or beside it",
+        attributes=("enabled", "issuer", "issuer_metadata"),
+        optional=True,
     ),
 )
 

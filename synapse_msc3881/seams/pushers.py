@@ -172,7 +172,7 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "synapse.push.httppusher:HttpPusher",
         "posts through `http_client`, which it looks up each time",
-        attributes=("http_client",),
+        attributes=("http_client", "badge_count_last_call"),
     ),
     Seam(
         "synapse.http.client:SimpleHttpClient.post_json_get_json",
@@ -193,6 +193,7 @@ SEAMS: tuple[Seam, ...] = (
         "synapse.push.httppusher:HttpPusher._update_badge",
         "after a receipt of the user, tells the gateway the count where it is not the attribute "
         "badge_count_last_call; newer ones have disable_badge_count, for apps that want none",
+        calls=("badge_count_last_call",),
     ),
     Seam(
         "synapse.push.emailpusher:EmailPusher.send_notification",

@@ -59,6 +59,7 @@ TABLES: tuple[Table, ...] = (
         ("event_id", "room_id", "sender", "stream_ordering", "received_ts", "origin_server_ts"),
         "when an event was received, for e-mail and `explain`",
     ),
+    Table("devices", ("user_id", "device_id"), "whether a device is still logged in"),
     Table("redactions", ("redacts",), "whether an event was redacted, for `explain`"),
     Table(
         "receipts_linearized",
