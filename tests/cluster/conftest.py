@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Fixtures for the tests that only make sense between several processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from demo.homeserver import Options
+from tests.cluster.example import ExampleHomeserver
 from tests.cluster.load import Count
 from tests.conftest import FreshDeployment
 from tests.harness.cluster import Cluster
+from tests.harness.deployment import CHECKOUT
+from tests.harness.postgres import Postgres
+from tests.harness.valkey import Valkey
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +32,21 @@ def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
     yield shared_cluster
     shared_cluster.homeserver.close_sessions()
     shared_cluster.assert_log_is_clean()
+
+
+@pytest.fixture
+def example(start_postgres: Callable[[], Postgres], tmp_path: Path) -> Iterator[ExampleHomeserver]:
+    postgres = start_postgres()
+    database = postgres.create_database()
+    valkey = Valkey().start()
+    options = Options(database=database.synapse_config(), python_path=[CHECKOUT])
+    homeserver = ExampleHomeserver(tmp_path, options, valkey)
+    try:
+        yield homeserver.start()
+    finally:
+        homeserver.stop()
+        valkey.stop()
+        postgres.drop_database(database)
 
 
 class FaultReport:
