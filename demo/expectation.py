@@ -25,9 +25,15 @@ class Message:
 
     room_id: str
     sender: str
-    body: str
+    content: Mapping[str, Any]
     members: int
     display_name: str
+
+    @property
+    def body(self) -> str:
+        """Its text."""
+        body: str = self.content["body"]
+        return body
 
     def value(self, key: str) -> object:
         """What the event has at a key of a condition, such as `content.body`."""
@@ -35,7 +41,7 @@ class Message:
             "type": "m.room.message",
             "room_id": self.room_id,
             "sender": self.sender,
-            "content": {"msgtype": "m.text", "body": self.body},
+            "content": self.content,
         }
         found: object = event
         for part in re.split(r"(?<!\\)\.", key):
@@ -82,23 +88,39 @@ def expect(
     for tag in tags:
         scope = rules["global"] if tag == "global" else rules.get("device", {}).get(tag, {})
         found = first_match(scope, message)
-        if found is not None:
-            kind, rule = found
-            pushed = "notify" in rule["actions"]
-            name = names.get(rule["rule_id"], rule["rule_id"])
-            # The names of the default rules all start with the same.
-            default = rule["default"]
-            described = name.removeprefix(".m.rule.") if default else f'{kind} "{name}"'
-            before = "".join(f"{each}: no match; " for each in passed)
-            return Expectation(
-                pushed=pushed,
-                why=f"{before}{tag}: {described}{'' if pushed else ', silent'}",
-                tag=tag,
-                rule=f"{kind}/{rule['rule_id']}",
-                tweaks=_tweaks(rule["actions"]) if pushed else {},
-            )
-        passed.append(tag)
-    return Expectation(pushed=False, why="; ".join(f"{tag}: no match" for tag in tags))
+        if found is None:
+            passed.append(f"{tag}: no match")
+            continue
+        kind, rule = found
+        pushed = "notify" in rule["actions"]
+        described = _describe(kind, rule, names)
+        quiet = _quiet(rules["global"], message) if pushed and tag != "global" else None
+        if quiet is not None and kind != "override":
+            keeper = _describe("override", quiet, names)
+            passed.append(f"{tag}: {described}, but {keeper} keeps it quiet")
+            continue
+        return Expectation(
+            pushed=pushed,
+            why="; ".join([*passed, f"{tag}: {described}{'' if pushed else ', silent'}"]),
+            tag=tag,
+            rule=f"{kind}/{rule['rule_id']}",
+            tweaks=_tweaks(rule["actions"]) if pushed else {},
+        )
+    return Expectation(pushed=False, why="; ".join(passed))
+
+
+def _describe(kind: str, rule: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    name = names.get(rule["rule_id"], rule["rule_id"])
+    # The names of the default rules all start with the same.
+    return name.removeprefix(".m.rule.") if rule["default"] else f'{kind} "{name}"'
+
+
+def _quiet(in_global: Mapping[str, Any], message: Message) -> JsonDict | None:
+    """The server-default override for which no other rule of a device scope rings."""
+    for rule in in_global["override"]:
+        if rule["default"] and rule["enabled"] and _matches("override", rule, message):
+            return None if "notify" in rule["actions"] else rule
+    return None
 
 
 def first_match(scope: Mapping[str, Any], message: Message) -> tuple[str, JsonDict] | None:

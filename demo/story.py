@@ -39,6 +39,7 @@ class Says:
 
     room: str
     body: str
+    edits: bool = False  # the message before
 
 
 @attr.s(auto_attribs=True, frozen=True)
@@ -90,6 +91,7 @@ class Story:
         self.phone = homeserver.register("alice", device_id="PHONE")
         self.desktop = homeserver.login(self.phone.user_id, "DESKTOP")
         self.rooms: dict[str, str] = {}
+        self._last: str | None = None
 
     # --- The scene ---
 
@@ -183,7 +185,7 @@ class Story:
         message = Message(
             room_id=self.rooms[says.room],
             sender=self.bob.user_id,
-            body=says.body,
+            content=self._content(says),
             members=2,
             display_name="alice",
         )
@@ -192,11 +194,18 @@ class Story:
         expected = {
             device: expect(self.pusher_of(device), rules, message, names) for device in DEVICES
         }
-        event_id = self.bob.send(message.room_id, says.body)
+        event_id = self._last = self.bob.send(message.room_id, dict(message.content))
         for device in DEVICES:
             if expected[device].pushed:
                 self._await(says, device, event_id, expected[device])
         return Sent(says, event_id, expected)
+
+    def _content(self, says: Says) -> JsonDict:
+        content: JsonDict = {"msgtype": "m.text", "body": says.body}
+        if not says.edits:
+            return content
+        relation = {"rel_type": "m.replace", "event_id": self._last}
+        return {**content, "m.new_content": content, "m.relates_to": relation}
 
     def _await(self, says: Says, device: str, event_id: str, expected: Expectation) -> None:
         try:
@@ -219,6 +228,7 @@ PLOT: Sequence[Happening | Says] = (
     Says(PARTY, "Who brings chips?"),
     Says(PARTY, "Pizza is here!"),
     Says(ALERTS, "Disk 91 % full"),
+    Says(ALERTS, "Disk 92 % (edit)", edits=True),
     Happening(
         "Alice sits down at her desk and turns the phone off, from the desktop.",
         lambda story: story.turn_phone(False),

@@ -37,6 +37,8 @@ from synapse_msc3881.cascade.explanation import (
     as_json,
     explain,
 )
+from synapse_msc3881.cascade.outcomes import Suppressed
+from synapse_msc3881.cascade.profile_tags import GLOBAL
 from synapse_msc3881.storage.explanations import read_facts
 from synapse_msc3881.storage.migrations import TABLES
 
@@ -53,7 +55,8 @@ _NOT_RECORDED: Mapping[NotRecorded, str] = {
     NotRecorded.OLD: "the record was deleted since the event is more than a day old",
     NotRecorded.NOTHING_NOTIFIES: (
         "no rule asked to notify, neither in `global` nor in a device scope that a pusher listed "
-        "then; or no rules were asked, since the user was not in the room or ignores the sender"
+        "then, or a server-default rule kept it quiet; or no rules were asked, since the user was "
+        "not in the room or ignores the sender"
     ),
 }
 
@@ -255,7 +258,11 @@ def _step(step: Step) -> Iterator[str]:
     if step.match is None:
         yield _RESULTS[step.result]
         return
-    yield _plain(step.match.rule) if step.match.rule else "a rule (which is not recorded)"
+    gone = "which is not recorded" if step.profile_tag == GLOBAL else "which is gone since"
+    yield _plain(step.match.rule) if step.match.rule else f"a rule ({gone})"
+    if isinstance(step.match, Suppressed):
+        yield f"does not count: {_plain(step.match.by)} keeps such events quiet"
+        return
     yield _RESULTS[step.result]
     for action in step.match.actions:
         if isinstance(action, Mapping) and "set_tweak" in action:

@@ -17,7 +17,7 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.cascade.outcomes import Outcomes
+from synapse_msc3881.cascade.outcomes import Outcomes, Suppressed
 from synapse_msc3881.cascade.profile_tags import GLOBAL, Match
 
 #: Synapse drops what it recorded after this time, and stops trying to push it.
@@ -32,6 +32,8 @@ class Result(Enum):
     NO_MATCH = "no_match"
     #: Only of `global`: silent or no match, which is recorded only where it makes a difference.
     NOT_NOTIFYING = "not_notifying"
+    #: A match that does not count: a server-default rule keeps the event quiet.
+    SUPPRESSED = "suppressed"
 
 
 class Outcome(Enum):
@@ -129,7 +131,7 @@ class Step:
 
     profile_tag: str
     result: Result
-    match: Match | None
+    match: Match | Suppressed | None
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -213,13 +215,17 @@ def _walk(facts: Facts, outcomes: Outcomes, pusher: PusherState, now: int) -> Wa
         outcome = Outcome.PUSH if decision.pushes else Outcome.SILENT
     steps = []
     for tag in outcomes.walked(pusher.profile_tags):
-        steps.append(_step(tag, outcomes.matches.get(tag)))
+        steps.append(_step(tag, outcomes))
         if decision is not None and tag == decision.scope:
             break
     return Walk(steps, outcome, _delivery(facts, pusher, outcome, now))
 
 
-def _step(tag: str, match: Match | None) -> Step:
+def _step(tag: str, outcomes: Outcomes) -> Step:
+    match = outcomes.match_in(tag)
+    suppressed = outcomes.suppressed_in(tag)
+    if match is None and suppressed is not None:
+        return Step(tag, Result.SUPPRESSED, suppressed)
     if match is None:
         return Step(tag, Result.NOT_NOTIFYING if tag == GLOBAL else Result.NO_MATCH, None)
     return Step(tag, Result.NOTIFY if match.notifies else Result.SILENT, match)
@@ -315,7 +321,8 @@ def _step_as_json(step: Step) -> dict[str, Any]:
             "profile_tag": step.profile_tag,
             "result": step.result.value,
             "rule": step.match.rule if step.match else None,
-            "actions": list(step.match.actions) if step.match else None,
+            "actions": list(step.match.actions) if isinstance(step.match, Match) else None,
+            "suppressed_by": step.match.by if isinstance(step.match, Suppressed) else None,
         }
     )
 

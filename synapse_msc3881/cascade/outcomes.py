@@ -4,20 +4,34 @@
 A row of `event_push_actions` holds the actions of the user's matching `global` rule. For a user
 whose device scopes matter, one more element stands among them:
 
-    {"org.matrix.msc3837.outcomes": {"phone": {"content/pizza": ["notify"]}, "tv": []}}
+    {"org.matrix.msc3837.outcomes": [
+        ["hP5h0oXK", "0aFnHdeq", ["notify", {"set_tweak": "sound", "value": "siren"}]],
+        ["Dk3xZ1bN", "mX0v9pQw", 0],
+        ["u2bJ7sTq", "wL4c8rYe", ".m.rule.reaction"],
+        ["global", null, []]
+    ]}
 
-It maps each scope in which a rule matched to that rule's name and actions, or to the actions
-alone where the name is not known. `global` is in the map only where it matched silently; where it
-notifies, its actions are those of the row, and otherwise it did not match. A null instead of the
-map says that evaluating failed, and that every pusher of the user goes by `global`. Synapse's
-pushers ignore the element.
+It lists each scope in which a rule matched: the scope, the rule, and the rule's actions. A number
+instead of these says that they are those of that entry. A text names the server-default rule that
+keeps the event quiet (specification 4), so that the scope counts as not matching. `global` is
+listed only where it matched silently; where it notifies, its actions are those of the row, and
+otherwise it did not match. A null instead of the list says that evaluating failed, and that every
+pusher of the user goes by `global`. Synapse's pushers ignore the element.
+
+The names of scopes and rules are texts that the user chose, and may outlive an erased user here
+for a day. So they are not stored: a `fingerprint` is, which is shorter too.
+
+What the element takes is bounded: see `MAX_ACTIONS_BYTES`.
 
 Pure code: nothing here knows Synapse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+import hashlib
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import attr
@@ -31,6 +45,7 @@ from synapse_msc3881.cascade.profile_tags import (
     Match,
     walk,
 )
+from synapse_msc3881.cascade.rulesets import to_json
 
 #: What marks our element, and what a row made only for a device scope starts with.
 MARK = "org.matrix.msc3837.outcomes"
@@ -38,10 +53,47 @@ MARK = "org.matrix.msc3837.outcomes"
 #: The element that says that evaluating failed.
 FAILED: Mapping[str, Any] = {MARK: None}
 
+#: What the actions of all scopes may take of a row, in bytes of JSON: as much as one rule of
+#: `global`. Those that no longer fit are stored as `notify`, with the sound "default" where they
+#: have a sound, and the highlight where they have that; what is silent stays silent. With 28 bytes
+#: for each scope, and some more for the rest, 20 scopes take less than 2 kB.
+MAX_ACTIONS_BYTES = 1024
+
+_FINGERPRINT_BYTES = 6
+_MAX_FINGERPRINTS = 5000
+
+
+@functools.lru_cache(maxsize=_MAX_FINGERPRINTS)
+def fingerprint(name: str) -> str:
+    """What stands in a row for the name of a scope or of a rule: eight characters.
+
+    It tells the user's own apart, and does not show the name to who does not know it.
+    """
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return urlsafe_b64encode(digest[:_FINGERPRINT_BYTES]).decode("ascii")
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class Suppressed:
+    """A match that does not count, since a server-default rule keeps the event quiet.
+
+    Attributes:
+        by: that rule's id.
+        rule: the rule that matched in the scope; as in `Match`.
+    """
+
+    by: str
+    rule: str | None = None
+
+    @property
+    def notifies(self) -> bool:
+        """Never."""
+        return False
+
 
 def is_mark(action: object) -> bool:
-    """Whether an element of a row's actions is ours."""
-    return isinstance(action, Mapping) and MARK in action
+    """Whether an element of a row's actions is ours, and no user's tweak that looks like it."""
+    return isinstance(action, Mapping) and MARK in action and "set_tweak" not in action
 
 
 def without_mark(actions: Actions) -> list[Action]:
@@ -49,7 +101,12 @@ def without_mark(actions: Actions) -> list[Action]:
     return [action for action in actions if not is_mark(action)]
 
 
-def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Match]) -> list[Action]:
+# --- To a row -----------------------------------------------------------------------------------
+
+
+def with_outcomes(
+    actions: Collection[Action], outcomes: Mapping[str, Match | Suppressed]
+) -> list[Action]:
     """What to store for a user: the actions of `global`, and the outcomes of the scopes.
 
     Args:
@@ -58,11 +115,80 @@ def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Match]) ->
     """
     # Without `notify`, the tweaks of `global` mean nothing, and `highlight` would be counted.
     kept = actions if "notify" in actions else ()
-    return [{MARK: {scope: _stored(match) for scope, match in outcomes.items()}}, *kept]
+    shared = _Shared()
+    return [
+        {
+            MARK: [
+                [_scope_key(scope), outcome.rule and fingerprint(outcome.rule), shared.put(outcome)]
+                for scope, outcome in outcomes.items()
+            ]
+        },
+        *kept,
+    ]
 
 
-def _stored(match: Match) -> Any:
-    return match.actions if match.rule is None else {match.rule: match.actions}
+def _scope_key(scope: str) -> str:
+    return scope if scope == GLOBAL else fingerprint(scope)
+
+
+class _Shared:
+    """What the entries of one event say, each thing once."""
+
+    __slots__ = ("_left", "_stored")
+
+    def __init__(self) -> None:
+        self._left = MAX_ACTIONS_BYTES
+        self._stored: list[str | list[Action]] = []
+
+    def put(self, outcome: Match | Suppressed) -> str | list[Action] | int:
+        """The third element of the next entry."""
+        said: str | list[Action]
+        if isinstance(outcome, Suppressed):
+            said = outcome.by
+        else:
+            said = list(outcome.actions)
+            if said and said not in self._stored:
+                size = len(to_json(said))
+                if size > self._left:
+                    said = _in_short(outcome)
+                else:
+                    self._left -= size
+        earlier = self._stored.index(said) if said and said in self._stored else None
+        self._stored.append(said)
+        return said if earlier is None else earlier
+
+
+def _in_short(match: Match) -> list[Action]:
+    """A rule's actions where there is no room for them."""
+    if not match.notifies:
+        return []
+    tweaks = {
+        action["set_tweak"]: action.get("value", True)
+        for action in sendable(match.actions)
+        if isinstance(action, Mapping)
+    }
+    short: list[Action] = ["notify"]
+    if tweaks.get("sound"):
+        short.append({"set_tweak": "sound", "value": "default"})
+    if tweaks.get("highlight"):
+        short.append({"set_tweak": "highlight"})
+    return short
+
+
+# --- From a row ---------------------------------------------------------------------------------
+
+
+def sendable(actions: Sequence[Any]) -> list[Action]:
+    """The actions that a pusher can send: a tweak's name becomes a key of a JSON object.
+
+    Rules with others were taken once, in device scopes too.
+    """
+    return [
+        action
+        for action in actions
+        if isinstance(action, str)
+        or (isinstance(action, Mapping) and isinstance(action.get("set_tweak"), str))
+    ]
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -70,12 +196,17 @@ class Outcomes:
     """What a stored row says of the scopes of its user.
 
     Attributes:
-        matches: the match of each scope that has one.
+        matches: the match of each scope that has one; ask `outcome_in`.
         failed: whether every pusher goes by `global`, since evaluating failed.
+        suppressed: the matches that do not count.
+        by_fingerprint: whether these go by the scopes' fingerprints, and name rules by theirs.
+            Rows of the first releases have the names.
     """
 
     matches: Mapping[str, Match]
     failed: bool = False
+    suppressed: Mapping[str, Suppressed] = attr.ib(factory=dict)
+    by_fingerprint: bool = False
 
     @classmethod
     def read(cls, actions: Actions, notif: bool) -> Outcomes:
@@ -88,15 +219,22 @@ class Outcomes:
         Raises:
             ValueError: our element is not of the form above.
         """
-        matches: dict[str, Match] = {}
-        failed = False
+        found: dict[str, Match | Suppressed] = {}
+        failed = by_fingerprint = False
         for action in actions:
-            if isinstance(action, Mapping) and MARK in action:
-                if action[MARK] is None:
+            if is_mark(action):
+                assert isinstance(action, Mapping)
+                stored = action[MARK]
+                if stored is None:
                     failed = True
+                elif isinstance(stored, list):
+                    by_fingerprint = True
+                    found.update(_entries(stored))
                 else:
-                    matches.update(_matches(action[MARK]))
-        return cls({**matches, **_global_match(actions, notif)}, failed)
+                    found.update(_named_matches(stored))
+        matches = {scope: one for scope, one in found.items() if isinstance(one, Match)}
+        suppressed = {scope: one for scope, one in found.items() if isinstance(one, Suppressed)}
+        return cls({**matches, **_global_match(actions, notif)}, failed, suppressed, by_fingerprint)
 
     @classmethod
     def of_global(cls, actions: Actions, notif: bool) -> Outcomes:
@@ -104,7 +242,7 @@ class Outcomes:
         return cls(_global_match(actions, notif), failed=True)
 
     def decide(self, tags: Sequence[str]) -> Decision | None:
-        """Decide what a pusher does about the event (SEMANTICS 5).
+        """Decide what a pusher does about the event (specification 5).
 
         Args:
             tags: the pusher's profile tags.
@@ -112,27 +250,86 @@ class Outcomes:
         Returns:
             The decision, or None where no scope that the pusher lists matched.
         """
-        return walk(self.walked(tags), self.matches)
+        return walk(self.walked(tags), self.match_in)
 
     def walked(self, tags: Sequence[str]) -> Sequence[str]:
         """The tags that a pusher with these walks over."""
         return DEFAULT_TAGS if self.failed else tags
 
+    def match_in(self, tag: str) -> Match | None:
+        """The match in a scope, where there is one that counts."""
+        return self.matches.get(self._key(tag))
+
+    def suppressed_in(self, tag: str) -> Suppressed | None:
+        """The match in a scope that does not count, where there is one."""
+        return self.suppressed.get(self._key(tag))
+
+    def _key(self, tag: str) -> str:
+        return _scope_key(tag) if self.by_fingerprint else tag
+
+    def named(self, names: Callable[[], Mapping[tuple[str, str], str]]) -> Outcomes:
+        """The same with the rules' names, or None for those that are not known.
+
+        Args:
+            names: for the fingerprints of a scope and of a rule the rule's name. Called where
+                there are any to look up.
+        """
+        if not self.by_fingerprint:
+            return self
+        known = names()
+
+        def name(scope: str, rule: str | None) -> str | None:
+            return None if rule is None else known.get((scope, rule))
+
+        return attr.evolve(
+            self,
+            matches={
+                scope: Match(match.actions, name(scope, match.rule))
+                for scope, match in self.matches.items()
+            },
+            suppressed={
+                scope: Suppressed(match.by, name(scope, match.rule))
+                for scope, match in self.suppressed.items()
+            },
+        )
+
 
 def _global_match(actions: Actions, notif: bool) -> dict[str, Match]:
-    return {GLOBAL: Match(without_mark(actions))} if notif else {}
+    return {GLOBAL: Match(sendable(actions))} if notif else {}
 
 
-def _matches(outcomes: object) -> dict[str, Match]:
+def _entries(entries: list[Any]) -> dict[str, Match | Suppressed]:
+    found: dict[str, Match | Suppressed] = {}
+    said: list[Any] = []
+    for entry in entries:
+        if not isinstance(entry, list) or len(entry) != len(("scope", "rule", "actions")):
+            raise ValueError("an outcome is no scope, rule and actions")
+        scope, rule, stored = entry
+        if not isinstance(scope, str) or not (rule is None or isinstance(rule, str)):
+            raise ValueError("an outcome's scope or rule is no text")
+        if type(stored) is int and 0 <= stored < len(said):
+            stored = said[stored]
+        said.append(stored)
+        if isinstance(stored, str):
+            found[scope] = Suppressed(stored, rule)
+        elif isinstance(stored, list):
+            found[scope] = Match(sendable(stored), rule)
+        else:
+            raise ValueError("an outcome is no list of actions")
+    return found
+
+
+def _named_matches(outcomes: object) -> dict[str, Match]:
+    """What rows of the first releases hold: for each scope the rule's name and its actions."""
     if not isinstance(outcomes, Mapping):
-        raise ValueError("the outcomes are no map")
-    return {scope: _match(outcome) for scope, outcome in outcomes.items()}
+        raise ValueError("the outcomes are no list and no map")
+    return {scope: _named_match(outcome) for scope, outcome in outcomes.items()}
 
 
-def _match(outcome: object) -> Match:
+def _named_match(outcome: object) -> Match:
     rule = None
     if isinstance(outcome, Mapping) and len(outcome) == 1:
         ((rule, outcome),) = outcome.items()
     if not isinstance(outcome, list):
         raise ValueError("an outcome is no list of actions")
-    return Match(outcome, rule)
+    return Match(sendable(outcome), rule)

@@ -7,7 +7,7 @@ Pure code: nothing here knows Synapse.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attr
@@ -122,17 +122,18 @@ class Decision:
         return self.match.notifies
 
 
-def walk(tags: Sequence[str], matches: Mapping[str, Match]) -> Decision | None:
-    """Walk a pusher's profile tags: the first scope with a match decides (SEMANTICS 5).
+def walk(tags: Sequence[str], match_in: Callable[[str], Match | None]) -> Decision | None:
+    """Walk a pusher's profile tags: the first scope with a match decides (specification 5).
 
     Args:
         tags: the pusher's profile tags, in order.
-        matches: for each scope in which a rule matched the event, that match.
+        match_in: the match of a scope, None where no rule in it matched the event.
 
     Returns:
         The decision, or None where no scope that the pusher lists matched.
     """
     for tag in tags:
-        if tag in matches:
-            return Decision(tag, matches[tag])
+        match = match_in(tag)
+        if match is not None:
+            return Decision(tag, match)
     return None

@@ -75,7 +75,11 @@ def to_json(value: object) -> str:
     Raises:
         ValueError: the value holds a number that JSON has not (infinity).
     """
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
+
+
+# Made once: `json.dumps` would make one for each value.
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def from_json(stored: str) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.cascade.outcomes import FAILED, with_outcomes
+from synapse_msc3881.cascade.outcomes import FAILED, Suppressed, with_outcomes
 from synapse_msc3881.cascade.profile_tags import GLOBAL, Action, Match
 from synapse_msc3881.evaluation.compiling import compile_always
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes, Failed
@@ -32,6 +32,12 @@ from synapse_msc3881.evaluation.matching import (
 )
 from synapse_msc3881.evaluation.prefilter import LOOK_NS, searchable
 from synapse_msc3881.evaluation.spending import FREE_NS, Spending, TooCostlyError
+from synapse_msc3881.evaluation.suppression import (
+    Memo,
+    Suppression,
+    rings_below_overrides,
+    suppress,
+)
 from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.seams import RuleCompiler
 
@@ -93,6 +99,8 @@ class ScopedEvaluator:
         self._cascade = scopes.evaluation.cascade
         #: What matching needs of the event, once it was needed.
         self.facts: EventFacts | None = None
+        #: What `suppression` has found out of the event.
+        self.default_rules: Memo = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._native, name)
@@ -233,6 +241,7 @@ class Evaluation:
         self._spending = spending
         self._failures = failures
         self._always = compile_always(compiler.compile)
+        self._suppression = Suppression(compiler)
 
     async def bulk_get_push_rules(
         self,
@@ -295,7 +304,7 @@ class Evaluation:
                 return actions
             evaluator.event_scopes.evaluated += len(scopes.scopes)
             run = MeteredRun(evaluator, user, self._spending)
-            return self._cascade(event, rules, scopes, actions, run)
+            return self._cascade(evaluator, event, rules, scopes, actions, run, user)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001
@@ -310,17 +319,26 @@ class Evaluation:
 
     def _cascade(
         self,
+        evaluator: ScopedEvaluator,
         event: EventFacts,
         rules: CompiledRules,
         scopes: UserScopes,
         actions: Collection[Action],
         run: MeteredRun,
+        user: tuple[Any, ...],
     ) -> Collection[Action]:
         if scopes.are_many:
             run.look_at(scopes)
-        outcomes = match_scopes(scopes, run, event)
-        if not outcomes:
+        matches = match_scopes(scopes, run, event)
+        if not matches:
             return actions
+        outcomes: dict[str, Match | Suppressed] = {**matches}
+        if rings_below_overrides(matches):
+            default_rule = self._suppression.silencing_rule(
+                evaluator.run_native, evaluator.default_rules, rules, user
+            )
+            if default_rule is not None:
+                outcomes = suppress(matches, default_rule)
         if "notify" not in actions:
             if not any(match.notifies for match in outcomes.values()):
                 # Nobody will push this, whatever the walk: as without us, there is no row.

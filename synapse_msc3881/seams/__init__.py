@@ -63,7 +63,12 @@ try:
         parse_string,
         register_servlets,
     )
-    from synapse_msc3881.seams.evaluation import RuleCompiler, wrap_evaluators
+    from synapse_msc3881.seams.evaluation import (
+        DefaultOverride,
+        RuleCompiler,
+        default_overrides,
+        wrap_evaluators,
+    )
     from synapse_msc3881.seams.homeserver import main_store, make_linearizer
     from synapse_msc3881.seams.oauth import OAuthDiscovery, oauth_discovery
     from synapse_msc3881.seams.push_actions import (
@@ -114,6 +119,7 @@ __all__ = [
     "TABLES",
     "TESTED_VERSIONS",
     "CrossProcessCache",
+    "DefaultOverride",
     "EmailPushAction",
     "EmailPusher",
     "HttpPushAction",
@@ -147,6 +153,7 @@ __all__ = [
     "client_patterns",
     "connection_of_this_thread",
     "database",
+    "default_overrides",
     "deserialize_actions",
     "endpoints",
     "engine_of",

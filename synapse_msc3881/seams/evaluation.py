@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synapse.push import bulk_push_rule_evaluator
 from synapse.storage.databases.main import push_rule as push_rule_storage
@@ -44,8 +44,10 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "synapse.storage.databases.main.push_rule:_load_rules",
         "compiles rules, highest priority first; hides how the Rust constructors differ between "
-        "versions. A row with a default rule's id replaces that rule's actions. The others of "
-        "class 5 are run before all default rules that are on",
+        "versions. A row with a default rule's id replaces that rule's actions, and nothing else "
+        "of it. The others of class 5 are run before all default rules that are on. `rules()` of "
+        "what it returns gives (rule, enabled) in the order of evaluation; a rule has `default`, "
+        "which stays when its actions are changed",
         parameters=("rawrules", "enabled_map", "experimental_config"),
     ),
     Seam("hs:config.experimental", "the flags that the compiler asks for"),
@@ -87,6 +89,55 @@ def wrap_evaluators(wrapper: EvaluatorWrapper) -> None:
     module.PushRuleEvaluator = make_evaluator
 
 
+class DefaultOverride(NamedTuple):
+    """A server-default `override` rule, as one user has it.
+
+    Attributes:
+        rule_id: its full id, such as ``global/override/.m.rule.reaction``.
+        notifies: whether its actions, which the user may have changed, hold `notify`.
+        personal: whether it may match for one user and not for another.
+    """
+
+    rule_id: str
+    notifies: bool
+    personal: bool
+
+
+def default_overrides(rules: CompiledRules) -> tuple[tuple[DefaultOverride, ...], int]:
+    """The server-default `override` rules that a user has on, in the order of evaluation.
+
+    Args:
+        rules: the user's `global` rules.
+
+    Returns:
+        Them, and how many rules the user has in all.
+    """
+    every = rules.rules()
+    return tuple(
+        DefaultOverride(
+            rule.rule_id,
+            "notify" in rule.actions,
+            any(_is_personal(condition) for condition in rule.conditions),
+        )
+        for rule, enabled in every
+        if enabled and rule.default and rule.priority_class == _OVERRIDE
+    ), len(every)
+
+
+_OVERRIDE = 5
+_OF_EVENT_OR_ROOM = ("room_member_count", "sender_notification_permission")
+
+
+def _is_personal(condition: Mapping[str, Any]) -> bool:
+    """Whether a condition may ask who the user is. What is not known may."""
+    kind = condition.get("kind")
+    if kind == "event_match":
+        return "pattern" not in condition
+    if kind in ("event_property_is", "event_property_contains"):
+        return "value" not in condition
+    return kind not in _OF_EVENT_OR_ROOM
+
+
 class RuleCompiler:
     """Compiles push rules with Synapse's own compiler and this homeserver's experimental flags."""
 
@@ -96,6 +147,25 @@ class RuleCompiler:
     def compile(self, rules: Sequence[RawRule]) -> CompiledRules:
         """Compile rules, highest priority first, as those of a user who has no others."""
         return push_rule_storage._load_rules(list(rules), {}, self._experimental)
+
+    def compile_defaults(self, marks: Mapping[str, str]) -> CompiledRules:
+        """Compile some server-default rules and no others.
+
+        Args:
+            marks: for the full id of each its actions (JSON).
+        """
+        every = [
+            rule for rule, _ in push_rule_storage._load_rules([], {}, self._experimental).rules()
+        ]
+        return push_rule_storage._load_rules(
+            [
+                (rule.rule_id, rule.priority_class, "[]", marks[rule.rule_id])
+                for rule in every
+                if rule.rule_id in marks
+            ],
+            {rule.rule_id: rule.rule_id in marks for rule in every},
+            self._experimental,
+        )
 
     def compile_marked(self, rules: CompiledRules, mark: str) -> CompiledRules:
         """Compile a user's `global` rules again with `mark` (JSON) as every rule's actions."""

@@ -6,10 +6,11 @@ Runs in a transaction of Synapse's, and on a cursor of its own for the command o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from synapse_msc3881.cascade.explanation import Event, Facts, PusherState
+from synapse_msc3881.cascade.outcomes import Outcomes, fingerprint
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.storage.push_actions import PushActionRow
 from synapse_msc3881.storage.pusher_tags import parse_stored_tags
@@ -46,6 +47,8 @@ _PUSHERS = """
     LEFT JOIN pusher_throttle AS h ON h.pusher = p.id AND h.room_id = ?
     WHERE p.user_name = ? ORDER BY p.app_id, p.pushkey
 """
+
+_RULES = "SELECT profile_tag, kind, rule_id FROM synapse_msc3881_device_rules WHERE user_id = ?"
 
 
 class Cursor(Protocol):
@@ -90,10 +93,28 @@ def read_facts(cursor: Cursor, user_id: str, event_id: str, report_bad: ReportBa
     return Facts(
         user_id=user_id,
         event=event,
-        outcomes=row.outcomes(report_bad) if row else None,
+        outcomes=_outcomes(cursor, user_id, row, report_bad) if row else None,
         read=_is_read(cursor, user_id, event, row),
         pushers=_pushers(cursor, user_id, event.room_id, report_bad),
     )
+
+
+def _outcomes(cursor: Cursor, user_id: str, row: PushActionRow, report_bad: ReportBad) -> Outcomes:
+    """What was recorded, with the names of those rules that are still there."""
+    outcomes = row.outcomes(report_bad)
+    scopes = outcomes.matches.keys() | outcomes.suppressed.keys()
+
+    def names() -> Mapping[tuple[str, str], str]:
+        cursor.execute(_RULES, (user_id,))
+        rules = [rule for rule in cursor.fetchall() if all(isinstance(part, str) for part in rule)]
+        keys = {tag: fingerprint(tag) for tag in {tag for tag, _, _ in rules}}
+        return {
+            (keys[tag], fingerprint(f"{kind}/{rule_id}")): f"{kind}/{rule_id}"
+            for tag, kind, rule_id in rules
+            if keys[tag] in scopes
+        }
+
+    return outcomes.named(names)
 
 
 def _is_read(cursor: Cursor, user_id: str, event: Event, row: PushActionRow | None) -> bool:

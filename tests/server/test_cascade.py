@@ -244,7 +244,8 @@ def test_a_room_id_is_compared_exactly(scene: Scene) -> None:
 
 def test_muting_everything_in_global_leaves_the_phone_what_it_asked_for(scene: Scene) -> None:
     scene.bob.set_rule_enabled("global", "override", ".m.rule.master", True)
-    scene.bob.put_rule("phone", "content", "r", {"pattern": "fire", "actions": SIREN})
+    fire = {"kind": "event_match", "key": "content.body", "pattern": "fire"}
+    scene.bob.put_rule("phone", "override", "r", {"conditions": [fire], "actions": SIREN})
     ways = {
         name: scene.device(tags)
         for name, tags in {
@@ -584,13 +585,13 @@ def fallbacks(deployment: Deployment) -> float:
 
 
 @pytest.mark.parametrize("column", ["conditions", "actions", "kind"])
-def test_a_user_whose_rows_are_broken_goes_by_global(scene: Scene, column: str) -> None:
+def test_a_user_whose_rows_are_broken_goes_on_to_global(scene: Scene, column: str) -> None:
     carol = scene.deployment.register()
     carol.join(scene.room)
     for user in (scene.bob, carol):
         user.put_rule("phone", "override", "r", on_type(THING, SILENT))
         user.put_rule("global", "override", "r", on_type(THING, BELL))
-    bobs = scene.device(["phone", "global"]), scene.device(["phone"])
+    bobs = scene.device(["phone", "global"])
     carols = device(carol, scene.gateway, ["phone", "global"])
     scene.deployment.sql(
         f"UPDATE synapse_msc3881_device_rules SET {column} = 'broken' WHERE user_id = ?",
@@ -600,11 +601,10 @@ def test_a_user_whose_rows_are_broken_goes_by_global(scene: Scene, column: str) 
 
     event_id = scene.thing()
 
-    for pusher in bobs:
-        assert pusher.wait_for(event_id).tweaks == {"sound": "bell"}
+    assert bobs.wait_for(event_id).tweaks == {"sound": "bell"}
     fence_off(carol, "phone")
     assert carols.pushes_until(scene.fence()) == []
     assert fallbacks(scene.deployment) > before
     errors = [line for line in scene.deployment.log_text().splitlines() if " ERROR " in line]
-    assert any(scene.bob.user_id in line and "compile" in line for line in errors)
+    assert any(scene.bob.user_id in line for line in errors)
     assert unread_counts(scene.bob, scene.room)["notification_count"] == 1

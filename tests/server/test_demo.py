@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import attr
 import pytest
 
 from demo.expectation import Message, expect
@@ -32,12 +33,15 @@ AFTER_PHONE = f"phone: no match; {BY_ONE_TO_ONE}"
 SIREN = ("yes, siren", 'phone: room "Alerts"')
 MUTED = ("no", 'global: room "Alerts", silent')
 DISABLED = ("no", "pusher is disabled")
+EDIT = ("no", "global: suppress_edits, silent")
 LOUD = ("yes, default", BY_ONE_TO_ONE)
 FACTS = {
     "Anybody at home?": (("yes, default", AFTER_PHONE), LOUD),
     "Who brings chips?": (("no", 'phone: room "Party", silent'), LOUD),
     "Pizza is here!": (("yes, ding", 'phone: content "pizza"'), LOUD),
     "Disk 91 % full": (SIREN, MUTED),
+    # The rest of the first stands on the next line.
+    "Disk 92 % (edit)": (("no", 'phone: room "Alerts", but suppress_edits keeps it quiet;'), EDIT),
     "Are you still up?": (DISABLED, LOUD),
     "Database is down": (DISABLED, MUTED),
     "Database is back": (SIREN, MUTED),
@@ -116,7 +120,7 @@ def test_the_demo_tells_its_story(environment: dict[str, str]) -> None:
     demo = run_demo(environment)
 
     assert (demo.returncode, demo.stderr) == (0, "")
-    assert "All 20 outcomes are what the rules say." in demo.stdout
+    assert "All 22 outcomes are what the rules say." in demo.stdout
     assert "\x1b" not in demo.stdout
     assert max(map(len, demo.stdout.splitlines())) <= 110
     lines = iter(demo.stdout.splitlines())
@@ -270,7 +274,7 @@ def test_a_module_that_pushes_too_much_fails_the_demo(
         check=False,
     )
     assert demo.returncode == 1
-    assert "demo: 1 of 20 outcomes are not what the rules say" in demo.stderr
+    assert "demo: 1 of 22 outcomes are not what the rules say" in demo.stderr
     assert (
         '"Who brings chips?" in "Party", for the phone: should not have been pushed, but arrived'
         in demo.stderr
@@ -298,8 +302,27 @@ def push(event_id: str, **tweaks: str) -> Push:
 
 ROOM = "!room:demo.test"
 MESSAGE = Message(
-    room_id=ROOM, sender="@bob:demo.test", body="A PIZZA?", members=2, display_name="alice"
+    room_id=ROOM,
+    sender="@bob:demo.test",
+    content={"msgtype": "m.text", "body": "A PIZZA?"},
+    members=2,
+    display_name="alice",
 )
+
+
+EDITS = {
+    "kind": "event_property_is",
+    "key": "content.m\\.relates_to.rel_type",
+    "value": "m.replace",
+}
+SUPPRESS_EDITS = {
+    "rule_id": ".m.rule.suppress_edits",
+    "default": True,
+    "enabled": True,
+    "conditions": [EDITS],
+    "actions": [],
+}
+IN_GLOBAL = {"override": [SUPPRESS_EDITS]}
 
 
 def test_what_arrives_is_compared_with_what_the_rules_say() -> None:
@@ -307,12 +330,19 @@ def test_what_arrives_is_compared_with_what_the_rules_say() -> None:
     siren["actions"] = ["notify", {"set_tweak": "sound", "value": "siren"}]
     silent = {**siren, "actions": []}
     pusher = {"enabled": True, "profile_tags": ["other", "phone", "global"]}
-    loud = expect(pusher, {"global": {}, "device": {"phone": {"room": [siren]}}}, MESSAGE, {})
+    loud = expect(
+        pusher, {"global": IN_GLOBAL, "device": {"phone": {"room": [siren]}}}, MESSAGE, {}
+    )
     quiet = expect(pusher, {"global": {"room": [silent]}}, MESSAGE, {ROOM: "Party"})
 
     assert (loud.tag, loud.rule, loud.pushed) == ("phone", f"room/{ROOM}", True)
     assert (quiet.tag, quiet.pushed) == ("global", False)
     assert quiet.why == 'other: no match; phone: no match; global: room "Party", silent'
+    edit = {**MESSAGE.content, "m.relates_to": {"rel_type": "m.replace"}}
+    in_phone = {"global": IN_GLOBAL, "device": {"phone": {"room": [siren]}}}
+    edited = expect(pusher, in_phone, attr.evolve(MESSAGE, content=edit), {ROOM: "Party"})
+    assert not edited.pushed
+    assert 'phone: room "Party", but suppress_edits keeps it quiet; ' in edited.why
     assert Outcome("phone", loud, [push("$1", sound="siren")]).problem is None
     assert Outcome("phone", quiet, []).problem is None
     problems = {

@@ -231,6 +231,18 @@ def test_a_rule_of_an_unknown_kind_can_be_deleted(
     assert rules_in_database(breaking, scene.bob) == 0
 
 
+@pytest.mark.parametrize("name", ["[]", "{}", "5", "null"])
+def test_a_tweak_without_a_name_does_not_stop_a_pusher(
+    breaking: Deployment, scene: Scene, name: str
+) -> None:
+    """Such rules were taken once. What else the rule says is pushed."""
+    actions = f'[{{"set_tweak":{name},"value":1}},"notify",{{"set_tweak":"sound","value":"siren"}}]'
+    breaking.sql(f"UPDATE {RULES} SET actions = ? WHERE user_id = ?", [actions, scene.bob.user_id])
+    phone = scene.device(["phone"])
+    for _ in range(2):
+        assert phone.wait_for(scene.message("loud")).tweaks == {"sound": "siren"}
+
+
 def test_a_corrupt_outcome_goes_by_global(breaking: Deployment, scene: Scene) -> None:
     pusher = scene.device(["phone", "global"])
     scene.gateway.behave(pusher.pushkey, Behaviour.ERROR)

@@ -26,10 +26,12 @@ SECONDS = float(os.environ.get("MODEL_SECONDS", "15"))
 
 SCOPES = ("phone", "tablet", "a/ß ñ")
 KINDS = ("override", "content", "room", "sender", "underride")
-# Of the server-default rules, these are the only ones that match one of the events below.
+# Of the server-default rules that are no overrides, this is the only one that matches one of the
+# events below.
 DEFAULT_RULE = ".m.rule.message"
+MASTER = ".m.rule.master"
 
-TYPES = ("org.example.a", "org.example.b", "m.room.message")
+TYPES = ("org.example.a", "org.example.b", "m.room.message", "m.room.message", "m.reaction")
 WORDS = ("red", "green", "blue", "yellow")
 ACTIONS: Sequence[Sequence[Action]] = (
     [],
@@ -62,6 +64,8 @@ class Event:
     type: str
     words: Sequence[str]
     members: int
+    content: JsonDict = attr.ib(factory=dict)
+    sender_may_notify_room: bool = False
 
 
 @attr.s(auto_attribs=True)
@@ -70,14 +74,30 @@ class Scope:
 
     is_global: bool
     rules: dict[str, list[Rule]] = attr.ib(factory=lambda: {kind: [] for kind in KINDS})
+    # The server-default overrides, in `global`.
+    defaults: list[Rule] = attr.ib(factory=list)
 
-    def match(self, event: Event) -> Rule | None:
+    def match(self, event: Event) -> tuple[str, Rule] | None:
+        for rule in self.defaults:
+            if rule.rule_id == MASTER and rule.enabled:
+                return "override", rule
         for kind in KINDS:
             if kind == "sender" and self.is_global:
                 continue  # Synapse stores them in a form that never matches.
             for rule in self.rules[kind]:
                 if rule.enabled and matches(kind, rule, event):
-                    return rule
+                    return kind, rule
+            if kind == "override":
+                default = self.default_match(event)
+                if default is not None:
+                    return kind, default
+        return None
+
+    def default_match(self, event: Event) -> Rule | None:
+        """The first of the server-default overrides that matches."""
+        for rule in self.defaults:
+            if rule.enabled and all(default_holds(c, event) for c in rule.conditions):
+                return rule
         return None
 
     @property
@@ -105,6 +125,29 @@ def holds(condition: JsonDict, event: Event) -> bool:
     return bool(condition["pattern"] == getattr(event, condition["key"]))
 
 
+def default_holds(condition: JsonDict, event: Event) -> bool:
+    """Whether a condition of a server-default override holds for one of the events below."""
+    kind, key = condition["kind"], condition.get("key", "")
+    if kind == "contains_display_name":
+        return False  # No body has one.
+    if kind == "sender_notification_permission":
+        return event.sender_may_notify_room
+    value = {
+        "type": event.type,
+        "content.body": " ".join(event.words),
+        "content.msgtype": event.content.get("msgtype"),
+        "content.m\\.relates_to.rel_type": event.content.get("m.relates_to", {}).get("rel_type"),
+        "content.m\\.mentions.user_ids": event.content.get("m.mentions", {}).get("user_ids", []),
+        "content.m\\.mentions.room": event.content.get("m.mentions", {}).get("room"),
+    }.get(key)
+    if kind == "event_match":
+        return bool(value == condition["pattern"])
+    if kind == "event_property_is":
+        return bool(value == condition["value"])
+    assert kind == "event_property_contains", condition
+    return isinstance(value, list) and condition["value"] in value
+
+
 @attr.s(auto_attribs=True)
 class Pusher:
     device: Device
@@ -130,10 +173,20 @@ class User:
 
     def walk(self, tags: Sequence[str], event: Event) -> Rule | None:
         for tag in dict.fromkeys(tags):
-            rule = self.scopes[tag].match(event) if tag in self.scopes else None
-            if rule is not None:
-                return rule
+            match = self.scopes[tag].match(event) if tag in self.scopes else None
+            if match is None:
+                continue
+            kind, rule = match
+            rings = "notify" in rule.actions
+            if tag != "global" and kind != "override" and rings and self.is_quiet(event):
+                continue
+            return rule
         return None
+
+    def is_quiet(self, event: Event) -> bool:
+        """Whether the server-default overrides keep an event quiet."""
+        rule = self.scopes["global"].default_match(event)
+        return rule is not None and "notify" not in rule.actions
 
 
 def tweaks(actions: Sequence[Action]) -> JsonDict:
@@ -154,6 +207,7 @@ class World:
     users: list[User]
     senders: list[Session]
     rooms: dict[str, int]  # with how many members
+    last: dict[str, str] = attr.ib(factory=dict)  # the last event of each
     story: list[Any] = attr.ib(factory=list)
 
     def tell(self, *what: Any) -> None:
@@ -234,13 +288,19 @@ class World:
         user.session.set_rule_actions(name, kind, rule.rule_id, rule.actions)
 
     def change_default_rule(self, user: User) -> None:
-        rule = user.scopes["global"].rules["underride"][-1]
+        scope = user.scopes["global"]
+        kind, rule = self.random.choice(
+            [
+                ("underride", scope.rules["underride"][-1]),
+                *(("override", d) for d in scope.defaults),
+            ]
+        )
         if self.random.random() < 0.5:
             rule.enabled = not rule.enabled
-            user.session.set_rule_enabled("global", "underride", DEFAULT_RULE, rule.enabled)
+            user.session.set_rule_enabled("global", kind, rule.rule_id, rule.enabled)
         else:
             rule.actions = self.random.choice(ACTIONS)
-            user.session.set_rule_actions("global", "underride", DEFAULT_RULE, rule.actions)
+            user.session.set_rule_actions("global", kind, rule.rule_id, rule.actions)
         self.tell("default", rule)
 
     def change_pusher(self, user: User) -> None:
@@ -289,10 +349,25 @@ class World:
         room = self.random.choice([*self.rooms])
         event_type = self.random.choice(TYPES)
         words = self.random.sample(WORDS, self.random.randint(1, 3))
-        body = {"msgtype": "m.text", "body": " ".join(words)}
-        event_id = sender.send(room, body, event_type)
-        members = self.rooms[room]
-        event = Event(event_id, room, sender.user_id, event_type, words, members)
+        content: JsonDict = {"msgtype": "m.text", "body": " ".join(words)}
+        if self.random.random() < 0.2:
+            content["msgtype"] = "m.notice"
+        if room in self.last and self.random.random() < 0.2:
+            content["m.relates_to"] = {"rel_type": "m.replace", "event_id": self.last[room]}
+        if self.random.random() < 0.3:
+            mentioned = self.random.choices([user.session.user_id for user in self.users])
+            content["m.mentions"] = self.random.choice(({"user_ids": mentioned}, {"room": True}))
+        event_id = self.last[room] = sender.send(room, content, event_type)
+        event = Event(
+            event_id,
+            room,
+            sender.user_id,
+            event_type,
+            words,
+            self.rooms[room],
+            content,
+            sender_may_notify_room=sender is self.senders[0],  # Who made the rooms.
+        )
         self.tell(event)
         for user in self.users:
             user.arrives(event)
@@ -359,8 +434,12 @@ def body_of(kind: str, rule: Rule) -> JsonDict:
 def make_user(deployment: Deployment, gateway: Gateway) -> User:
     session = deployment.register()
     scopes = {name: Scope(name == "global") for name in ("global", *SCOPES)}
-    defaults = session.get_rules("global")["underride"]
-    default = next(rule for rule in defaults if rule["rule_id"] == DEFAULT_RULE)
+    ruleset = session.get_rules("global")
+    default = next(rule for rule in ruleset["underride"] if rule["rule_id"] == DEFAULT_RULE)
+    scopes["global"].defaults = [
+        Rule(rule["rule_id"], rule["actions"], rule["conditions"], enabled=rule["enabled"])
+        for rule in ruleset["override"]
+    ]
     conditions = [event_match("type", "m.room.message")]
     scopes["global"].rules["underride"].append(
         Rule(DEFAULT_RULE, default["actions"], conditions, enabled=default["enabled"])

@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import REGISTRY
 from synapse.storage.databases.main.push_rule import _load_rules
 
-from synapse_msc3881.cascade.outcomes import MARK
+from synapse_msc3881.cascade.outcomes import MARK, Outcomes, fingerprint
+from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.cascade.rulesets import DeviceRule
 from synapse_msc3881.evaluation.compiling import compile_user
 from synapse_msc3881.evaluation.evaluator import (
@@ -83,6 +84,11 @@ def rules_that_miss(number: int) -> list[DeviceRule]:
     return [rule("override", f"{n}", ["notify"], [NEAR_MISS]) for n in range(number)]
 
 
+def in_phone(stored: list[Any]) -> Match | None:
+    """The match in the phone's scope that would be stored."""
+    return Outcomes.read(stored, "notify" in stored).match_in("phone")
+
+
 def keywords(number: int) -> list[DeviceRule]:
     return [
         rule(
@@ -115,12 +121,12 @@ def test_who_is_over_the_bound_keeps_all_rules_without_patterns() -> None:
     server = Server(Clock(MAX_DEBT_SECONDS), "over.example.org")
     everything = rule("override", "pattern", ["notify"], [EVERYTHING])
     for _ in range(3):
-        (element, *_) = server.evaluate([*rules_that_miss(100), everything, MUTED])
-        assert element == {MARK: {"phone": {f"room/{ROOMS[0]}": []}}}
+        stored = server.evaluate([*rules_that_miss(100), everything, MUTED])
+        assert in_phone(stored) == Match([], fingerprint(f"room/{ROOMS[0]}"))
     assert server.spending.is_over(USER)
     by_type = rule("override", "compares", ["notify"], [BY_TYPE])
-    (element, *_) = server.evaluate([everything, by_type, MUTED])
-    assert element == {MARK: {"phone": {"override/compares": ["notify"]}}}
+    stored = server.evaluate([everything, by_type, MUTED])
+    assert in_phone(stored) == Match(["notify"], fingerprint("override/compares"))
     looks = server.clock.looks
     server.evaluate([*rules_that_miss(1000), MUTED])
     assert server.clock.looks == looks
@@ -129,10 +135,10 @@ def test_who_is_over_the_bound_keeps_all_rules_without_patterns() -> None:
 
 def test_costly_rules_are_evaluated_while_there_is_time() -> None:
     server = Server(Clock(MAX_DEBT_SECONDS / 1000))
-    last_actions = ["notify", {"set_tweak": "sound", "value": "x"}]
+    last_actions: list[Any] = ["notify", {"set_tweak": "sound", "value": "x"}]
     last = rule("underride", "all", last_actions, [EVERYTHING])
-    (element, *_) = server.evaluate([*rules_that_miss(100), last])
-    assert element == {MARK: {"phone": {"underride/all": last_actions}}}
+    stored = server.evaluate([*rules_that_miss(100), last])
+    assert in_phone(stored) == Match(last_actions, fingerprint("underride/all"))
     assert server.spending.left(USER) < MAX_DEBT_SECONDS
 
 
@@ -161,8 +167,8 @@ def test_an_event_has_its_share_though_others_took_all_there_is() -> None:
     while server.spending.left("@other:example.org") > 0:
         server.spending.charge("@other:example.org", 1.0)
     for _ in range(10):
-        (element, *_) = server.evaluate([*keywords(10), MUTED], occasion=body("keyword7"))
-        assert element == {MARK: {"phone": {"content/7": ["notify"]}}}
+        stored = server.evaluate([*keywords(10), MUTED], occasion=body("keyword7"))
+        assert in_phone(stored) == Match(["notify"], fingerprint("content/7"))
     assert server.fallbacks() == 0
     server.evaluate(rules_that_miss(1000))
     assert server.fallbacks() == 1
@@ -195,8 +201,8 @@ def test_comparing_long_texts_costs() -> None:
     in_list = {"kind": "event_property_contains", "key": "content.x", "value": "x"}
     never = {"kind": "room_member_count", "is": "77"}
     rules = [rule("override", f"{n}", [], [in_list] * 10 + [never]) for n in range(1000)]
-    (element, *_) = server.evaluate([*rules, MUTED], occasion=long)
-    assert element == {MARK: {"phone": {f"room/{ROOMS[0]}": []}}}
+    stored = server.evaluate([*rules, MUTED], occasion=long)
+    assert in_phone(stored) == Match([], fingerprint(f"room/{ROOMS[0]}"))
     assert server.spending.is_over(USER)
 
 
@@ -218,5 +224,6 @@ def test_the_second_look_at_global_is_made_only_where_global_is_silent() -> None
     assert server.clock.looks == 0  # `global` notifies, so nobody needs to know.
 
     notice = attr.evolve(MESSAGE, keys={**MESSAGE.keys, "content.msgtype": "m.notice"})
-    outcomes = {"phone": {f"room/{ROOMS[0]}": ["notify"]}, "global": []}
-    assert server.evaluate(rules, tags, notice) == [{MARK: outcomes}]
+    read = Outcomes.read(server.evaluate([rule("override", "r", ["notify"])], tags, notice), False)
+    assert read.match_in("global") == Match([])
+    assert read.match_in("phone") == Match(["notify"], fingerprint("override/r"))

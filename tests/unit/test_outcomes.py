@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from synapse_msc3881.cascade.outcomes import (
     FAILED,
     MARK,
+    MAX_ACTIONS_BYTES,
     Outcomes,
+    Suppressed,
+    fingerprint,
     is_mark,
     with_outcomes,
     without_mark,
@@ -29,7 +32,11 @@ ACTIONS: st.SearchStrategy[list[Any]] = st.lists(
     st.sampled_from(["notify", "dont_notify", TWEAK, HIGHLIGHT]), max_size=3
 )
 RULES = st.none() | st.sampled_from(["room/!a:b", "content/", "override/ß%"])
-MATCHES = st.dictionaries(SCOPES, st.builds(Match, ACTIONS, RULES))
+MATCHES = st.dictionaries(
+    SCOPES,
+    st.builds(Match, ACTIONS, RULES)
+    | st.builds(Suppressed, st.sampled_from([".m.rule.master", ".m.rule.reaction"]), RULES),
+)
 
 
 def stored(actions: Sequence[Any]) -> Any:
@@ -39,7 +46,7 @@ def stored(actions: Sequence[Any]) -> Any:
 
 @given(TAGS, st.none() | ACTIONS, MATCHES)
 def test_deciding_from_the_row_is_walking_over_what_matched(
-    tags: list[str], global_actions: list[Any] | None, scopes: dict[str, Match]
+    tags: list[str], global_actions: list[Any] | None, scopes: dict[str, Match | Suppressed]
 ) -> None:
     """`global_actions` is None where no global rule matched."""
     notifies = global_actions is not None and "notify" in global_actions
@@ -48,17 +55,35 @@ def test_deciding_from_the_row_is_walking_over_what_matched(
         outcomes["global"] = Match([])
     row = stored(with_outcomes(global_actions or [], outcomes))
 
-    decision = Outcomes.read(row, notifies).decide(tags)
+    read = Outcomes.read(row, notifies)
+    decision = read.decide(tags)
 
-    matches = dict(scopes)
+    matches = {scope: match for scope, match in scopes.items() if isinstance(match, Match)}
     if global_actions is not None:
         matches["global"] = Match(global_actions if notifies else [])
-    assert decision == walk(tags, matches)
+    expected = walk(tags, matches.get)
+    assert (decision is None) == (expected is None)
+    if decision is not None and expected is not None:
+        assert (decision.scope, decision.actions) == (expected.scope, expected.actions)
+
+    # And the names come back for who knows them.
+    names = {
+        (fingerprint(scope), fingerprint(match.rule)): match.rule
+        for scope, match in scopes.items()
+        if match.rule is not None
+    }
+    named = read.named(lambda: names)
+    for scope, match in scopes.items():
+        is_match = isinstance(match, Match)
+        assert named.match_in(scope) == (match if is_match else None)
+        assert named.suppressed_in(scope) == (None if is_match else match)
+    # Who does not know them sees none.
+    assert not any(match.rule for match in read.named(dict).matches.values())
 
 
 @given(ACTIONS, MATCHES)
 def test_synapse_reads_from_the_row_what_it_would_without_us(
-    actions: list[Any], scopes: dict[str, Match]
+    actions: list[Any], scopes: dict[str, Match | Suppressed]
 ) -> None:
     row = with_outcomes(actions, scopes)
     notifies = "notify" in actions
@@ -70,7 +95,7 @@ def test_synapse_reads_from_the_row_what_it_would_without_us(
 
 @given(MATCHES)
 def test_a_row_that_only_a_device_scope_made_is_found_by_its_beginning(
-    scopes: dict[str, Match],
+    scopes: dict[str, Match | Suppressed],
 ) -> None:
     for row in (with_outcomes([], scopes), [FAILED, "notify"]):
         compact = json.dumps(row, separators=(",", ":"))
@@ -80,7 +105,7 @@ def test_a_row_that_only_a_device_scope_made_is_found_by_its_beginning(
 @given(TAGS, ACTIONS)
 def test_a_row_without_our_mark_is_a_match_of_global(tags: list[str], actions: list[Any]) -> None:
     row = ["notify", *actions]
-    assert Outcomes.read(row, True).decide(tags) == walk(tags, {"global": Match(row)})
+    assert Outcomes.read(row, True).decide(tags) == walk(tags, {"global": Match(row)}.get)
 
 
 @given(TAGS, ACTIONS)
@@ -98,8 +123,19 @@ def test_after_a_failure_every_pusher_goes_by_global(tags: list[str], actions: l
     [
         "text",
         1,
-        [],
         True,
+        [1],
+        [[]],
+        [["a", "b"]],
+        [["a", "b", ["notify"], 1]],
+        [["a", "b", None]],
+        [["a", "b", 0]],
+        [["a", "b", []], ["c", "d", 1]],
+        [["a", "b", []], ["c", "d", -1]],
+        [["a", "b", []], ["c", "d", False]],
+        [["a", "b", {}]],
+        [["a", 5, []]],
+        [[None, "b", []]],
         {"phone": "notify"},
         {"phone": None},
         {"phone": {}},
@@ -114,6 +150,103 @@ def test_a_broken_mark_is_an_error(broken: object) -> None:
     assert Outcomes.of_global(["notify", {MARK: broken}], True).matches == {
         "global": Match(["notify"])
     }
+
+
+def test_rows_of_the_first_releases_are_read() -> None:
+    row = [
+        {MARK: {"phone": {"content/pizza": ["notify", TWEAK]}, "tv": [], "global": []}},
+    ]
+    read = Outcomes.read(row, False)
+    assert read.named(dict) == read
+    assert read.matches == {
+        "phone": Match(["notify", TWEAK], "content/pizza"),
+        "tv": Match([]),
+        "global": Match([]),
+    }
+    decision = read.decide(["x", "phone"])
+    assert decision is not None
+    assert decision.match == Match(["notify", TWEAK], "content/pizza")
+
+
+NAMES = st.text(min_size=1, max_size=300)
+LARGE: st.SearchStrategy[list[Any]] = st.lists(
+    st.sampled_from(["notify", "dont_notify", TWEAK, HIGHLIGHT])
+    | st.builds(
+        lambda name, value: {"set_tweak": name, "value": value},
+        st.sampled_from(["sound", "highlight"]) | NAMES,
+        st.none() | st.booleans() | st.integers(0, 2**40).map(lambda number: "x" * (number % 900)),
+    ),
+    max_size=8,
+)
+
+
+@given(
+    st.dictionaries(
+        NAMES, st.builds(Match, LARGE, NAMES) | st.just(Suppressed(".m.rule.a", "b")), max_size=20
+    )
+)
+def test_what_a_row_holds_of_our_own_is_bounded(scopes: dict[str, Match | Suppressed]) -> None:
+    row = with_outcomes([], scopes)
+    compact = json.dumps(row, separators=(",", ":"))
+    assert len(compact) <= 2048
+
+    read = Outcomes.read(stored(row), False)
+    for scope, match in scopes.items():
+        found = read.match_in(scope)
+        if isinstance(match, Suppressed):
+            assert found is None
+            assert read.suppressed_in(scope) is not None
+        else:
+            # What is silent stays silent, and what rings rings.
+            assert found is not None
+            assert found.notifies == match.notifies
+    assert not any(name in compact for name in scopes if len(name) > 20)
+
+
+def test_actions_without_room_are_stored_in_short() -> None:
+    long = {"set_tweak": "org.example", "value": "x" * (MAX_ACTIONS_BYTES - 100)}
+    quiet = {"set_tweak": "highlight", "value": False}
+    scopes: dict[str, Match | Suppressed] = {
+        "a": Match(["notify", long]),
+        "b": Match(["notify", long]),
+        "c": Match(["notify", {**TWEAK, "value": "siren" * 40}, long]),
+        "d": Match(["notify", quiet, {**long, "set_tweak": "x"}]),
+        "e": Match([{**long, "set_tweak": "y"}]),
+        "f": Match([HIGHLIGHT, "notify", {**long, "set_tweak": "z"}]),
+        "g": Match(["notify", TWEAK]),
+    }
+    read = Outcomes.read(stored(with_outcomes([], scopes)), False)
+
+    actions = {}
+    for scope in scopes:
+        match = read.match_in(scope)
+        assert match is not None
+        actions[scope] = match.actions
+    assert actions == {
+        "a": ["notify", long],
+        "b": ["notify", long],
+        "c": ["notify", {"set_tweak": "sound", "value": "default"}],
+        "d": ["notify"],
+        "e": [],
+        "f": ["notify", HIGHLIGHT],
+        "g": ["notify", TWEAK],
+    }
+
+
+def test_what_no_pusher_can_send_is_left_out() -> None:
+    bad: list[Any] = [{"set_tweak": []}, {"set_tweak": 5, "value": 1}, {"value": 1}, 5, None]
+    row = stored(with_outcomes(["notify", *bad], {"phone": Match([*bad, "notify", TWEAK])}))
+    for tag, expected in (("phone", ["notify", TWEAK]), ("global", ["notify"])):
+        match = Outcomes.read(row, True).match_in(tag)
+        assert match is not None
+        assert match.actions == expected
+
+
+def test_no_tweak_of_a_user_is_taken_for_our_mark() -> None:
+    forged: dict[str, Any] = {"set_tweak": "x", MARK: [["global", None, []]]}
+    row: list[Any] = ["notify", forged]
+    assert without_mark(row) == row
+    assert Outcomes.read(row, True).match_in("global") == Match(row)
 
 
 def test_only_our_mark_is_taken_out() -> None:
