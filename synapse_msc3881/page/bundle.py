@@ -31,7 +31,7 @@ _EXPORT_LIST = re.compile(r"(?:^|(?<=[;}\n]))export\s*\{(?P<names>[^}]*)\}\s*;?"
 _RENAMED = re.compile(rf"^({_NAME})(?:\s+as\s+({_NAME}))?$")
 _DEFAULT = "moduleDefault"
 # Whole lines of them: for whoever reads the source, and a third of what would be sent.
-_COMMENT = re.compile(r"^[ \t]*(?:/\*.*?\*/|//[^\n]*)[ \t]*\n", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/).)*\*/|//[^\n]*)[ \t]*\n", re.MULTILINE | re.DOTALL)
 _LICENCE = "// SPDX-License-Identifier: AGPL-3.0-or-later\n"
 # What none of the above has taken. In comments, `import("./x.js").Type` is a type.
 _LEFT = re.compile(

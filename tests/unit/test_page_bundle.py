@@ -33,7 +33,14 @@ export function greet(who) { return `${name} greets ${who}`; }
 /**
  * import nothing from here; `export let` neither.
  */
-export default function () { return /** @type {any} */ ("default"); }
+export default function () {
+    return [
+        /** @type {any} */ ("default"),
+        /** @type {any} */ (2),
+        // end
+    ][0];
+}
+/** More. */
 """,
     "js/screens/b.js": """\
 export const name = "b";
@@ -119,6 +126,18 @@ def test_the_pages_own_files_are_joined_small_and_named_by_what_is_in_them() -> 
     ]
     size = sum(len(file.gzipped or file.body) for file in [page.index, *first])
     assert size <= 60_000, f"the first load takes {size} bytes compressed"
+
+
+def test_the_pages_own_script_can_be_parsed(tmp_path: Path) -> None:
+    program = node()
+    if program is None:
+        pytest.skip("there is no Node")
+    (script,) = (file for path, file in load_page().assets.items() if path.endswith("main.js"))
+    file = tmp_path / "main.mjs"
+    file.write_bytes(script.body)
+    check = [program, "--check", str(file)]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_put_into_the_document_cannot_leave_its_place() -> None:
