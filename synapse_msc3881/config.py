@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The module's options in ``homeserver.yaml`` (SEMANTICS 7), parsed once into typed objects."""
+"""The module's options in ``homeserver.yaml`` (specification 7), parsed once into typed objects."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class PusherControl:
         return parse_config(config)
 
     async def _on_deactivation(self, user_id: str, deactivated: bool, _by_admin: bool) -> None:
-        """Remove what a deactivated user leaves behind (SEMANTICS 6)."""
+        """Remove what a deactivated user leaves behind (specification 6)."""
         if deactivated:
             await self.push_rules.rules.delete_all(user_id)
             await self.pushers.forget_tags(user_id)

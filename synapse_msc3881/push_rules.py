@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A user's push rules where Synapse shows them, with the device scopes (SEMANTICS 3)."""
+"""A user's push rules where Synapse shows them, with the device scopes (specification 3)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class DevicePushRules:
         new_room_id: str,
         user_id: str,
     ) -> None:
-        """Wrap the copying of a user's rules about a room to its successor (SEMANTICS 6)."""
+        """Wrap the copying of a user's rules about a room to its successor (specification 6)."""
         await native(old_room_id, new_room_id, user_id)
         try:
             await self.rules.copy_room_rules(user_id, old_room_id, new_room_id)

@@ -2,7 +2,7 @@
 """Why did my phone (not) ring? What was recorded of one event, explained for each pusher.
 
 Nothing is evaluated again. The outcome of each scope was recorded when the event arrived
-(`outcomes`); the walk over a pusher's tags is the one that the pusher makes (SEMANTICS 5); and
+(`outcomes`); the walk over a pusher's tags is the one that the pusher makes (specification 5); and
 what became of it follows from how far the pusher came and when it last succeeded, which Synapse
 keeps for each pusher. What cannot be told from these is said to be unknown.
 

@@ -29,11 +29,11 @@ Actions = Sequence[Action]
 
 
 class InvalidProfileTagsError(ValueError):
-    """A profile tag, or a list of them, that SEMANTICS 2 refuses; the message says which limit."""
+    """Tags that specification 2 refuses; the message says which limit is exceeded."""
 
 
 def check_tag(tag: object) -> str:
-    """Check one profile tag (SEMANTICS 2 and 3).
+    """Check one profile tag (specification 2 and 3).
 
     Args:
         tag: what the client sent.
@@ -62,7 +62,7 @@ def check_tag(tag: object) -> str:
 
 
 def parse_tags(value: object, limit: int) -> tuple[str, ...]:
-    """Check a list of profile tags and drop its duplicates (MSC3837, SEMANTICS 2).
+    """Check a list of profile tags and drop its duplicates (MSC3837, specification 2).
 
     Args:
         value: what the client sent.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Fire time: what a pusher does with the events that concern its user (SEMANTICS 5).
+"""Fire time: what a pusher does with the events that concern its user (specification 5).
 
 A pusher of Synapse reaches the database through its `store` attribute. `PusherStore` stands there
 for a pusher with profile tags: it answers what there is to push, by walking the tags over each

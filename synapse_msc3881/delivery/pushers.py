@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Pushers with profile tags: stored, read, started and stopped (SEMANTICS 2, 5 and 6)."""
+"""Pushers with profile tags: stored, read, started and stopped (specification 2, 5 and 6)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Ending the work of a pusher that was disabled or removed (SEMANTICS 6).
+"""Ending the work of a pusher that was disabled or removed (specification 6).
 
 Synapse lets a pusher's work that is under way go on after the pusher was stopped. That is right for
 one that was replaced (a `set` that is repeated makes a new object), which still delivers what it

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Event time: the highest-priority matching rule in each scope that a user's pushers list.
 
-Synapse evaluates each event for each local user before it persists it (SEMANTICS 4). For users
+Synapse evaluates each event for each local user before it persists it (specification 4). For users
 with device scopes, `Evaluation` finds the compiled scopes when Synapse reads the rules; the
 evaluator that Synapse makes for the event then runs them too; and what came out goes into the
 user's row of push actions, in the same statement (see `outcomes`).

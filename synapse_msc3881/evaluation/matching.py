@@ -154,7 +154,7 @@ class RuleGroup:
 class CompiledScope:
     """One device scope, ready to be matched against events.
 
-    `room` and `sender` rules match their id exactly (SEMANTICS 4), so they are looked up, and
+    `room` and `sender` rules match their id exactly (specification 4), so they are looked up, and
     a scope that has no other rules never runs the evaluator.
     """
 

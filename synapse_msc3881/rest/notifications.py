@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""``GET /notifications``, which device rules do not change (SEMANTICS 4)."""
+"""``GET /notifications``, which device rules do not change (specification 4)."""
 
 from __future__ import annotations
 

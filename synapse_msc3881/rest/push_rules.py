@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""``/pushrules/`` with device scopes (SEMANTICS 3). What concerns `global` is Synapse's."""
+"""``/pushrules/`` with device scopes (specification 3). What concerns `global` is Synapse's."""
 
 from __future__ import annotations
 

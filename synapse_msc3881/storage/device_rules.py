@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Reads and writes the push rules of device scopes (SEMANTICS 3 and 6)."""
+"""Reads and writes the push rules of device scopes (specification 3 and 6)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The cascade through HTTP: which devices are pushed to, and how (SEMANTICS 4 and 5)."""
+"""The cascade through HTTP: which devices are pushed to, and how (specification 4 and 5)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -37,7 +37,7 @@ def scene(deployment: Deployment, gateway: Gateway) -> Scene:
     return make_scene(deployment, gateway)
 
 
-# --- The table of SEMANTICS 5 -------------------------------------------------------------------
+# --- The table of specification 5 ---------------------------------------------------------------
 
 # What matches in a scope, None for no match.
 Match = Sequence[Action] | None

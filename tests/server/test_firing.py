@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What pushers do with what was decided: drop, push, stop, start again (SEMANTICS 2 and 5)."""
+"""What pushers do with what was decided: drop, push, stop, start again (specification 2 and 5)."""
 
 import time
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """How long device rules and profile tags live, and Synapse with and without the module.
 
-SEMANTICS 6 and 7.
+specification 6 and 7.
 """
 
 import json

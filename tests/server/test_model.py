@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The cascade against a model of it, with random rules, profile tags, pushers and events.
 
-The model is written from SEMANTICS alone and knows nothing of the module's code. Each round
+The model is written from the specification alone and knows nothing of the module's code. Each round
 changes some rules and pushers over HTTP and in the model, sends events, waits for a fence, and
 compares what each pushkey got: which events, in which order, with which tweaks.
 

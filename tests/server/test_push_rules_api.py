@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Device scopes in the push rules API over HTTP: SEMANTICS 3."""
+"""Device scopes in the push rules API over HTTP: specification 3."""
 
 import json
 import threading

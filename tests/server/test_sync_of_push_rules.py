@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Push rules with device scopes in /sync, sliding sync and account data: SEMANTICS 3."""
+"""Push rules with device scopes in /sync, sliding sync and account data: specification 3."""
 
 import itertools
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The options in homeserver.yaml (SEMANTICS 7)."""
+"""The options in homeserver.yaml (specification 7)."""
 
 from typing import Any
 

@@ -56,8 +56,8 @@ def test_what_is_touched_of_synapse_is_declared(module: str, file: Path) -> None
             "secret is declared by no seam",
         ),
         (
-            "class A:\n def __init__(self, p: seams.Pusher): self._p = p\n def f(self): self._p.secret",
-            "secret is declared by no seam",
+            "class A:\n def __init__(self, p: seams.Pusher): self.p = p\n def f(self): self.p.x",
+            "x is declared by no seam",
         ),
         (
             "class A(seams.PushersRestServlet):\n    def f(self):\n        self.secret()",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Profile tags: what is accepted, and the walk (SEMANTICS 2 and 5)."""
+"""Profile tags: what is accepted, and the walk (specification 2 and 5)."""
 
 import unicodedata
 from typing import Any
