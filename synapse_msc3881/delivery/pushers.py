@@ -143,13 +143,8 @@ class Pushers:
             stored = next((held for held in holders if held.user_name == key.user_id), None)
             change = decide(stored)
             await self._write(key, device_id, stored, change)
+            await self._check_login(key, device_id, stored)
             is_own = stored is None or stored.device_id in (None, device_id)
-            if is_own and not await self._is_logged_in(key.user_id, device_id):
-                # Its logout may have looked for pushers before this one was there.
-                await self._pool.remove(key.app_id, key.pushkey, key.user_id)
-                raise SynapseError(
-                    HTTPStatus.UNAUTHORIZED, "The device has logged out", Codes.UNKNOWN_TOKEN
-                )
             for field in change.undone:
                 self._metrics.undone_by_omission(field)
             if is_own and not change.append:
@@ -174,6 +169,23 @@ class Pushers:
         finally:
             writing.is_under_way = False
             _writing.reset(token)
+
+    async def _check_login(
+        self, key: PusherKey, device_id: str | None, stored: seams.PusherConfig | None
+    ) -> None:
+        """Remove a pusher that was just written while its device, or the user, went.
+
+        A logout deletes the device and then looks for its pushers, which it may have done before
+        this one was there. One that it finds it removes itself.
+        """
+        if await self._is_logged_in(key.user_id, device_id):
+            return
+        owner = stored.device_id if stored else device_id
+        if owner == device_id or not await self._is_logged_in(key.user_id, owner):
+            await self._pool.remove(key.app_id, key.pushkey, key.user_id)
+            raise SynapseError(
+                HTTPStatus.UNAUTHORIZED, "The device has logged out", Codes.UNKNOWN_TOKEN
+            )
 
     async def _is_logged_in(self, user_id: str, device_id: str | None) -> bool:
         return device_id is None or await seams.is_logged_in(self._hs, user_id, device_id)
