@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Processes that lag behind, that start in another order, or that lack the module."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from demo.client import Session
 from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.cluster import CLIENT_WORKERS, MAIN, WORKERS, Cluster
+from tests.harness.held_start import MODULE as HELD_START
+from tests.harness.held_start import PATH as RELEASE
+from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
     SIREN,
     THING,
     device,
+    fence_off,
     make_scene,
     on_all,
     on_type,
@@ -91,6 +96,63 @@ def test_a_worker_that_was_away_pushes_what_a_new_scope_decided(
         event_id = alice.send(scene.room, {"body": "Hello"}, THING)
 
     assert phone.wait_for(event_id).tweaks == {"sound": "siren"}
+
+
+@pytest.fixture
+def held(cluster: Cluster) -> Iterator[Callable[[str], Session]]:
+    """Call it with a pusher worker: it starts again, and holds its pushers once it read them.
+
+    What it gives asks that worker: `GET` of RELEASE whether they are read, `PUT` lets them go on.
+    """
+    homeserver = cluster.homeserver
+    started: list[str] = []
+    sessions: list[Session] = []
+
+    def hold(name: str) -> Session:
+        started.append(name)
+        modules = [*homeserver.config()["modules"], HELD_START]
+        homeserver.worker_options = {name: {"modules": modules}}
+        restart(name)
+        url = f"http://127.0.0.1:{homeserver.replication_ports[name]}"
+        sessions.append(Session(route=lambda *_: url))
+        return sessions[-1]
+
+    def restart(name: str) -> None:
+        cluster.kill_process(name)
+        homeserver._write_config()
+        cluster.start_process(name)
+
+    yield hold
+    for session in sessions:
+        session.close()
+    homeserver.worker_options = {}
+    for name in started:
+        restart(name)
+
+
+def test_what_changes_while_a_worker_starts_its_pushers_holds(
+    cluster: Cluster, gateway: Gateway, held: Callable[[str], Session]
+) -> None:
+    scene = make_scene(cluster, gateway)
+    scene.bob.put_rule("phone", "override", "thing", on_type(THING, SIREN))
+    scene.bob.put_rule("quiet", "override", "thing", on_type(THING, []))
+    fence_off(scene.bob, "phone", "quiet")
+    off, quiet, gone, witness = (scene.device(["phone"]) for _ in range(4))
+    worker = held(cluster.pusher_of(scene.bob))
+    wait_until(lambda: worker.call("GET", RELEASE, token=False) is True, "the read of the pushers")
+
+    off.set(profile_tags=["phone"], enabled=False)
+    quiet.set(profile_tags=["quiet"])
+    scene.bob.delete_pusher(gone.pushkey, gone.app_id)
+    cluster.settle()
+    worker.call("PUT", RELEASE, {}, token=False)
+
+    thing = scene.thing()
+    fence = scene.fence()
+    for phone in (witness, quiet):
+        phone.wait_for(fence)
+    assert witness.event_ids() == [thing, fence]
+    assert (off.event_ids(), quiet.event_ids(), gone.event_ids()) == ([], [fence], [])
 
 
 # --- Other orders -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 PATH = "/_test/release"
+MODULE = {"module": "tests.harness.held_start.HeldStart", "config": {}}
 
 
 class HeldStart:

@@ -16,6 +16,7 @@ from demo.client import Session, path
 from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
+from tests.harness.held_start import MODULE as HELD_START
 from tests.harness.held_start import PATH as RELEASE
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
@@ -215,7 +216,7 @@ def test_what_changes_while_the_pushers_start_holds(
         phone.wait_for(before)
 
     starts = deployment.log_text().count(STARTED)
-    deployment.further_modules = [{"module": "tests.harness.held_start.HeldStart", "config": {}}]
+    deployment.further_modules = [HELD_START]
     deployment.restart()
     wait_until(lambda: scene.bob.request("GET", RELEASE).json is True, "the read of the pushers")
     off.set(profile_tags=["phone"], enabled=False)
