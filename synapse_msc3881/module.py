@@ -15,8 +15,12 @@ from synapse_msc3881.census import Census
 from synapse_msc3881.config import Config, parse_config
 from synapse_msc3881.delivery.pushers import Pushers
 from synapse_msc3881.delivery.waking import Waking
-from synapse_msc3881.evaluation.device_scopes import DeviceScopes, HeldScopes
+from synapse_msc3881.evaluation.compile_debts import CompileDebts
+from synapse_msc3881.evaluation.compiling import Compiler
+from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.evaluation.evaluator import Evaluation, wrap_evaluator
+from synapse_msc3881.evaluation.held_scopes import HeldScopes
+from synapse_msc3881.evaluation.slices import Slices
 from synapse_msc3881.evaluation.spending import Spending
 from synapse_msc3881.metrics import Failures, Metrics
 from synapse_msc3881.page.resource import serve_page
@@ -75,7 +79,17 @@ class PusherControl:
             hs, api, self.config.limits.device_scopes_per_user, cache.invalidate_txn, failures
         )
         tags = PusherTagStore(api, cache.invalidate_txn, failures)
-        scopes = DeviceScopes(held, rules, tags, compiler.compile, spending, failures)
+        scopes = DeviceScopes(
+            held,
+            rules,
+            tags,
+            Compiler(compiler.compile),
+            compiler,
+            Slices(api.delayed_background_call, api.sleep),
+            CompileDebts(time.monotonic),
+            failures,
+            api.delayed_background_call,
+        )
         self.push_rules = DevicePushRules(rules, failures)
         census = Census(StoredCounts(api), metrics, api.delayed_background_call)
         push_actions = PushActionStore(hs, api)

@@ -3,13 +3,21 @@
 
 Each rule is compiled with a mark as its only action, and neighbouring rules in groups; why, see
 `matching`, which runs them.
+
+A user's rules are compiled in **chunks** of neighbours, one at a time, as a user may have
+thousands. Where a chunk ends depends on the rules around its end alone, and one that is still in
+use is found again. So after a change only the chunk with the change in it is compiled, and users
+with the same rules share what is made of them.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 import attr
 
@@ -25,12 +33,12 @@ from synapse_msc3881.evaluation.matching import (
     CompiledRules,
     CompiledScope,
     RuleGroup,
+    SilentGlobal,
     UserScopes,
     actions_with_mark,
 )
 from synapse_msc3881.evaluation.prefilter import (
     Needs,
-    has_wildcard,
     hints_of,
     is_costly,
     needs_of,
@@ -43,13 +51,21 @@ _AFTER_SENDER = ("underride",)
 # A group of rules is run at once, and so cannot be stopped before its end.
 _MAX_CONDITIONS_OF_GROUP = 64
 
-# What these take of memory, in bytes, about: a group, a rule in it and each byte of its JSON.
-_GROUP_BYTES = 500
-_RULE_BYTES = 1000
-_JSON_FACTOR = 4
+# From this size on, one rule in so many ends a chunk. A small scope is one chunk, and one group.
+_MIN_CONDITIONS_OF_CHUNK = 48
+_ENDS_CHUNK = 4
 
-# How many groups of rules, and conditions of rules, users may share.
-_MAX_SHARED = 1000
+# Of rules that are only looked up, so many are a step.
+_LOOKUPS_OF_STEP = 1000
+
+# What these take of memory, in bytes, about (`tests/unit/test_memory.py` measures it): a group, a
+# rule in it, more for one that is compiled by itself, a condition of a rule, and each byte of a
+# rule's JSON.
+_GROUP_BYTES = 1200
+_RULE_BYTES = 630
+_BY_ITSELF_BYTES = 500
+_CONDITION_BYTES = 170
+_JSON_FACTOR = 2
 
 _NOTHING: Mapping[object, Actions] = {}
 
@@ -73,6 +89,17 @@ _NO_MATCH = RawRule("no match", KINDS["override"], "[]", "[]")
 #: Compiles rules, highest priority first.
 Compile = Callable[[Sequence[RawRule]], CompiledRules]
 
+#: Is told of a rule that cannot be compiled, which is left out.
+ReportBad = Callable[[DeviceRule, BaseException], None]
+
+
+class GlobalRules(Protocol):
+    """What is needed of Synapse to look into a user's `global` rules."""
+
+    def silent_rules(self, rules: CompiledRules, mark: str) -> tuple[CompiledRules, Iterator[str]]:
+        """The server-default rules that do not notify, marked; and, one by one, the conditions
+        of the others that do not, in JSON."""
+
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Conditions:
@@ -81,117 +108,175 @@ class Conditions:
     Attributes:
         needs: what an event must have to fulfil them.
         size: how many there are, a rule with none being counted as well.
-        has_wildcard: whether Synapse makes a regular expression of one.
         is_costly: whether running them may take time that counts.
     """
 
     needs: Needs
     size: int
-    has_wildcard: bool
     is_costly: bool
 
 
-# Users of the same client have the same rules. What is made of them is then found sooner, in the
-# caches of the processor too, and takes less memory.
-@functools.lru_cache(maxsize=_MAX_SHARED)
 def _look_at(conditions: str) -> Conditions:
     parsed = from_json(conditions)
+    for condition in parsed if isinstance(parsed, list) else ():
+        # Of these there are few.
+        if isinstance(condition, dict) and isinstance(key := condition.get("key"), str):
+            condition["key"] = sys.intern(key)
     size = 1 + len(parsed) if isinstance(parsed, list) else 1
     return Conditions(
         needs=needs_of(parsed),
         size=size,
-        has_wildcard=has_wildcard(parsed),
         is_costly=is_costly(parsed) or size > _MAX_CONDITIONS_OF_GROUP,
     )
 
 
-@functools.lru_cache(maxsize=_MAX_SHARED)
-def _compile_group(rules: tuple[RawRule, ...], compile_rules: Compile) -> RuleGroup:
-    conditions = [_look_at(rule.conditions) for rule in rules]
-    needs = tuple(each.needs for each in conditions)
-    marked = [_marked(number, rule.conditions) for number, rule in enumerate(rules)]
-    is_costly = any(each.is_costly for each in conditions)
-    return RuleGroup(
-        rules=(
-            tuple(compile_rules([rule, _NO_MATCH]) for rule in marked)
-            if is_costly
-            else compile_rules([*marked, _NO_MATCH])
-        ),
-        matches=tuple(Match(parse_actions(rule.actions), rule.rule_id) for rule in rules),
-        needs=needs,
-        hints=hints_of(needs),
-        before_room=rules[0].priority_class > KINDS["room"],
-        is_costly=is_costly,
-        size=_GROUP_BYTES
-        + sum(
-            _RULE_BYTES + _JSON_FACTOR * (len(rule.conditions) + len(rule.actions))
-            for rule in rules
-        ),
-    )
+class _LookedAt(NamedTuple):
+    rule: DeviceRule
+    conditions: Conditions
+    actions: Actions
 
 
-def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> CompiledScope | None:
-    """Compile the enabled rules of one device scope.
+@attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
+class Chunk:
+    """Neighbouring rules of a scope, compiled at once. Users may share one."""
 
-    Args:
-        rules: the scope's rules, in the order in which they are evaluated.
-        compile_rules: Synapse's compiler.
+    groups: tuple[RuleGroup, ...]
 
-    Returns:
-        The compiled scope, or None where no rule is enabled: such a scope never matches.
+    @property
+    def size(self) -> int:
+        """What it takes of memory, in bytes."""
+        return sum(group.size for group in self.groups)
 
-    Raises:
-        Exception: a rule does not parse.
-    """
-    enabled = [rule for rule in rules if rule.enabled]
-    if not enabled:
+
+class Compiler:
+    """Compiles the rules of one homeserver's users, and finds again what is in use."""
+
+    def __init__(self, compile_rules: Compile) -> None:
+        """
+        Args:
+            compile_rules: Synapse's compiler.
+        """
+        self._compile = compile_rules
+        self._chunks: WeakValueDictionary[bytes, Chunk] = WeakValueDictionary()
+        self._groups: WeakValueDictionary[bytes, RuleGroup] = WeakValueDictionary()
+
+    def find(self, rules: Sequence[DeviceRule]) -> Chunk | None:
+        """The same rules, if they were compiled and are in use."""
+        return self._chunks.get(_digest(rules))
+
+    def compile(self, rules: Sequence[DeviceRule], report_bad: ReportBad) -> Chunk:
+        """Compile neighbouring rules of a scope: those which parse."""
+        # Most have the same actions, which then are in memory once.
+        parsed: dict[str, Actions] = {}
+        looked_at = [found for rule in rules if (found := _try_to_look(rule, parsed, report_bad))]
+        groups = [self._find_group(group, report_bad) for group in _split(looked_at)]
+        chunk = Chunk(tuple(group for some in groups for group in some))
+        self._chunks[_digest(rules)] = chunk
+        return chunk
+
+    def _find_group(self, rules: Sequence[_LookedAt], report_bad: ReportBad) -> Sequence[RuleGroup]:
+        digest = _digest([each.rule for each in rules])
+        group = self._groups.get(digest)
+        if group is not None:
+            return (group,)
+        try:
+            group = self._groups[digest] = self._compile_group(rules)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception
+            if len(rules) == 1:
+                report_bad(rules[0].rule, error)
+                return ()
+            return [group for each in rules for group in self._find_group((each,), report_bad)]
+        return (group,)
+
+    def _compile_group(self, rules: Sequence[_LookedAt]) -> RuleGroup:
+        needs = tuple(each.conditions.needs for each in rules)
+        marked = [_marked(number, each.rule.conditions) for number, each in enumerate(rules)]
+        is_costly = any(each.conditions.is_costly for each in rules)
+        return RuleGroup(
+            rules=(
+                tuple(self._compile([rule, _NO_MATCH]) for rule in marked)
+                if is_costly
+                else self._compile([*marked, _NO_MATCH])
+            ),
+            matches=tuple(Match(each.actions, each.rule.name) for each in rules),
+            needs=needs,
+            hints=hints_of(needs),
+            before_room=KINDS[rules[0].rule.kind] > KINDS["room"],
+            is_costly=is_costly,
+            size=_GROUP_BYTES
+            + sum(
+                _RULE_BYTES
+                + _BY_ITSELF_BYTES * is_costly
+                + _CONDITION_BYTES * each.conditions.size
+                + _JSON_FACTOR * (len(each.rule.conditions) + len(each.rule.actions))
+                for each in rules
+            ),
+        )
+
+
+def _digest(rules: Iterable[DeviceRule]) -> bytes:
+    content = [(rule.kind, rule.rule_id, rule.conditions, rule.actions) for rule in rules]
+    return hashlib.blake2b(repr(content).encode(), digest_size=16).digest()
+
+
+def _try_to_look(
+    rule: DeviceRule, parsed: dict[str, Actions], report_bad: ReportBad
+) -> _LookedAt | None:
+    try:
+        return _LookedAt(rule, _look_at(rule.conditions), _parse_once(rule.actions, parsed))
+    except (ValueError, TypeError, RecursionError) as error:
+        report_bad(rule, error)
         return None
-    if not all(rule.kind in KINDS for rule in enabled):
-        raise ValueError("a rule is of an unknown kind")
-    groups = (
-        group
-        for kinds in (_BEFORE_ROOM, _AFTER_SENDER)
-        for group in _split([rule for rule in enabled if rule.kind in kinds])
-    )
-    return CompiledScope(
-        groups=tuple(_compile_group(group, compile_rules) for group in groups),
-        rooms=_by_id(enabled, "room"),
-        senders=_by_id(enabled, "sender"),
-    )
 
 
-def _split(rules: Sequence[DeviceRule]) -> Iterator[tuple[RawRule, ...]]:
-    """Split rules into groups: one with a wildcard by itself, the others with their like."""
-    group: list[RawRule] = []
-    last: Conditions | None = None
+def _parse_once(actions: str, parsed: dict[str, Actions]) -> Actions:
+    if actions not in parsed:
+        parsed[actions] = parse_actions(actions)
+    return parsed[actions]
+
+
+def _split(rules: Sequence[_LookedAt]) -> Iterator[Sequence[_LookedAt]]:
+    """Split rules into groups: those that only compare, and the others."""
+    group: list[_LookedAt] = []
     size = 0
     for rule in rules:
-        conditions = _look_at(rule.conditions)
+        conditions = rule.conditions
         size += conditions.size
-        if last is not None and (
+        if group and (
             size > _MAX_CONDITIONS_OF_GROUP
-            or last.has_wildcard
-            or conditions.has_wildcard
-            or last.is_costly is not conditions.is_costly
+            or group[-1].conditions.is_costly is not conditions.is_costly
         ):
-            yield tuple(group)
+            yield group
             group, size = [], conditions.size
-        group.append(RawRule(rule.name, KINDS[rule.kind], rule.conditions, rule.actions))
-        last = conditions
+        group.append(rule)
     if group:
-        yield tuple(group)
+        yield group
 
 
-def _by_id(rules: Iterable[DeviceRule], kind: str) -> Mapping[object, Actions]:
-    # Most have the same actions: muted rooms, for one.
-    parsed: dict[str, Actions] = {}
-    found: dict[object, Actions] = {}
+def _chunks(rules: Iterable[DeviceRule]) -> Iterator[tuple[DeviceRule, ...]]:
+    """Split rules where it depends on little but the rules there, so that most splits stay."""
+    chunk: list[DeviceRule] = []
+    size = 0
     for rule in rules:
-        if rule.kind == kind:
-            if rule.actions not in parsed:
-                parsed[rule.actions] = parse_actions(rule.actions)
-            found[rule.rule_id] = parsed[rule.actions]
-    return found or _NOTHING
+        # As `Conditions.size`, about, without parsing it.
+        of_rule = 1 + rule.conditions.count('"kind"')
+        if chunk and size + of_rule > _MAX_CONDITIONS_OF_GROUP:
+            yield tuple(chunk)
+            chunk, size = [], 0
+        chunk.append(rule)
+        size += of_rule
+        if size >= _MIN_CONDITIONS_OF_CHUNK and _ends_chunk(rule):
+            yield tuple(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield tuple(chunk)
+
+
+def _ends_chunk(rule: DeviceRule) -> bool:
+    content = (rule.rule_id + rule.conditions).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=1).digest()[0] % _ENDS_CHUNK == 0
 
 
 def _marked(number: int, conditions: str) -> RawRule:
@@ -203,36 +288,207 @@ def compile_always(compile_rules: Compile) -> CompiledRules:
     return compile_rules([_marked(0, "[]")])
 
 
-def compile_user(
-    rules: Iterable[DeviceRule], tag_lists: Iterable[Sequence[str]], compile_rules: Compile
-) -> UserScopes | None:
-    """Compile the device scopes that a user's pushers list.
+@attr.s(auto_attribs=True, slots=True)
+class _Scope:
+    """A scope that is being compiled."""
 
-    Args:
-        rules: the user's device rules.
-        tag_lists: the profile tags of each of the user's pushers.
-        compile_rules: Synapse's compiler.
+    rules: Sequence[DeviceRule]
+    rooms: dict[object, Actions] = attr.Factory(dict)
+    senders: dict[object, Actions] = attr.Factory(dict)
+    chunks: list[Chunk] = attr.Factory(list)
 
-    Returns:
-        The compiled scopes, or None where there is none that could match.
+    def so_far(self) -> CompiledScope:
+        return CompiledScope(
+            groups=tuple(group for chunk in self.chunks for group in chunk.groups),
+            rooms=self.rooms or _NOTHING,
+            senders=self.senders or _NOTHING,
+            chunks=tuple(self.chunks),
+        )
 
-    Raises:
-        Exception: a rule does not parse.
+
+class Compilation:
+    """Compiles the device scopes that a user's pushers list, step by step.
+
+    What is only looked up comes first, and counts though the rest is not there yet.
     """
-    tag_lists = list(tag_lists)
-    listed = {tag for tags in tag_lists for tag in tags}
-    scopes = {}
-    for tag, scope_rules in by_scope(rules).items():
-        if tag in listed and (scope := compile_scope(scope_rules, compile_rules)):
-            scopes[tag] = scope
-    if not scopes:
-        return None
-    return UserScopes(
-        scopes,
-        are_many=sum(scope.looked_at for scope in scopes.values()) > _MANY_RULES,
-        needs_global_match=any(_walks_past_global(tags, scopes) for tags in tag_lists),
-    )
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        rules: Iterable[DeviceRule],
+        tag_lists: Iterable[Sequence[str]],
+        report_bad: ReportBad,
+        max_bytes: int = sys.maxsize,
+        max_new_chunks: int = sys.maxsize,
+    ) -> None:
+        """
+        Args:
+            compiler: the homeserver's.
+            rules: the user's device rules.
+            tag_lists: the profile tags of each of the user's pushers.
+            report_bad: is told of each rule that is left out, as it does not parse.
+            max_bytes: what is compiled may take of memory, about.
+            max_new_chunks: how many chunks may be compiled, and not found.
+        """
+        self._compiler = compiler
+        self._rules = rules
+        self._tag_lists = list(tag_lists)
+        self._report_bad = report_bad
+        self._max_bytes = max_bytes
+        self._max_new_chunks = max_new_chunks
+        self._scopes: dict[str, _Scope] = {}
+        #: Whether there is anything yet.
+        self.is_begun = False
+        #: Whether rules were left out as they are too large.
+        self.is_too_large = False
+        #: Whether rules were left out as they are too many to be compiled now.
+        self.is_cut_short = False
+
+    def steps(self) -> Iterator[None]:
+        """The work: each step is as long as a group of rules is to compile, about."""
+        listed = {tag for tags in self._tag_lists for tag in tags}
+        rules = [rule for rule in self._rules if rule.enabled and rule.profile_tag in listed]
+        self._scopes = {tag: _Scope(rules) for tag, rules in by_scope(rules).items()}
+        self.is_begun = True
+        yield
+        for scope in self._scopes.values():
+            yield from self._look_up(scope)
+        left = self._max_bytes
+        for scope in self._scopes.values():
+            for chunk in self._compile(scope):
+                left -= chunk.size
+                if left < 0:
+                    self.is_too_large = True
+                    return
+                scope.chunks.append(chunk)
+                yield
+
+    def _look_up(self, scope: _Scope) -> Iterator[None]:
+        parsed: dict[str, Actions] = {}
+        for number, rule in enumerate(scope.rules):
+            if number % _LOOKUPS_OF_STEP == 0:
+                yield
+            if rule.kind not in ("room", "sender"):
+                continue
+            found = scope.rooms if rule.kind == "room" else scope.senders
+            try:
+                found[rule.rule_id] = _parse_once(rule.actions, parsed)
+            except (ValueError, TypeError, RecursionError) as error:
+                self._report_bad(rule, error)
+
+    def _compile(self, scope: _Scope) -> Iterator[Chunk]:
+        for kinds in (_BEFORE_ROOM, _AFTER_SENDER):
+            for rules in _chunks(rule for rule in scope.rules if rule.kind in kinds):
+                chunk = self._compiler.find(rules)
+                if chunk is None:
+                    if self._max_new_chunks <= 0:
+                        self.is_cut_short = True
+                        continue
+                    self._max_new_chunks -= 1
+                    chunk = self._compiler.compile(rules, self._report_bad)
+                yield chunk
+
+    def so_far(self) -> UserScopes | None:
+        """What is compiled; None where there is nothing that could match."""
+        if not self._scopes:
+            return None
+        scopes = {tag: scope.so_far() for tag, scope in self._scopes.items()}
+        return UserScopes(
+            scopes,
+            are_many=sum(scope.looked_at for scope in scopes.values()) > _MANY_RULES,
+            needs_global_match=any(_walks_past_global(tags, scopes) for tags in self._tag_lists),
+        )
 
 
 def _walks_past_global(tags: Sequence[str], scopes: Mapping[str, object]) -> bool:
     return GLOBAL in tags and any(tag in scopes for tag in tags[tags.index(GLOBAL) + 1 :])
+
+
+class GlobalCompilation:
+    """Compiles what tells whether `global` matched silently, step by step."""
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        global_rules: GlobalRules,
+        rules: CompiledRules,
+        max_bytes: int = sys.maxsize,
+    ) -> None:
+        """
+        Args:
+            compiler: the homeserver's.
+            global_rules: looks into them.
+            rules: the user's `global` rules.
+            max_bytes: what is compiled may take of memory, about.
+        """
+        self._compiler = compiler
+        self._global_rules = global_rules
+        self._rules = rules
+        self._max_bytes = max_bytes
+        self._defaults: CompiledRules | None = None
+        self._chunks: list[Chunk] = []
+        self._is_complete = False
+
+    def steps(self) -> Iterator[None]:
+        """The work, as for `Compilation`."""
+        self._defaults, others = self._global_rules.silent_rules(self._rules, actions_with_mark(0))
+        yield
+        # Any of them will do, so they go without a name, and their order is of no account.
+        rules = (DeviceRule(GLOBAL, "override", "", 0, each, "[]", True) for each in others)
+        left = self._max_bytes
+        for chunk in _chunks(rules):
+            compiled = self._compiler.find(chunk) or self._compiler.compile(chunk, _ignore)
+            left -= compiled.size
+            if left < 0:
+                return
+            self._chunks.append(compiled)
+            yield
+        self._is_complete = True
+
+    def so_far(self) -> SilentGlobal:
+        """What is compiled."""
+        return SilentGlobal(
+            of=self._rules,
+            defaults=self._defaults,
+            groups=tuple(group for chunk in self._chunks for group in chunk.groups),
+            is_complete=self._is_complete,
+        )
+
+
+def _ignore(_rule: DeviceRule, _error: BaseException) -> None:
+    """Synapse itself compiled the rule before."""
+
+
+def compile_scope(rules: Iterable[DeviceRule], compile_rules: Compile) -> CompiledScope | None:
+    """Compile the enabled rules of one device scope at once.
+
+    Args:
+        rules: the scope's rules.
+        compile_rules: Synapse's compiler.
+
+    Returns:
+        The compiled scope, or None where no rule is enabled: such a scope never matches.
+    """
+    rules = list(rules)
+    scopes = compile_user(rules, [[rule.profile_tag for rule in rules]], compile_rules)
+    return None if scopes is None else next(iter(scopes.scopes.values()))
+
+
+def compile_user(
+    rules: Iterable[DeviceRule],
+    tag_lists: Iterable[Sequence[str]],
+    compile_rules: Compile,
+    report_bad: ReportBad = _ignore,
+) -> UserScopes | None:
+    """Compile the device scopes that a user's pushers list, at once; see `Compilation`.
+
+    Returns:
+        The compiled scopes, or None where there is none that could match.
+    """
+    compilation = Compilation(_compiler_of(compile_rules), rules, tag_lists, report_bad)
+    for _ in compilation.steps():
+        pass
+    return compilation.so_far()
+
+
+_compiler_of = functools.lru_cache(maxsize=8)(Compiler)

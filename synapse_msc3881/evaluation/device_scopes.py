@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What one process knows of its users' device scopes, so that an event costs no SQL.
 
-Each process holds the set of users whose pushers have profile tags, read once at startup, and a
-bounded cache of their compiled scopes. A change of tags or rules, on whichever process, comes
-here as an invalidation: the user may have scopes now, and what is compiled is stale.
+Each process holds the set of users whose pushers have profile tags, read once at startup, and
+their compiled scopes in bounded memory (see `held_scopes`). A change of tags or rules, on whichever
+process, comes here as an invalidation: the user may have scopes now, and what is compiled is stale.
+
+The next event that concerns the user has them read and compiled. There is one such **load** of a
+user at a time, and all events wait for it that come meanwhile. An event that comes after a further
+invalidation waits for the next load, which begins when this one is done: so each event has what
+was written before it, and waits for two loads at most, however often somebody writes.
+
+Compiling is done in slices (see `slices`). Who writes much has little compiled at a time, which is
+what was written last, and the rest later; and no event waits for longer than two seconds.
 
 A disabled pusher's tags count here like any other's. Its scopes are evaluated for nothing, but
 switching a pusher changes nothing that a process holds, and so can leave nothing stale.
@@ -11,89 +19,63 @@ switching a pusher changes nothing that a process holds, and so can leave nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-import attr
-
-from synapse_msc3881.evaluation.compiling import compile_user
-from synapse_msc3881.evaluation.matching import UserScopes
-from synapse_msc3881.evaluation.spending import Spending
+from synapse_msc3881.evaluation.compile_debts import CompileDebts
+from synapse_msc3881.evaluation.compiling import Compilation, Compiler, GlobalCompilation
+from synapse_msc3881.evaluation.held_scopes import Failed, HeldScopes, Scopes
+from synapse_msc3881.evaluation.matching import CompiledRules, SilentGlobal, UserScopes
+from synapse_msc3881.evaluation.slices import Slices
+from synapse_msc3881.evaluation.spending import TooCostlyError
 from synapse_msc3881.metrics import Failures
+from synapse_msc3881.seams import Shared
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
 if TYPE_CHECKING:
     from synapse_msc3881.cascade.rulesets import DeviceRule
-    from synapse_msc3881.evaluation.compiling import Compile
-
-#: How many users' compiled scopes a process keeps, and what they may take of its memory. The oldest
-#: go first.
-MAX_COMPILED = 20_000
-MAX_COMPILED_BYTES = 250_000_000
-
-
-@attr.s(auto_attribs=True, frozen=True, slots=True)
-class Failed:
-    """Stands for the scopes of a user that could not be read or compiled, or are too costly."""
-
+    from synapse_msc3881.evaluation.compiling import GlobalRules
+    from synapse_msc3881.evaluation.slices import CallLater
 
 _INSTEAD = "this event goes by `global`"
 
-#: A user's scopes; None where none could match an event.
-Scopes = UserScopes | Failed | None
+# For somebody over the bound, so many chunks are compiled at a load: what was written last.
+_CHUNKS_IN_DEBT = 1
+
+# How often an event waits for what tells of `global`: others may be about older rules.
+_ATTEMPTS = 3
+
+T = TypeVar("T")
 
 
-class HeldScopes:
-    """The users with profile tags, and the compiled scopes of some of them."""
+class _Load(Generic[T]):
+    """What is being made for a user, and several events may wait for."""
 
-    def __init__(
-        self,
-        users: set[str],
-        max_compiled: int = MAX_COMPILED,
-        max_bytes: int = MAX_COMPILED_BYTES,
-    ) -> None:
-        self.users = users
-        self.compiled: dict[str, Scopes] = {}
-        # Tells whoever reads the database that what it read may be stale by now.
-        self.invalidations = 0
-        #: Called when something changed of a user, on whichever process.
-        self.on_change: Callable[[], None] = lambda: None
-        self._max_compiled = max_compiled
-        self._max_bytes = max_bytes
-        self._bytes = 0
+    __slots__ = ("_result", "_shared", "next", "user_id")
 
-    def invalidate(self, key: tuple[str, ...]) -> None:
-        """Forget what is known of a user, who may have scopes now. Called by Synapse."""
-        user_id = key[0]
-        self.invalidations += 1
-        self.users.add(user_id)
-        self._drop(user_id)
-        self.on_change()
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        #: What is to be made once this is done, as something changed meanwhile.
+        self.next: _Load[T] | None = None
+        self._result: list[T] = []
+        self._shared: Shared[None] | None = None
 
-    def invalidate_all(self) -> None:
-        """Forget all compiled scopes. Called by Synapse."""
-        self.invalidations += 1
-        self.compiled.clear()
-        self._bytes = 0
+    async def wait(self) -> T:
+        """What was made."""
+        if not self._result:
+            self._shared = self._shared or Shared()
+            await self._shared.wait()
+        return self._result[0]
 
-    def keep(self, user_id: str, scopes: Scopes) -> None:
-        """Keep a user's compiled scopes, however large."""
-        self._drop(user_id)
-        size = _size(scopes)
-        while self.compiled and (
-            len(self.compiled) >= self._max_compiled or self._bytes + size > self._max_bytes
-        ):
-            self._drop(next(iter(self.compiled)))
-        self.compiled[user_id] = scopes
-        self._bytes += size
-
-    def _drop(self, user_id: str) -> None:
-        self._bytes -= _size(self.compiled.pop(user_id, None))
-
-
-def _size(scopes: Scopes) -> int:
-    return scopes.size if isinstance(scopes, UserScopes) else 0
+    def answer(self, result: T) -> None:
+        """Say what was made; who comes later has what was said last."""
+        waited_for = not self._result
+        self._result = [result]
+        if waited_for and self._shared is not None:
+            self._shared.set(None)
 
 
 class DeviceScopes:
@@ -104,16 +86,26 @@ class DeviceScopes:
         held: HeldScopes,
         rules: DeviceRuleStore,
         tags: PusherTagStore,
-        compile_rules: Compile,
-        spending: Spending,
+        compiler: Compiler,
+        global_rules: GlobalRules,
+        slices: Slices,
+        debts: CompileDebts,
         failures: Failures,
+        call_later: CallLater,
     ) -> None:
         self._held = held
         self._rules = rules
         self._tags = tags
-        self._compile = compile_rules
-        self._spending = spending
+        self._compiler = compiler
+        self._global_rules = global_rules
+        self._slices = slices
+        self._debts = debts
         self._failures = failures
+        self._call_later = call_later
+        self._loads: dict[str, _Load[Scopes]] = {}
+        self._global_loads: dict[str, _Load[SilentGlobal]] = {}
+        # Users of whom only a part was compiled, as too much was before.
+        self._cut_short: set[str] = set()
 
     @property
     def users(self) -> Collection[str]:
@@ -125,48 +117,184 @@ class DeviceScopes:
         users = self._held.users
         return users.intersection(user_ids) if users else users
 
-    async def for_users(self, user_ids: Collection[str]) -> Mapping[str, UserScopes | Failed]:
+    async def for_users(
+        self, user_ids: Collection[str], global_rules: Mapping[str, CompiledRules]
+    ) -> Mapping[str, UserScopes | Failed]:
         """The compiled scopes of those users, of all whom an event concerns, who have any.
 
         Never raises.
+
+        Args:
+            user_ids: the users.
+            global_rules: the compiled `global` rules of each.
         """
-        compiled = self._held.compiled
+        if self._cut_short:
+            self._go_on_with(self._cut_short.intersection(user_ids))
+        held = self._held
+        compiled = held.compiled
         missing = [each for each in user_ids if each not in compiled]
         found = {each: scopes for each in user_ids if (scopes := compiled.get(each)) is not None}
         if missing:
-            found.update(await self._load(missing))
+            loaded = await self._load(missing)
+            found.update((each, scopes) for each, scopes in loaded if scopes is not None)
+        held.use(found)
+        needing_global = held.needing_global.intersection(found) if held.needing_global else ()
+        for user_id in {*needing_global, *missing}:
+            scopes = found.get(user_id)
+            if isinstance(scopes, UserScopes) and scopes.needs_global_match:
+                await self._know_global(user_id, scopes, global_rules.get(user_id))
         return found
 
-    async def _load(self, user_ids: Collection[str]) -> Mapping[str, UserScopes | Failed]:
-        invalidations = self._held.invalidations
+    # --- Loads ---
+
+    async def _load(self, user_ids: Collection[str]) -> list[tuple[str, Scopes]]:
+        new: list[_Load[Scopes]] = []
+        loads = [self._load_of(user_id, new) for user_id in user_ids]
+        self._start(new)
+        return [(load.user_id, await load.wait()) for load in loads]
+
+    def _load_of(self, user_id: str, new: list[_Load[Scopes]]) -> _Load[Scopes]:
+        load = self._loads.get(user_id)
+        if load is None:
+            load = self._loads[user_id] = _Load(user_id)
+            new.append(load)
+        elif not self._held.is_read_anew(user_id):
+            load.next = load = load.next or _Load(user_id)
+        return load
+
+    def _start(self, loads: list[_Load[Scopes]]) -> None:
+        if loads:
+            for load in loads:
+                self._held.start_reading(load.user_id)
+            self._call_later(0, self._read, loads, desc="msc3881_load")
+
+    async def _read(self, loads: list[_Load[Scopes]]) -> None:
         try:
-            tag_lists = await self._tags.lists_for_users(user_ids)
+            tag_lists = await self._tags.lists_for_users([load.user_id for load in loads])
             tagged = [user_id for user_id, lists in tag_lists.items() if lists]
-            rules = await self._rules.for_users(tagged)
+            rules = await self._rules.for_users(tagged) if tagged else {}
         except Exception as error:  # noqa: BLE001 - nothing of ours may fail an event
-            for user_id in user_ids:
-                self._failures.report("load", user_id, error, _INSTEAD)
-            return dict.fromkeys(user_ids, Failed())
+            for load in loads:
+                self._failures.report("load", load.user_id, error, _INSTEAD)
+                self._held.end_reading(load.user_id)
+                self._end(load, Failed())
+            return
+        for load in loads:
+            if load.user_id in rules:
+                try:
+                    self._compile(load, rules.pop(load.user_id), tag_lists[load.user_id])
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._keep(load, self._failed(load.user_id, error))
+            else:
+                if self._held.end_reading(load.user_id):
+                    self._held.users.discard(load.user_id)
+                    self._held.drop(load.user_id)
+                self._end(load, None)
 
-        compiled = {
-            user_id: self._compile_user(user_id, rules[user_id], tag_lists[user_id])
-            for user_id in tagged
-        }
-        # What was read before an invalidation came is good enough for this event, not to keep.
-        if invalidations == self._held.invalidations:
-            self._held.users.difference_update(set(user_ids).difference(tagged))
-            for user_id, scopes in compiled.items():
+    def _compile(
+        self, load: _Load[Scopes], rules: list[DeviceRule], tag_lists: list[tuple[str, ...]]
+    ) -> None:
+        in_debt = self._debts.is_over(load.user_id)
+        compilation = Compilation(
+            self._compiler,
+            rules,
+            tag_lists,
+            partial(self._report_bad, load.user_id),
+            max_bytes=self._held.max_bytes_of_user,
+            max_new_chunks=_CHUNKS_IN_DEBT if in_debt else sys.maxsize,
+        )
+        self._slices.do(
+            compilation.steps(),
+            done=partial(self._compiled, load, compilation),
+            late=lambda: load.answer(compilation.so_far() if compilation.is_begun else Failed()),
+        )
+
+    def _compiled(
+        self,
+        load: _Load[Scopes],
+        compilation: Compilation,
+        spent: float,
+        error: BaseException | None,
+    ) -> None:
+        user_id = load.user_id
+        self._debts.charge(user_id, spent)
+        if error is not None:
+            self._keep(load, self._failed(user_id, error))
+            return
+        if compilation.is_cut_short or compilation.is_too_large:
+            self._failures.report("cost", user_id, TooCostlyError(), "some rules do not match")
+        if compilation.is_cut_short:
+            self._cut_short.add(user_id)
+        self._keep(load, compilation.so_far())
+
+    def _failed(self, user_id: str, error: BaseException) -> Failed:
+        self._failures.report("compile", user_id, error, "events go by `global`")
+        return Failed()
+
+    def _keep(self, load: _Load[Scopes], scopes: Scopes) -> None:
+        user_id, held = load.user_id, self._held
+        if isinstance(scopes, UserScopes) and scopes.needs_global_match:
+            scopes.silent_global = held.stale_silent_global(user_id)
+        if held.end_reading(user_id):
+            held.keep(user_id, scopes)
+        elif isinstance(scopes, UserScopes):
+            held.keep_stale(user_id, scopes)
+        self._end(load, scopes)
+
+    def _end(self, load: _Load[Scopes], scopes: Scopes) -> None:
+        del self._loads[load.user_id]
+        if load.next is not None:
+            self._loads[load.user_id] = load.next
+            self._start([load.next])
+        load.answer(scopes)
+
+    def _report_bad(self, user_id: str, rule: DeviceRule, error: BaseException) -> None:
+        self._failures.report("compile", user_id, error, "the rule is left out", rule.where)
+
+    def _go_on_with(self, user_ids: Collection[str]) -> None:
+        for user_id in user_ids:
+            if not self._debts.is_over(user_id):
+                self._cut_short.discard(user_id)
+                self._held.set_aside(user_id)
+
+    # --- `global` ---
+
+    async def _know_global(self, user_id: str, scopes: UserScopes, rules: CompiledRules) -> None:
+        """Have what tells whether these `global` rules matched silently."""
+        for _ in range(_ATTEMPTS):
+            known = scopes.silent_global
+            if known is not None and known.of is rules:
+                return
+            load = self._global_loads.get(user_id) or self._start_global(user_id, rules)
+            known = await load.wait()
+            if known.of is rules:
+                self._keep_global(user_id, scopes, known)
+
+    def _start_global(self, user_id: str, rules: CompiledRules) -> _Load[SilentGlobal]:
+        load: _Load[SilentGlobal] = _Load(user_id)
+        self._global_loads[user_id] = load
+        compilation = GlobalCompilation(
+            self._compiler, self._global_rules, rules, self._held.max_bytes_of_user
+        )
+
+        def done(spent: float, error: BaseException | None) -> None:
+            self._debts.charge(user_id, spent)
+            if error is not None:
+                self._failures.report("compile", user_id, error, "`global` counts as matching")
+            del self._global_loads[user_id]
+            known = compilation.so_far()
+            held = self._held.compiled.get(user_id)
+            if isinstance(held, UserScopes):
+                self._keep_global(user_id, held, known)
+            load.answer(known)
+
+        self._slices.do(
+            compilation.steps(), done=done, late=lambda: load.answer(compilation.so_far())
+        )
+        return load
+
+    def _keep_global(self, user_id: str, scopes: UserScopes, known: SilentGlobal) -> None:
+        if scopes.silent_global is not known:
+            scopes.silent_global = known
+            if self._held.compiled.get(user_id) is scopes:
                 self._held.keep(user_id, scopes)
-        return {user_id: scopes for user_id, scopes in compiled.items() if scopes is not None}
-
-    def _compile_user(
-        self, user_id: str, rules: list[DeviceRule], tag_lists: list[tuple[str, ...]]
-    ) -> Scopes:
-        started = self._spending.clock()
-        try:
-            return compile_user(rules, tag_lists, self._compile)
-        except Exception as error:  # noqa: BLE001 - nothing of ours may fail an event
-            self._failures.report("compile", user_id, error, "events go by `global`")
-            return Failed()
-        finally:
-            self._spending.charge(user_id, self._spending.clock() - started)

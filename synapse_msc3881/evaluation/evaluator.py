@@ -22,7 +22,8 @@ import attr
 from synapse_msc3881.cascade.outcomes import FAILED, Suppressed, with_outcomes
 from synapse_msc3881.cascade.profile_tags import GLOBAL, Action, Match
 from synapse_msc3881.evaluation.compiling import compile_always
-from synapse_msc3881.evaluation.device_scopes import DeviceScopes, Failed
+from synapse_msc3881.evaluation.device_scopes import DeviceScopes
+from synapse_msc3881.evaluation.held_scopes import Failed
 from synapse_msc3881.evaluation.matching import (
     CompiledRules,
     EventFacts,
@@ -251,7 +252,7 @@ class Evaluation:
         """Wrap the read of the rules of all users whom an event may concern."""
         rules = await native(user_ids)
         users = self._scopes.users_among(user_ids)
-        scopes = await self._scopes.for_users(users) if users else None
+        scopes = await self._scopes.for_users(users, rules) if users else None
         _event_scopes.set(EventScopes(scopes, self) if scopes else None)
         return rules
 
@@ -343,8 +344,9 @@ class Evaluation:
             if not any(match.notifies for match in outcomes.values()):
                 # Nobody will push this, whatever the walk: as without us, there is no row.
                 return actions
-            if scopes.needs_global_match and run(
-                scopes.marked_global(rules, self._compiler.compile_marked)
+            if scopes.needs_global_match and (
+                # With other actions it did match.
+                actions or scopes.matches_global(rules, run, event)
             ):
                 outcomes[GLOBAL] = Match([])
         return StagedActions(with_outcomes(actions, outcomes))

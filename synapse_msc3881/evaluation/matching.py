@@ -16,7 +16,7 @@ they count as not matching, and all others are decided as ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import attr
@@ -31,8 +31,11 @@ from synapse_msc3881.evaluation.prefilter import (
     is_hinted_at,
 )
 
-# What a rule takes of memory that is looked up by id, in bytes, about.
+# What these take of memory, in bytes, about: a rule that is looked up by id, the scopes of a user
+# besides what is in them, and the server-default rules.
 _LOOKUP_BYTES = 125
+_USER_BYTES = 600
+_DEFAULTS_BYTES = 10_000
 
 _MARK = "mark"
 
@@ -162,6 +165,8 @@ class CompiledScope:
     # The actions of the others, by room and by sender. There may be many.
     rooms: Mapping[object, Actions]
     senders: Mapping[object, Actions]
+    # What the groups were compiled in: found again as long as somebody has it.
+    chunks: tuple[object, ...] = ()
     # The groups that only compare.
     comparing: tuple[RuleGroup, ...] = attr.ib(init=False)
 
@@ -234,7 +239,41 @@ def mark_of(actions: Sequence[Any]) -> int | None:
     return None
 
 
-@attr.s(auto_attribs=True, slots=True)
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class SilentGlobal:
+    """What tells whether a user's `global` rules matched an event, where they gave no actions.
+
+    Then the first that matched, if any, does not notify. So it is enough to know whether any of
+    those that do not notify matches, in any order.
+
+    Attributes:
+        of: the `global` rules.
+        defaults: the server-default rules, those that do not notify marked, the others off.
+        groups: the other rules that do not notify.
+        is_complete: whether these are all.
+    """
+
+    of: CompiledRules
+    defaults: CompiledRules | None
+    groups: tuple[RuleGroup, ...]
+    is_complete: bool
+
+    def matches(self, run: Run, event: EventFacts) -> bool:
+        """Whether any matches. One that is not known yet, or may not be run, does."""
+        if not self.is_complete or mark_of(run(self.defaults)) is not None:
+            return True
+        skipped = run.skipped
+        if any(group.match(run, event) is not None for group in self.groups):
+            return True
+        return run.skipped > skipped
+
+    @property
+    def size(self) -> int:
+        """What it takes of memory, in bytes, if nothing of it is shared."""
+        return _DEFAULTS_BYTES + sum(group.size for group in self.groups)
+
+
+@attr.s(auto_attribs=True, slots=True, eq=False)
 class UserScopes:
     """What one user's pushers need to know of an event besides the actions of `global`."""
 
@@ -243,13 +282,26 @@ class UserScopes:
     are_many: bool
     # Whether a pusher walks on after "global": then a silent match there differs from none.
     needs_global_match: bool
-    # The user's `global` rules and the same with marks, compiled when first needed.
-    _marked_global: tuple[CompiledRules, CompiledRules] | None = None
+    # For such a user, what tells them apart.
+    silent_global: SilentGlobal | None = None
+    _scopes_bytes: int = attr.ib(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._scopes_bytes = _USER_BYTES + sum(scope.size for scope in self.scopes.values())
 
     @property
     def size(self) -> int:
         """What they take of memory, in bytes, if nothing of it is shared."""
-        return sum(scope.size for scope in self.scopes.values())
+        of_global = self.silent_global.size if self.silent_global is not None else 0
+        return self._scopes_bytes + of_global
+
+    def matches_global(self, rules: CompiledRules, run: Run, event: EventFacts) -> bool:
+        """Whether the user's `global` rules, which gave no actions, matched the event.
+
+        What is not known does: a room may be muted by it.
+        """
+        silent = self.silent_global
+        return silent is None or silent.of is not rules or silent.matches(run, event)
 
     def could_match(self, event: EventFacts) -> bool:
         """Whether any rule could match the event: a quick no for most events."""
@@ -257,11 +309,3 @@ class UserScopes:
             if scope.could_match(event):
                 return True
         return False
-
-    def marked_global(
-        self, rules: CompiledRules, compile_marked: Callable[[CompiledRules, str], CompiledRules]
-    ) -> CompiledRules:
-        """The user's `global` rules with a mark as their actions: do they match at all?"""
-        if self._marked_global is None or self._marked_global[0] is not rules:
-            self._marked_global = (rules, compile_marked(rules, actions_with_mark(0)))
-        return self._marked_global[1]

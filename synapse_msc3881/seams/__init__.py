@@ -66,6 +66,7 @@ try:
     from synapse_msc3881.seams.evaluation import (
         DefaultOverride,
         RuleCompiler,
+        Shared,
         default_overrides,
         wrap_evaluators,
     )
@@ -144,6 +145,7 @@ __all__ = [
     "Seam",
     "SeamError",
     "SeamStatus",
+    "Shared",
     "StoreError",
     "Table",
     "UnrecognizedRequestError",

@@ -4,16 +4,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from synapse.logging.context import PreserveLoggingContext
+from synapse.module_api import make_deferred_yieldable
 from synapse.push import bulk_push_rule_evaluator
 from synapse.storage.databases.main import push_rule as push_rule_storage
+from synapse.synapse_rust.push import PushRule
+from synapse.util.async_helpers import ObservableDeferred
+from twisted.internet.defer import Deferred
 
 from synapse_msc3881.seams.declaring import STORE, Seam
 
 if TYPE_CHECKING:
     from synapse.server import HomeServer
+
+T = TypeVar("T")
 
 BULK_GET_PUSH_RULES = Seam(
     STORE + "bulk_get_push_rules",
@@ -53,12 +60,21 @@ SEAMS: tuple[Seam, ...] = (
     Seam("hs:config.experimental", "the flags that the compiler asks for"),
     Seam(
         "synapse.synapse_rust.push:FilteredPushRules.rules",
-        "a user's rules, highest priority first, each with whether it is enabled",
+        "a user's rules, the server-default ones too, each with whether it is enabled",
     ),
     Seam(
         "synapse.synapse_rust.push:PushRule",
         "a rule as it was compiled",
-        attributes=("rule_id", "priority_class", "conditions", "actions"),
+        attributes=("rule_id", "priority_class", "conditions", "actions", "default"),
+    ),
+    Seam(
+        "synapse.util.async_helpers:ObservableDeferred",
+        "`observe()` gives another deferred of the same result, which may be cancelled alone",
+        parameters=("deferred", "consumeErrors"),
+    ),
+    Seam(
+        "synapse.logging.context:PreserveLoggingContext",
+        "within it there is no logging context, and after it that of before",
     ),
 )
 
@@ -167,14 +183,46 @@ class RuleCompiler:
             self._experimental,
         )
 
-    def compile_marked(self, rules: CompiledRules, mark: str) -> CompiledRules:
-        """Compile a user's `global` rules again with `mark` (JSON) as every rule's actions."""
-        listed = list(rules.rules())
-        return push_rule_storage._load_rules(
-            [
-                (rule.rule_id, rule.priority_class, json.dumps(list(rule.conditions)), mark)
-                for rule, _ in listed
-            ],
-            {rule.rule_id: enabled for rule, enabled in listed},
-            self._experimental,
-        )
+    def silent_rules(self, rules: CompiledRules, mark: str) -> tuple[CompiledRules, Iterator[str]]:
+        """What in a user's `global` rules is on and does not notify where it matches.
+
+        Args:
+            rules: them, as Synapse compiled them.
+            mark: actions in JSON.
+
+        Returns:
+            The server-default rules, those of them with `mark` as their actions and the others
+            switched off; and the conditions, in JSON, of each of the user's own.
+        """
+        listed = [(rule, on and _is_silent(rule)) for rule, on in rules.rules()]
+        defaults = [(rule, silent) for rule, silent in listed if rule.default]
+        marked = [
+            (rule.rule_id, rule.priority_class, json.dumps(list(rule.conditions)), mark)
+            for rule, silent in defaults
+            if silent
+        ]
+        switched_on = {rule.rule_id: silent for rule, silent in defaults}
+        compiled = push_rule_storage._load_rules(marked, switched_on, self._experimental)
+        own = (rule for rule, silent in listed if silent and not rule.default)
+        return compiled, (json.dumps(list(rule.conditions)) for rule in own)
+
+
+def _is_silent(rule: PushRule) -> bool:
+    # Synapse takes out what says as much in other words, such as "dont_notify".
+    return "notify" not in rule.actions
+
+
+class Shared(Generic[T]):
+    """A result that several coroutines wait for, each in a logging context of its own."""
+
+    def __init__(self) -> None:
+        self._result: ObservableDeferred[T] = ObservableDeferred(Deferred(), consumeErrors=True)
+
+    async def wait(self) -> T:
+        """The result. Cancelling who waits does nothing to the others."""
+        return await make_deferred_yieldable(self._result.observe())
+
+    def set(self, result: T) -> None:
+        """Give the result; whoever waits goes on at once, before this returns."""
+        with PreserveLoggingContext():
+            self._result.callback(result)

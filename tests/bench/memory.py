@@ -6,7 +6,7 @@ compiled scopes that it keeps of some. Each row is a process of its own, since w
 another would use.
 """
 
-from synapse_msc3881.evaluation.device_scopes import MAX_COMPILED
+from synapse_msc3881.evaluation.held_scopes import MAX_COMPILED
 from tests.bench.population import RoomPlan
 from tests.bench.results import Amount
 from tests.bench.servers import Workshop

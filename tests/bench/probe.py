@@ -33,7 +33,7 @@ from synapse_msc3881 import seams
 from synapse_msc3881.cascade.outcomes import MARK
 from synapse_msc3881.cascade.rulesets import DeviceRule
 from synapse_msc3881.evaluation.compiling import compile_user
-from synapse_msc3881.evaluation.device_scopes import HeldScopes
+from synapse_msc3881.evaluation.held_scopes import HeldScopes
 from synapse_msc3881.seams import RuleCompiler
 
 PATH = "/_bench"

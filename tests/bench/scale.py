@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from synapse_msc3881.evaluation.device_scopes import MAX_COMPILED
+from synapse_msc3881.evaluation.held_scopes import MAX_COMPILED
 from tests.bench import evaluation, memory
 from tests.bench.results import Amount, Comparison, Results
 from tests.bench.tables import by_case, largest, table

@@ -21,7 +21,7 @@ PATH = "/_test/fail"
 #: Each point with the object and the name of what is to raise there.
 POINTS: dict[str, tuple[Any, str]] = {
     "load": (PusherTagStore, "lists_for_users"),
-    "compile": (device_scopes, "compile_user"),
+    "compile": (device_scopes, "Compilation"),
     "evaluate": (evaluator, "match_scopes"),
     "serialise": (evaluator, "with_outcomes"),
     "fire": (Outcomes, "read"),

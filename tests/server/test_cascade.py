@@ -585,26 +585,28 @@ def fallbacks(deployment: Deployment) -> float:
 
 
 @pytest.mark.parametrize("column", ["conditions", "actions", "kind"])
-def test_a_user_whose_rows_are_broken_goes_on_to_global(scene: Scene, column: str) -> None:
+def test_a_broken_row_costs_its_user_that_row(scene: Scene, column: str) -> None:
     carol = scene.deployment.register()
     carol.join(scene.room)
     for user in (scene.bob, carol):
+        user.put_rule("phone", "underride", "fine", on_type(THING, SIREN))
         user.put_rule("phone", "override", "r", on_type(THING, SILENT))
         user.put_rule("global", "override", "r", on_type(THING, BELL))
     bobs = scene.device(["phone", "global"])
     carols = device(carol, scene.gateway, ["phone", "global"])
     scene.deployment.sql(
-        f"UPDATE synapse_msc3881_device_rules SET {column} = 'broken' WHERE user_id = ?",
+        f"UPDATE synapse_msc3881_device_rules SET {column} = 'broken'"
+        " WHERE user_id = ? AND rule_id = 'r'",
         [scene.bob.user_id],
     )
     before = fallbacks(scene.deployment)
 
     event_id = scene.thing()
 
-    assert bobs.wait_for(event_id).tweaks == {"sound": "bell"}
+    assert bobs.wait_for(event_id).tweaks == {"sound": "siren"}
     fence_off(carol, "phone")
     assert carols.pushes_until(scene.fence()) == []
     assert fallbacks(scene.deployment) > before
     errors = [line for line in scene.deployment.log_text().splitlines() if " ERROR " in line]
-    assert any(scene.bob.user_id in line for line in errors)
+    assert any(scene.bob.user_id in line and "'r' of the device scope" in line for line in errors)
     assert unread_counts(scene.bob, scene.room)["notification_count"] == 1

@@ -1,108 +1,32 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a process holds of its users' device scopes, and how it forgets."""
+"""How users' device scopes are read and compiled: once for all who wait, in slices, up to date.
 
-import asyncio
+With Synapse's own compiler and deferreds; in the tables' place are stand-ins that count.
+"""
+
+import json
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import attr
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from synapse.logging import context as logging_context
+from synapse.logging.context import SENTINEL_CONTEXT, current_context, set_current_context
+from synapse.storage.databases.main.push_rule import _load_rules
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
-from synapse_msc3881.cascade.profile_tags import Actions
 from synapse_msc3881.cascade.rulesets import DeviceRule
-from synapse_msc3881.evaluation.device_scopes import DeviceScopes, Failed, HeldScopes
-from synapse_msc3881.evaluation.matching import CompiledScope, UserScopes
-from synapse_msc3881.evaluation.spending import Spending
+from synapse_msc3881.evaluation.compile_debts import MAX_DEBT_SECONDS as MAX_COMPILE_DEBT
+from synapse_msc3881.evaluation.compile_debts import REPAID_EACH_SECOND, CompileDebts
+from synapse_msc3881.evaluation.compiling import Chunk, Compiler
+from synapse_msc3881.evaluation.device_scopes import DeviceScopes
+from synapse_msc3881.evaluation.held_scopes import Failed, HeldScopes
+from synapse_msc3881.evaluation.matching import UserScopes
+from synapse_msc3881.evaluation.slices import MAX_WAIT_SECONDS, SLICE_SECONDS, Slices
 from synapse_msc3881.metrics import Failures, Metrics
-
-T = TypeVar("T")
+from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, Running, facts, runner
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
-
-
-# --- HeldScopes ---------------------------------------------------------------------------------
-
-USERS = st.sampled_from([f"@{name}:example.org" for name in "abcdef"])
-
-
-class HeldScopesModel(RuleBasedStateMachine):
-    """HeldScopes against a list of what was kept, oldest first."""
-
-    LIMIT = 3
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = HeldScopes(set(), max_compiled=self.LIMIT)
-        self.users: set[str] = set()
-        self.kept: list[str] = []
-        self.invalidations = 0
-
-    @rule(user=USERS)
-    def invalidate(self, user: str) -> None:
-        self.held.invalidate((user,))
-        self.users.add(user)
-        self.kept = [kept for kept in self.kept if kept != user]
-        self.invalidations += 1
-
-    @rule()
-    def invalidate_all(self) -> None:
-        self.held.invalidate_all()
-        self.kept = []
-        self.invalidations += 1
-
-    @rule(user=USERS)
-    def keep(self, user: str) -> None:
-        # It may push an older one out, but never itself.
-        self.held.keep(user, None)
-        assert user in self.held.compiled
-        self.kept = [kept for kept in [*self.kept, user] if kept in self.held.compiled]
-
-    @invariant()
-    def agrees(self) -> None:
-        assert self.held.users == self.users
-        assert set(self.held.compiled) == set(self.kept)
-        assert len(self.held.compiled) <= self.LIMIT
-        assert self.held.invalidations == self.invalidations
-
-
-TestHeldScopesModel = HeldScopesModel.TestCase
-
-
-def test_the_oldest_scopes_go_first() -> None:
-    held = HeldScopes(set(), max_compiled=2)
-    for user in ("a", "b", "c"):
-        held.keep(user, None)
-    assert list(held.compiled) == ["b", "c"]
-
-
-def scopes_of(number: int) -> UserScopes:
-    """Compiled scopes with so many rules."""
-    actions: dict[object, Actions] = {f"!{n}": ["notify"] for n in range(number)}
-    scope = CompiledScope(groups=(), rooms=actions, senders={})
-    return UserScopes({"phone": scope}, are_many=False, needs_global_match=False)
-
-
-def test_the_memory_of_all_is_bounded_too() -> None:
-    held = HeldScopes(set(), max_compiled=100, max_bytes=10 * scopes_of(1).size)
-    for user, rules in (("a", 4), ("b", 4), ("c", 2), ("d", 1)):
-        held.keep(user, scopes_of(rules))
-    assert list(held.compiled) == ["b", "c", "d"]
-    # One that is written again counts once, and one that is too large by itself is kept alone.
-    held.keep("b", scopes_of(7))
-    assert list(held.compiled) == ["c", "d", "b"]
-    held.keep("e", scopes_of(11))
-    assert list(held.compiled) == ["e"]
-    held.invalidate(("e",))
-    held.keep("f", scopes_of(10))
-    held.invalidate_all()
-    for user in ("g", "h"):
-        held.keep(user, scopes_of(5))
-    assert list(held.compiled) == ["g", "h"]
-
-
-# --- DeviceScopes -------------------------------------------------------------------------------
 
 
 @attr.s(auto_attribs=True)
@@ -111,57 +35,167 @@ class Tables:
 
     tags: dict[str, list[tuple[str, ...]]] = attr.Factory(dict)
     rules: dict[str, list[DeviceRule]] = attr.Factory(dict)
-    reads: int = 0
+    reads: list[frozenset[str]] = attr.Factory(list)
     while_reading: Callable[[], None] = lambda: None
+    #: Reads wait for it.
+    gate: "Deferred[None] | None" = None
 
     async def lists_for_users(self, users: Collection[str]) -> dict[str, list[tuple[str, ...]]]:
-        self.reads += 1
+        self.reads.append(frozenset(users))
         found = {user: list(self.tags.get(user, [])) for user in users}
         self.while_reading()
         return found
 
     async def for_users(self, users: Collection[str]) -> dict[str, list[DeviceRule]]:
-        return {user: list(self.rules.get(user, [])) for user in users}
+        found = {user: list(self.rules.get(user, [])) for user in users}
+        if self.gate is not None:
+            await self.gate
+        return found
 
 
-def compile_rules(rules: Sequence[Any]) -> Any:
-    if any(conditions == "broken" for _, _, conditions, _ in rules):
-        raise ValueError("a rule does not parse")
-    return list(rules)
+class CountingCompiler(Compiler):
+    compiled = 0
+
+    def compile(self, rules: Sequence[DeviceRule], report_bad: Any) -> Chunk:
+        self.compiled += 1
+        return super().compile(rules, report_bad)
 
 
-@attr.s(auto_attribs=True)
 class Process:
-    held: HeldScopes
-    tables: Tables
-    spending: Spending = attr.Factory(Spending)
+    """A process of a homeserver, whose reactor turns when it is told to."""
 
-    def find(self, *users: str) -> dict[str, Any]:
+    def __init__(self) -> None:
+        self.held = HeldScopes({ALICE, BOB})
+        self.tables = Tables()
+        self.cpu = 0.0
+        self.now = 0.0
+        #: The CPU time of a look at the clock: each step of compiling is one.
+        self.step = SLICE_SECONDS / 8
+        self.compiler = CountingCompiler(EXTENSIBLE_OFF.compiler.compile)
+        self.failures: list[tuple[str, str]] = []
+        self._due: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.paused: list[Deferred[None]] = []
+        self.debts = CompileDebts(lambda: self.now)
+        self.slices = Slices(self.call_later, self.pause, self.clock, lambda: self.now)
         tables: Any = self.tables
         failures = Failures(Metrics("example.org"), lambda: 0.0)
-        scopes = DeviceScopes(self.held, tables, tables, compile_rules, self.spending, failures)
-        return dict(run(scopes.for_users(users)))
+        failures.report = lambda seam, user, *_: self.failures.append((seam, user))  # type: ignore[method-assign]
+        self.scopes = DeviceScopes(
+            self.held,
+            tables,
+            tables,
+            self.compiler,
+            EXTENSIBLE_OFF.compiler,
+            self.slices,
+            self.debts,
+            failures,
+            self.call_later,
+        )
+
+    @property
+    def compiled(self) -> int:
+        """How many chunks were compiled so far."""
+        return self.compiler.compiled
+
+    def clock(self) -> float:
+        self.cpu += self.step
+        return self.cpu
+
+    def call_later(self, _: float, call: Any, *args: Any, desc: str) -> None:
+        assert desc
+        self._due.append(lambda: call(*args))
+
+    async def pause(self, _: float) -> None:
+        deferred: Deferred[None] = Deferred()
+        self.paused.append(deferred)
+        await deferred
+
+    def turn(self) -> bool:
+        """One turn of the reactor; tells whether there was anything to do."""
+        due, self._due = self._due, []
+        paused, self.paused = self.paused, []
+        for call in due:
+            ensureDeferred(call())
+        for deferred in paused:
+            deferred.callback(None)
+        return bool(due or paused)
+
+    def held_of(self, user: str) -> UserScopes:
+        scopes = self.held.compiled[user]
+        assert isinstance(scopes, UserScopes)
+        return scopes
+
+    def finish(self) -> None:
+        while self.turn():
+            assert current_context() is SENTINEL_CONTEXT
+
+    def start(self, *users: str, rules: Any = None) -> "Event":
+        """An event that concerns the users."""
+        global_rules = dict.fromkeys(users, rules or GLOBAL)
+        return Event(ensureDeferred(self.scopes.for_users(set(users), global_rules)))
+
+    def find(self, *users: str, rules: Any = None) -> dict[str, Any]:
+        event = self.start(*users, rules=rules)
+        self.finish()
+        return event.found
 
 
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(coroutine)
+GLOBAL = _load_rules([], {}, EXTENSIBLE_OFF.experimental)
 
 
-def a_rule(tag: str, conditions: str = "[]") -> DeviceRule:
-    return DeviceRule(tag, "override", "r", 0, conditions, '["notify"]', True)
+class Event:
+    def __init__(self, deferred: "Deferred[Any]") -> None:
+        self.deferred = deferred
+        self.results: list[Any] = []
+        deferred.addBoth(self.results.append)
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.results)
+
+    @property
+    def found(self) -> dict[str, Any]:
+        assert self.is_done
+        return dict(self.results[0])
+
+
+def a_rule(tag: str, number: int = 0, conditions: str = "[]", kind: str = "override") -> DeviceRule:
+    return DeviceRule(tag, kind, f"r{number}", number, conditions, '["notify"]', True)
+
+
+def on_word(number: int) -> DeviceRule:
+    match = {"kind": "event_match", "key": "content.body", "pattern": f"word {number}"}
+    return a_rule("phone", number, json.dumps([match]))
+
+
+def words(number: int) -> list[DeviceRule]:
+    return [on_word(n) for n in range(number)]
+
+
+def in_room(room: str) -> DeviceRule:
+    return DeviceRule("phone", "room", room, 0, "[]", "[]", True)
+
+
+def rules_in(scopes: UserScopes) -> int:
+    return sum(len(group.needs) for scope in scopes.scopes.values() for group in scope.groups)
 
 
 @pytest.fixture
 def process() -> Process:
-    tables = Tables(tags={ALICE: [("phone", "global")]}, rules={ALICE: [a_rule("phone")]})
-    return Process(HeldScopes({ALICE, BOB}), tables)
+    process = Process()
+    process.tables.tags[ALICE] = [("phone", "global")]
+    process.tables.rules[ALICE] = [a_rule("phone")]
+    return process
+
+
+# --- Once, and up to date -----------------------------------------------------------------------
 
 
 def test_scopes_are_read_once(process: Process) -> None:
     first = process.find(ALICE)
     assert isinstance(first[ALICE], UserScopes)
     assert process.find(ALICE)[ALICE] is first[ALICE]
-    assert process.tables.reads == 1
+    assert process.tables.reads == [{ALICE}]
 
 
 def test_a_user_without_tags_is_not_asked_for_again(process: Process) -> None:
@@ -174,7 +208,7 @@ def test_a_user_whose_scopes_cannot_match_is_asked_for_once(process: Process) ->
     for _ in range(2):
         assert process.find(BOB) == {}
     assert process.held.users == {ALICE, BOB}
-    assert process.tables.reads == 1
+    assert len(process.tables.reads) == 1
 
 
 def test_a_change_is_seen_with_the_next_event(process: Process) -> None:
@@ -185,7 +219,20 @@ def test_a_change_is_seen_with_the_next_event(process: Process) -> None:
     assert set(process.find(ALICE)[ALICE].scopes) == {"phone", "tablet"}
 
 
-def test_what_became_stale_while_it_was_read_is_not_kept(process: Process) -> None:
+def test_all_events_wait_for_one_load(process: Process) -> None:
+    process.tables.rules[ALICE] = words(200)
+    events = [process.start(ALICE) for _ in range(5)]
+    process.turn()
+    process.turn()
+    events += [process.start(ALICE, BOB) for _ in range(5)]
+    assert not any(event.is_done for event in events)
+    process.finish()
+    assert {id(event.found[ALICE]) for event in events} == {id(process.held.compiled[ALICE])}
+    assert process.tables.reads == [{ALICE}, {BOB}]
+    assert process.compiled == len(process.held_of(ALICE).scopes["phone"].chunks)
+
+
+def test_what_became_stale_while_it_was_read_is_not_for_later_events(process: Process) -> None:
     process.tables.while_reading = lambda: process.held.invalidate((ALICE,))
     assert isinstance(process.find(ALICE)[ALICE], UserScopes)
     assert process.held.compiled == {}
@@ -195,12 +242,96 @@ def test_what_became_stale_while_it_was_read_is_not_kept(process: Process) -> No
     assert BOB in process.held.users
 
 
-def test_a_user_whose_rules_do_not_parse_fails_alone(process: Process) -> None:
-    process.tables.tags[BOB] = [("phone",)]
-    process.tables.rules[BOB] = [a_rule("phone", "broken")]
-    found = process.find(ALICE, BOB)
-    assert isinstance(found[ALICE], UserScopes)
-    assert isinstance(found[BOB], Failed)
+def test_an_event_after_a_change_waits_for_a_load_that_began_after_it(process: Process) -> None:
+    process.tables.gate = Deferred()
+    before = process.start(ALICE)
+    process.turn()
+    process.tables.rules[ALICE] = [a_rule("phone"), in_room("!new")]
+    process.held.invalidate((ALICE,))
+    after = [process.start(ALICE) for _ in range(3)]
+    process.turn()
+    # One at a time.
+    assert len(process.tables.reads) == 1
+    process.tables.gate.callback(None)
+    process.finish()
+    assert not before.found[ALICE].scopes["phone"].rooms
+    assert {id(event.found[ALICE]) for event in after} == {id(process.held.compiled[ALICE])}
+    assert process.held_of(ALICE).scopes["phone"].rooms
+    assert len(process.tables.reads) == 2
+
+
+def test_what_a_stranger_writes_throws_nobody_elses_load_away(process: Process) -> None:
+    process.tables.while_reading = lambda: process.held.invalidate((BOB,))
+    process.find(ALICE)
+    assert ALICE in process.held.compiled
+
+
+def test_nobody_waits_for_ever_though_somebody_keeps_writing(process: Process) -> None:
+    process.tables.rules[ALICE] = words(100)
+    events = []
+    for _ in range(50):
+        events.append(process.start(ALICE))
+        process.turn()
+        process.held.invalidate((ALICE,))
+    turns_of_a_load = 50 // sum(event.is_done for event in events) + 1
+    assert all(event.is_done for event in events[: -2 * turns_of_a_load])
+    process.finish()
+    assert all(rules_in(event.found[ALICE]) == 100 for event in events)
+    # It was one after the other, and not one for each event.
+    assert len(process.tables.reads) < 30
+
+
+def test_a_user_who_is_gone_while_loading_is_not_held(process: Process) -> None:
+    process.tables.gate = Deferred()
+    event = process.start(ALICE)
+    process.turn()
+    del process.tables.tags[ALICE], process.tables.rules[ALICE]
+    process.held.invalidate((ALICE,))
+    process.tables.gate.callback(None)
+    process.finish()
+    assert event.found[ALICE]
+    process.tables.gate = None
+    assert process.find(ALICE) == {}
+    assert process.held.users == {BOB}
+    assert not process.held.compiled
+
+
+# --- Who waits ----------------------------------------------------------------------------------
+
+
+def test_cancelling_who_waits_leaves_the_load_to_the_others(process: Process) -> None:
+    process.tables.rules[ALICE] = words(200)
+    first, second = process.start(ALICE), process.start(ALICE)
+    process.turn()
+    first.deferred.cancel()
+    assert first.results[0].check(CancelledError)
+    process.finish()
+    assert isinstance(second.found[ALICE], UserScopes)
+    assert len(process.tables.reads) == 1
+
+
+def test_who_waits_goes_on_in_the_logging_context_of_before(process: Process) -> None:
+    seen = []
+
+    async def wait(name: str) -> None:
+        with new_context(name) as context:
+            await process.scopes.for_users({ALICE}, {ALICE: GLOBAL})
+            seen.append((name, current_context() is context))
+
+    for name in ("first", "second"):
+        ensureDeferred(wait(name))
+        # As whoever starts something in the background has to see to.
+        set_current_context(SENTINEL_CONTEXT)
+    process.finish()
+    assert seen == [("first", True), ("second", True)]
+
+
+def new_context(name: str) -> Any:
+    context: Any = logging_context.LoggingContext  # type: ignore[attr-defined]
+    try:
+        return context(name=name, server_name="example.org")
+    except TypeError:  # In an older Synapse, one process has one homeserver.
+        return context(name)
 
 
 def test_a_database_that_fails_is_asked_again_at_the_next_event(process: Process) -> None:
@@ -208,7 +339,231 @@ def test_a_database_that_fails_is_asked_again_at_the_next_event(process: Process
         raise OSError("the database is away")
 
     process.tables.while_reading = fail
-    assert isinstance(process.find(ALICE)[ALICE], Failed)
+    events = [process.start(ALICE) for _ in range(3)]
+    process.finish()
+    assert all(isinstance(event.found[ALICE], Failed) for event in events)
+    assert process.failures == [("load", ALICE)]
     assert process.held.compiled == {}
     process.tables.while_reading = lambda: None
     assert isinstance(process.find(ALICE)[ALICE], UserScopes)
+
+
+def test_an_event_after_a_change_is_not_hurt_by_the_load_before_it(process: Process) -> None:
+    process.tables.gate = Deferred()
+    before = process.start(ALICE)
+    process.turn()
+    process.held.invalidate((ALICE,))
+    after = process.start(ALICE)
+    gate, process.tables.gate = process.tables.gate, None
+    gate.errback(OSError("the database was away"))
+    process.finish()
+    assert isinstance(before.found[ALICE], Failed)
+    assert isinstance(after.found[ALICE], UserScopes)
+
+
+def test_a_row_that_does_not_parse_is_left_out(process: Process) -> None:
+    process.tables.rules[ALICE] = [a_rule("phone", 1, "broken"), a_rule("phone", 2)]
+    assert rules_in(process.find(ALICE)[ALICE]) == 1
+    assert process.failures == [("compile", ALICE)]
+
+
+# --- Slices -------------------------------------------------------------------------------------
+
+
+def test_the_reactor_turns_while_rules_are_compiled(process: Process) -> None:
+    process.tables.rules[ALICE] = words(9990)
+    event = process.start(ALICE)
+    turns = longest = 0
+    while not event.is_done:
+        compiled = process.compiled
+        process.turn()
+        turns += 1
+        longest = max(longest, process.compiled - compiled)
+    assert rules_in(event.found[ALICE]) == 9990
+    # By this clock, a slice has time for so many steps.
+    assert longest <= 8
+    assert turns > process.compiled / 8
+
+
+def test_many_users_at_once_share_the_slices(process: Process) -> None:
+    users = [f"@{n}:example.org" for n in range(100)]
+    for user in users:
+        process.tables.tags[user] = [("phone",)]
+        process.tables.rules[user] = words(500)
+    events = [process.start(*users) for _ in range(3)]
+    compiled = longest = 0
+    while not events[0].is_done:
+        process.turn()
+        longest = max(longest, process.compiled - compiled)
+        compiled = process.compiled
+    assert longest <= 8
+    process.finish()
+    assert all(rules_in(scopes) == 500 for event in events for scopes in event.found.values())
+    # They have the same rules, and share what was made of them.
+    assert process.compiled < 50
+
+
+def test_a_user_with_few_rules_does_not_wait_for_one_with_many(process: Process) -> None:
+    process.tables.rules[ALICE] = words(9990)
+    process.tables.tags[BOB] = [("phone",)]
+    process.tables.rules[BOB] = [a_rule("phone")]
+    slow = process.start(ALICE)
+    for _ in range(5):
+        process.turn()
+    quick = process.start(BOB)
+    for _ in range(5):
+        process.turn()
+    assert quick.is_done
+    assert not slow.is_done
+    process.finish()
+
+
+def test_an_event_does_not_wait_for_ever_and_has_what_is_looked_up(process: Process) -> None:
+    process.tables.rules[ALICE] = [*words(9990), in_room("!muted")]
+    event = process.start(ALICE)
+    for _ in range(10):
+        process.turn()
+    assert not event.is_done
+    process.now += MAX_WAIT_SECONDS
+    process.turn()
+    assert event.found[ALICE].scopes["phone"].rooms == {"!muted": []}
+    assert rules_in(event.found[ALICE]) < 9990
+    # Nor does the next one, and the work goes on.
+    again = process.start(ALICE)
+    assert again.is_done
+    process.finish()
+    assert rules_in(process.find(ALICE)[ALICE]) == 9990
+    assert len(process.tables.reads) == 1
+
+
+# --- What it may cost ---------------------------------------------------------------------------
+
+
+def test_compiling_is_no_part_of_what_evaluating_may_cost(process: Process) -> None:
+    process.step = 1.0
+    process.tables.rules[ALICE] = words(3000)
+    for _ in range(8):
+        process.held.invalidate((ALICE,))
+        assert rules_in(process.find(ALICE)[ALICE]) > 0
+    assert process.failures == []
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "change"])
+def test_after_a_change_little_is_compiled(process: Process, change: str) -> None:
+    rules = process.tables.rules[ALICE] = words(3000)
+    process.find(ALICE)
+    compiled = process.compiled
+    if change == "add":
+        rules.append(on_word(3000))
+    elif change == "remove":
+        del rules[1500]
+    else:
+        rules[1500] = attr.evolve(rules[1500], actions="[]")
+    process.held.invalidate((ALICE,))
+    assert rules_in(process.find(ALICE)[ALICE]) == len(rules)
+    assert process.compiled - compiled <= 4
+
+
+def test_who_has_much_compiled_has_what_is_new_first_and_the_rest_later(process: Process) -> None:
+    process.find(ALICE)
+    process.debts.charge(ALICE, MAX_COMPILE_DEBT + 0.01)
+    process.tables.rules[ALICE] = [*words(1000), in_room("!muted")]
+    process.held.invalidate((ALICE,))
+    scopes = process.find(ALICE)[ALICE]
+    assert 0 < rules_in(scopes) <= 32
+    assert scopes.scopes["phone"].rooms
+    # What was written last.
+    assert scopes.scopes["phone"].groups[0].matches[0].rule == "override/r999"
+    assert process.failures == [("cost", ALICE)]
+    # It is not tried at each event, but when it is paid for.
+    assert process.find(ALICE)[ALICE] is scopes
+    process.now += 1.0 + process.cpu / REPAID_EACH_SECOND
+    assert rules_in(process.find(ALICE)[ALICE]) == 1000
+
+
+def test_a_debt_is_forgotten_when_it_is_paid() -> None:
+    now = 0.0
+    debts = CompileDebts(lambda: now)
+    debts.charge(ALICE, MAX_COMPILE_DEBT + 0.5)
+    assert debts.is_over(ALICE)
+    assert not debts.is_over(BOB)
+    now += 0.5 / REPAID_EACH_SECOND + 1
+    assert not debts.is_over(ALICE)
+    now += MAX_COMPILE_DEBT / REPAID_EACH_SECOND
+    for number in range(1500):
+        debts.charge(f"{number}", 0.001)
+    assert ALICE not in debts._owed
+
+
+def test_one_user_takes_no_more_than_a_share_of_the_memory(process: Process) -> None:
+    process.held.max_bytes_of_user = 100_000
+    process.tables.rules[ALICE] = [*words(1000), in_room("!muted")]
+    scopes = process.find(ALICE)[ALICE]
+    assert scopes.size < 110_000
+    assert 0 < rules_in(scopes) < 1000
+    assert scopes.scopes["phone"].rooms
+    assert process.failures == [("cost", ALICE)]
+    assert process.find(ALICE)[ALICE] is scopes
+
+
+# --- `global` -----------------------------------------------------------------------------------
+
+
+def muting(number: int) -> Any:
+    rows = []
+    for n in range(number):
+        match = {
+            "kind": "event_match",
+            "key": "room_id",
+            "pattern": ROOMS[0] if n == 7 else f"!{n}",
+        }
+        rows.append((f"global/override/{n}", 5, json.dumps([match]), '["dont_notify"]'))
+    return _load_rules(rows, {}, EXTENSIBLE_OFF.experimental)
+
+
+def knows_of_global(scopes: UserScopes, rules: Any) -> bool:
+    run, event = Running(runner(MESSAGE, EXTENSIBLE_OFF)), facts(MESSAGE, EXTENSIBLE_OFF)
+    silent = scopes.silent_global
+    assert silent is not None
+    assert silent.of is rules
+    assert silent.is_complete
+    return scopes.matches_global(rules, run, event)
+
+
+def test_what_tells_of_global_is_there_before_the_evaluation(process: Process) -> None:
+    process.tables.tags[ALICE] = [("global", "phone")]
+    rules = muting(1000)
+    events = [process.start(ALICE, rules=rules) for _ in range(5)]
+    compiled = longest = 0
+    while not events[0].is_done:
+        process.turn()
+        longest = max(longest, process.compiled - compiled)
+        compiled = process.compiled
+    process.finish()
+    assert longest <= 8
+    assert knows_of_global(events[4].found[ALICE], rules)
+    assert process.compiled == compiled < 60
+    # It stays, also when device rules change, and counts in the cache.
+    process.tables.rules[ALICE].append(a_rule("phone", 1))
+    process.held.invalidate((ALICE,))
+    scopes = process.find(ALICE, rules=rules)[ALICE]
+    assert knows_of_global(scopes, rules)
+    assert process.compiled <= compiled + 1
+    assert process.held._bytes == scopes.size > 100_000
+
+
+def test_what_tells_of_global_is_made_anew_for_other_rules(process: Process) -> None:
+    process.tables.tags[ALICE] = [("global", "phone")]
+    rules = [muting(100), muting(5)]
+    events = [process.start(ALICE, rules=each) for each in rules]
+    process.finish()
+    assert all(event.is_done for event in events)
+    assert knows_of_global(process.find(ALICE, rules=rules[0])[ALICE], rules[0])
+    # None of them is about this room, and no server-default rule matches silently.
+    assert not knows_of_global(process.find(ALICE, rules=rules[1])[ALICE], rules[1])
+
+
+def test_nobody_else_has_global_compiled(process: Process) -> None:
+    rules = muting(1000)
+    assert process.find(ALICE, rules=rules)[ALICE].silent_global is None
+    assert process.compiled == 1

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Long work on the reactor's thread, done in slices with everything else in between.
+
+Whatever one user's rules take, another request waits no longer than a slice and a step. Of all
+work that there is, what has taken the fewest slices goes on first: a thousand users with a few
+rules are done before one with thousands of them, whoever came first.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import attr
+
+logger = logging.getLogger(__name__)
+
+#: How much CPU time a slice takes, but for its last step.
+SLICE_SECONDS = 0.001
+
+#: Who waits for a piece of work has what is done of it after this time.
+MAX_WAIT_SECONDS = 2.0
+
+#: Runs a coroutine as a background process after so many milliseconds, as `ModuleApi` does it.
+CallLater = Callable[..., Any]
+
+#: Lets the reactor do everything else, for so many seconds at least.
+Pause = Callable[[float], Awaitable[None]]
+
+
+@attr.s(auto_attribs=True, slots=True, eq=False)
+class _Work:
+    steps: Iterator[object]
+    done: Callable[[float, BaseException | None], None]
+    late: Callable[[], None]
+    waited_for_until: float
+    number: int
+    spent: float = 0.0
+    is_done: bool = False
+
+    def __lt__(self, other: _Work) -> bool:
+        # In the order in which it came, but for what takes longer than a slice.
+        return self._rank < other._rank
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        return int(self.spent / SLICE_SECONDS), self.number
+
+
+class Slices:
+    """Does the work of one homeserver on this process."""
+
+    def __init__(
+        self,
+        call_later: CallLater,
+        pause: Pause,
+        clock: Callable[[], float] = time.thread_time,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            call_later: starts a background process.
+            pause: lets the reactor do everything else.
+            clock: seconds of CPU time.
+            now: seconds of the day, for who waits.
+        """
+        self._call_later = call_later
+        self._pause = pause
+        self._clock = clock
+        self._now = now
+        self._work: list[_Work] = []
+        self._waited_for: deque[_Work] = deque()
+        self._number = 0
+        self._is_working = False
+        #: How many there were so far.
+        self.slices = 0
+
+    def do(
+        self,
+        steps: Iterator[object],
+        done: Callable[[float, BaseException | None], None],
+        late: Callable[[], None],
+    ) -> None:
+        """Do something step by step, soon.
+
+        Args:
+            steps: each of its steps is short. No one else goes on with them.
+            done: called at the end, with the CPU time that it took and what was raised.
+            late: called before that if the end is not there after `MAX_WAIT_SECONDS`.
+        """
+        self._number += 1
+        work = _Work(steps, done, late, self._now() + MAX_WAIT_SECONDS, self._number)
+        heapq.heappush(self._work, work)
+        self._waited_for.append(work)
+        if not self._is_working:
+            self._is_working = True
+            self._call_later(0, self._go_on, desc="msc3881_slices")
+
+    async def _go_on(self) -> None:
+        try:
+            while self._work:
+                self._do_slice()
+                if self._work:
+                    await self._pause(0)
+        finally:
+            self._is_working = False
+
+    def _do_slice(self) -> None:
+        self.slices += 1
+        ended: list[tuple[_Work, BaseException | None]] = []
+        now = self._clock()
+        ends = now + SLICE_SECONDS
+        while self._work and now < ends:
+            work = heapq.heappop(self._work)
+            goes_on, error = _take_step(work)
+            before, now = now, self._clock()
+            work.spent += now - before
+            if goes_on:
+                heapq.heappush(self._work, work)
+            else:
+                ended.append((work, error))
+        # Whoever waits goes on within these calls, and may bring more work.
+        for work, error in ended:
+            work.is_done = True
+            _call(work.done, work.spent, error)
+        self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        waited_for, now = self._waited_for, self._now()
+        while waited_for and (waited_for[0].is_done or waited_for[0].waited_for_until <= now):
+            work = waited_for.popleft()
+            if not work.is_done:
+                _call(work.late)
+
+
+def _take_step(work: _Work) -> tuple[bool, BaseException | None]:
+    """Whether the work goes on after it, and what it raised."""
+    try:
+        next(work.steps)
+    except StopIteration:
+        return False, None
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception
+        return False, error
+    return True, None
+
+
+def _call(function: Callable[..., None], *args: object) -> None:
+    try:
+        function(*args)
+    except Exception:  # The other work must go on.
+        logger.exception("msc3881: telling of work that was done failed")
