@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
-from synapse_msc3881.cascade.rulesets import to_json
+from synapse_msc3881.cascade.rulesets import from_json, to_json
 
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
@@ -71,7 +70,7 @@ class PusherTagStore:
             list(conditions.values()),
         )
         return {
-            PusherKey(user_id, app_id, pushkey): self._parse(tags, user_id)
+            PusherKey(user_id, app_id, pushkey): self._parse(tags, user_id, app_id)
             for user_id, app_id, pushkey, tags in txn
         }
 
@@ -91,12 +90,12 @@ class PusherTagStore:
                 batch, remaining = remaining[:_BATCH], remaining[_BATCH:]
                 marks = ", ".join("?" * len(batch))
                 txn.execute(
-                    "SELECT user_id, profile_tags FROM synapse_msc3881_pusher_tags"
+                    "SELECT user_id, app_id, profile_tags FROM synapse_msc3881_pusher_tags"
                     f" WHERE user_id IN ({marks})",
                     batch,
                 )
-                for user_id, tags in txn:
-                    lists[user_id].append(self._parse(tags, user_id))
+                for user_id, app_id, tags in txn:
+                    lists[user_id].append(self._parse(tags, user_id, app_id))
             return lists
 
         return await self._api.run_db_interaction("msc3881_get_tag_lists", lists_txn)
@@ -147,11 +146,15 @@ class PusherTagStore:
             "msc3881_delete_all_pusher_tags", self.delete_all_txn, user_id
         )
 
-    def _parse(self, tags: str, user_id: str) -> tuple[str, ...]:
+    def _parse(self, tags: str, user_id: str, app_id: str) -> tuple[str, ...]:
         try:
             return parse_stored_tags(tags)
         except (ValueError, TypeError) as error:
-            self._failures.report("read", user_id, error, 'the pusher has the tags ["global"]')
+            instead, row = (
+                'the pusher has the tags ["global"]',
+                f"the tags of a pusher of {app_id!r}",
+            )
+            self._failures.report("read", user_id, error, instead, row)
             return DEFAULT_TAGS
 
 
@@ -163,7 +166,7 @@ def parse_stored_tags(stored: str) -> tuple[str, ...]:
     Raises:
         ValueError, TypeError: it holds no list of strings.
     """
-    parsed = json.loads(stored)
+    parsed = from_json(stored)
     if not isinstance(parsed, list) or not all(isinstance(tag, str) for tag in parsed):
         raise TypeError("the profile tags are no list of strings")
     return tuple(parsed) or DEFAULT_TAGS

@@ -149,6 +149,8 @@ BAD_ROWS: dict[str, tuple[str, str]] = {
     "tags are an object": (TAGS, "profile_tags = '{}'"),
     "tags are numbers": (TAGS, "profile_tags = '[1]'"),
     "tags are null": (TAGS, "profile_tags = 'null'"),
+    "tags are nested too deep": (TAGS, f"profile_tags = '{'[' * 5000 + ']' * 5000}'"),
+    "tags hold half a character": (TAGS, r"""profile_tags = '["\ud800"]'"""),
 }
 
 
@@ -220,6 +222,27 @@ def test_a_bad_row_costs_its_owner_that_row(breaking: Deployment, scene: Scene, 
     assert sound(phone, scene.message("better")) == "siren"
     room = scene.alice.upgrade_room(scene.room, "10")
     bob.join(room)
+
+
+def test_pushers_start_whatever_a_row_of_tags_holds(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    deployment = fresh_deployment()
+    scene = make_scene(deployment, gateway)
+    carol = deployment.register()
+    carol.join(scene.room)
+    bad, good = scene.device(["phone", "global"]), device(carol, gateway, ["phone", "global"])
+    deployment.sql(
+        f"UPDATE {TAGS} SET profile_tags = ? WHERE user_id = ?",
+        ["[" * 5000 + "]" * 5000, scene.bob.user_id],
+    )
+    deployment.restart()
+    event_id = scene.message("loud")
+    for pusher in (bad, good):
+        pusher.wait_for(event_id)
+    (shown,) = scene.bob.get_pushers()
+    assert shown["profile_tags"] == ["global"]
+    assert any("the tags of a pusher of" in line for line in log_lines(deployment, scene, "read"))
 
 
 @pytest.mark.parametrize("kind", ["nonsense", "postcontent", "global", "Override"])
