@@ -73,7 +73,8 @@ ADD_OR_UPDATE_PUSHER = Seam(
 REMOVE_PUSHER = Seam(
     POOL + "remove_pusher",
     "stops a pusher, and then deletes it on the main process; all that removes one calls it on "
-    "the pool, but for the removal of all pushers of a user",
+    "the pool, but for the removal of all pushers of a user and, in older versions, of an e-mail "
+    "address",
     parameters=("app_id", "pushkey", "user_id"),
 )
 MAYBE_STOP_PUSHER = Seam(

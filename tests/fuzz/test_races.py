@@ -326,14 +326,17 @@ class Races:
             stage.close()
 
 
-@pytest.fixture
-def races(fresh_deployment: FreshDeployment) -> Iterator[Races]:
-    deployment = fresh_deployment(further_modules=[MODULE])
+@pytest.fixture(params=["sqlite", "cluster"])
+def races(request: pytest.FixtureRequest, make_deployment: FreshDeployment) -> Iterator[Races]:
+    """On one process, and on the cluster whatever else is asked for."""
+    deployment = make_deployment(request.param, further_modules=[MODULE])
     # Synapse's own, where a user or a token goes while it is in use.
     deployment.allow_in_log(r"synapse\.(handlers|storage|replication|rest|http)")
     races = Races(deployment)
     yield races
     races.close()
+    deployment.stop()
+    deployment.assert_log_is_clean()
 
 
 def run_pair(

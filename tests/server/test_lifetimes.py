@@ -19,6 +19,7 @@ from demo.homeserver import PASSWORD, Homeserver, Options
 from demo.process import ProcessError
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import MODULE, Deployment
+from tests.harness.foreign_wrapper import MODULE as FOREIGN
 from tests.server.cascade_helpers import (
     BELL,
     NOTIFY,
@@ -471,3 +472,33 @@ def test_a_bad_option_stops_synapse_and_is_named(
         homeserver.start()
     assert f"modules.<item 0>.config.{path}" in str(caught.value)
     assert homeserver.pid is None
+
+
+# --- Beside a module that wraps the same ---------------------------------------------------------
+
+
+def test_tags_are_kept_beside_another_module_that_wraps_the_store(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    """Then a pusher and its tags are two transactions, and all else is as ever."""
+    ours = {"module": MODULE, "config": {}}
+    deployment = fresh_deployment(extra={"modules": [FOREIGN, ours]})
+    scene = make_scene(deployment, gateway)
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SIREN))
+    phone = scene.device()
+    phone.set(profile_tags=["phone"])
+    stored = phone.stored()
+    assert stored is not None
+    assert stored["profile_tags"] == ["phone"]
+    assert phone.wait_for(scene.thing()).tweaks == {"sound": "siren"}
+
+    deployment.restart()
+    assert phone.wait_for(scene.thing()).tweaks == {"sound": "siren"}
+    phone.set(profile_tags=["global"])
+    assert tags_in_database(deployment, scene.bob) == {}
+    phone.set(profile_tags=["phone"])
+    scene.bob.delete_pusher(phone.pushkey, phone.app_id)
+    assert tags_in_database(deployment, scene.bob) == {}
+    phone.set(profile_tags=["phone"])
+    scene.bob.deactivate(PASSWORD)
+    assert tags_in_database(deployment, scene.bob) == {}
