@@ -117,19 +117,20 @@ class Watch:
     _allowed: list[str] = attr.ib(factory=list)
 
     def allow(self, pattern: str) -> None:
-        """Let complaints pass in which this expression is found."""
+        """Let complaints, and requests to other hosts, pass in which this expression is found."""
         self._allowed.append(pattern)
 
     def assert_quiet(self) -> None:
         """Fail for a complaint, and for a request to another host."""
-        loud = [
-            complaint
-            for complaint in self.complaints
-            if not any(re.search(pattern, complaint) for pattern in self._allowed)
-        ]
+        loud = [complaint for complaint in self.complaints if not self._is_allowed(complaint)]
         assert not loud, "\n".join(loud)
-        abroad = [url for _, url in self.requests if not _is_local(url)]
+        abroad = [
+            url for _, url in self.requests if not _is_local(url) and not self._is_allowed(url)
+        ]
         assert not abroad, f"the page asked other hosts: {abroad}"
+
+    def _is_allowed(self, text: str) -> bool:
+        return any(re.search(pattern, text) for pattern in self._allowed)
 
     def start(self, context: BrowserContext) -> None:
         context.on("request", self._on_request)

@@ -6,7 +6,7 @@
  *     node oauth_server.mjs PORT SECRET TOKEN_SECONDS
  *
  * Whoever signs in types a name, and is that user. What it is taught here is what Matrix adds: the
- * scopes, and Matrix Authentication Service's endpoint that tells Synapse of a token.
+ * scopes, the endpoint that tells Synapse of a token, and telling Synapse of devices.
  */
 import Provider from "oidc-provider";
 import instance from "./node_modules/oidc-provider/lib/helpers/weak_cache.js";
@@ -66,7 +66,36 @@ provider.use(async (context, next) => {
     }
   }
   await next();
+  if (context.path === "/token" && context.status === 200) await announce(context.body.access_token);
 });
+
+// Matrix Authentication Service tells Synapse which devices there are.
+
+/** The device of each grant, and where its homeserver is. */
+const devices = new Map();
+
+async function announce(token) {
+  const found = await provider.AccessToken.find(token);
+  const device = found?.scope?.split(" ").map((name) => DEVICE.exec(name)?.[1]).find(Boolean);
+  if (!device) return;
+  const client = await provider.Client.find(found.clientId);
+  const { origin } = new URL(client.redirectUris[0]);
+  devices.set(found.grantId, { origin, body: { localpart: found.accountId, device_id: device } });
+  await tellSynapse("upsert_device", devices.get(found.grantId));
+}
+
+provider.on("grant.revoked", async (_context, grant) => {
+  if (devices.has(grant)) await tellSynapse("delete_device", devices.get(grant));
+});
+
+async function tellSynapse(what, { origin, body }) {
+  const answer = await fetch(`${origin}/_synapse/mas/${what}`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${secret}`, "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
+  if (!answer.ok) console.error(what, answer.status, await answer.text());
+}
 
 /** What Matrix Authentication Service answers. */
 async function introspect(request) {

@@ -23,9 +23,18 @@ export const language = () => state.language;
 
 /** The one chosen by hand, else the first of the browser's that there is. */
 function wanted() {
-  const stored = localStorage.getItem(STORED);
+  const stored = kept();
   const preferred = [stored ?? "", ...navigator.languages].map((tag) => tag.split("-")[0]);
   return preferred.find((tag) => tag && LANGUAGES.includes(tag)) ?? "en";
+}
+
+/** The one chosen by hand before; null too where the browser keeps nothing. */
+function kept() {
+  try {
+    return localStorage.getItem(STORED);
+  } catch {
+    return null;
+  }
 }
 
 /**
@@ -34,7 +43,11 @@ function wanted() {
  * @param {string} [chosen]  by hand; without, see `wanted`
  */
 export async function loadTexts(chosen) {
-  if (chosen) localStorage.setItem(STORED, chosen);
+  try {
+    if (chosen) localStorage.setItem(STORED, chosen);
+  } catch {
+    // It holds until the page is closed.
+  }
   const next = chosen ?? wanted();
   const answer = await fetch(new URL(`../i18n/${next}.json`, import.meta.url));
   state.texts = await answer.json();

@@ -39,11 +39,20 @@ const TABS_MS = 150;
  * @property {number} activeAt - when the person did something last
  */
 
+/** Why the page cannot work where it is; "" where it can. */
+const hindrance = window.top !== window.self ? "framed" : canStore() ? "" : "blocked";
 // At once, before anything can fail or wait.
-const framed = window.top !== window.self;
-let answer = framed ? null : takeAnswer();
+let answer = hindrance ? null : takeAnswer();
 /** @type {{reason: string, error?: MatrixError} | null} */
 let ended = null;
+
+function canStore() {
+  try {
+    return Boolean(sessionStorage && localStorage);
+  } catch {
+    return false;
+  }
+}
 
 /** The homeserver's URL, with a slash at its end. */
 export function homeserverUrl() {
@@ -67,8 +76,8 @@ function written(name) {
 }
 
 /**
- * Why there is no session, for a sentence: "signed-out", "idle", "expired", "elsewhere", "framed",
- * "refused" or "failed", the last with an error; null on a first visit.
+ * Why there is no session, for a sentence: "signed-out", "idle", "expired", "elsewhere", "refused",
+ * "failed" (with an error), or where there can be none "framed" or "blocked"; null on a first visit.
  */
 export function lastEnd() {
   return ended;
@@ -104,8 +113,8 @@ export function isOwnSession(deviceId) {
  * @returns {Promise<Session | null>} null where somebody has to sign in
  */
 export async function start() {
-  if (framed) {
-    ended = { reason: "framed" };
+  if (hindrance) {
+    ended = { reason: hindrance };
     return null;
   }
   const homeserver = homeserverUrl();

@@ -148,6 +148,18 @@ function noticeOfEnd() {
   }
 }
 
+/** Why nobody can sign in where the page is; "" where one can. */
+function hindranceInWords() {
+  switch (lastEnd()?.reason) {
+    case "framed":
+      return t("signin.framed");
+    case "blocked":
+      return t("signin.blocked");
+    default:
+      return "";
+  }
+}
+
 /** @param {number} milliseconds */
 function pause(milliseconds) {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -164,10 +176,10 @@ export function SignIn({ onSignedIn }) {
   const [asking, setAsking] = useState(0);
   const [busy, setBusy] = useState(false);
   const alive = useRef(true);
-  const framed = lastEnd()?.reason === "framed";
+  const hindrance = hindranceInWords();
 
   useEffect(() => {
-    if (framed) return;
+    if (hindrance) return;
     findOffer(homeserver).then(setOffer, (error) => setProblem(sentenceFor(error)));
   }, [asking]);
   useEffect(
@@ -227,7 +239,7 @@ export function SignIn({ onSignedIn }) {
     setAsking(asking + 1);
   }
 
-  if (framed) return html`<p class="problem" role="alert">${t("signin.framed")}</p>`;
+  if (hindrance) return html`<p class="problem" role="alert">${hindrance}</p>`;
   const server = offer?.oauth;
   const offersNothing =
     offer !== null && !offer.oauth && !offer.password && offer.providers.length === 0;

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Signing in with OAuth 2.0 and with single sign-on, at a server that is not ours."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Page, Request, Route, expect
+
+from demo.client import Session, path
+from tests.harness.browser import Watch
+from tests.harness.oauth_server import OAuthServer, is_installed
+from tests.harness.waiting import wait_until
+from tests.page.conftest import (
+    FreshPageServer,
+    NewPage,
+    PageServer,
+    assert_accessible,
+    eventually,
+)
+from tests.page.test_sign_in import stored_session, token_of
+
+pytestmark = pytest.mark.skipif(
+    not is_installed(), reason="`make test-page` installs oidc-provider"
+)
+
+#: What the pages of oidc-provider, and Synapse's own, ask for in vain.
+ITS_OWN = r"fonts\.googleapis\.com|matrix\.org/img|/favicon\.ico"
+
+
+@pytest.fixture
+def oauth(tmp_path: Path) -> Iterator[OAuthServer]:
+    with OAuthServer(directory=tmp_path) as server:
+        yield server
+
+
+# Signs a user in there, who types the name and consents.
+Person = Callable[[Page, str], None]
+
+
+def be_known(page: Page, name: str) -> None:
+    """What a person does at the OAuth server."""
+    page.locator("input[name=login]").fill(name)
+    page.locator("input[name=password]").fill("any")
+    page.locator("button[type=submit]").click()
+    consent(page)
+
+
+def consent(page: Page) -> None:
+    page.locator("form:has(input[value=consent]) button[type=submit]").click()
+
+
+@pytest.fixture
+def delegating(
+    oauth: OAuthServer, fresh_page_server: FreshPageServer
+) -> tuple[PageServer, Session]:
+    """A Synapse that has its users sign in at the OAuth server, and a user of it."""
+    server = fresh_page_server()
+    alice = server.register("alice")
+    server.deployment.restart(extra=oauth.delegation())
+    server.deployment.homeserver.close_sessions()
+    return PageServer(server.deployment, server.deployment.homeserver.base_url), alice
+
+
+def devices_of(server: PageServer, page: Page) -> dict[str, str]:
+    """The user's devices with their names, asked for with the page's token."""
+    session = Session(route=server.deployment.homeserver.route, access_token=token_of(page))
+    devices = session.call("GET", path("devices"))["devices"]
+    session.close()
+    return {device["device_id"]: device["display_name"] for device in devices}
+
+
+def form_of(request: Request) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(request.post_data or "").items()}
+
+
+def record(page: Page, into: list[Request]) -> None:
+    """Keep what a page asks from now on."""
+    page.on("request", lambda request: into.extend([request]))
+
+
+def sign_in_at(server: PageServer, page: Page, name: str = "alice") -> None:
+    page.goto(server.page_url)
+    page.get_by_role("button", name="Continue at 127.0.0.1").click()
+    be_known(page, name)
+    page.get_by_role("button", name="Sign out").wait_for()
+
+
+# --- OAuth 2.0 ----------------------------------------------------------------------------------
+
+
+def test_the_whole_way(
+    delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
+) -> None:
+    server, alice = delegating
+    watch.allow(ITS_OWN)
+    page = new_page()
+    sent: list[Request] = []
+    record(page, sent)
+    page.goto(server.page_url + "#/rooms")
+    page.get_by_role("button", name="Continue at 127.0.0.1").wait_for()
+    expect(page.get_by_role("textbox")).to_have_count(0)  # It is the only way in.
+    assert_accessible(page)
+    page.get_by_role("button", name="Continue at 127.0.0.1").click()
+    be_known(page, "alice")
+    page.get_by_role("button", name="Sign out").wait_for()
+    expect(page.locator("body")).to_contain_text(alice.user_id)
+    assert page.url == server.page_url + "#/rooms"
+
+    (registration,) = [each for each in sent if each.url.endswith("/reg")]
+    asked_as = json.loads(registration.post_data or "")
+    assert asked_as["token_endpoint_auth_method"] == "none"
+    assert asked_as["redirect_uris"] == [server.page_url]
+    authorization = next(each for each in sent if urlsplit(each.url).path == "/auth")
+    asked = parse_qs(urlsplit(authorization.url).query)
+    assert asked["code_challenge_method"] == ["S256"]
+    assert asked["response_mode"] == ["fragment"]
+    assert len(asked["state"][0]) == len(asked["code_challenge"][0]) == 43
+    (token,) = [each for each in sent if each.url.endswith("/token")]
+    assert form_of(token)["grant_type"] == "authorization_code"
+    assert form_of(token)["code_verifier"] not in authorization.url
+    # The code went to its server alone: no other request, and no log of Synapse's, has it.
+    code = form_of(token)["code"]
+    assert not [each.url for each in sent if code in each.url.partition("#")[0]]
+    assert code not in server.deployment.log_text()
+
+    own = stored_session(page)["deviceId"]
+    assert devices_of(server, page)[own] == "Notification settings"
+
+    # Registered once for a browser, and the same device again.
+    page.evaluate("sessionStorage.clear()")
+    page.goto(server.page_url)
+    page.get_by_role("button", name="Continue at 127.0.0.1").click()
+    page.get_by_role("button", name="Sign out").or_(page.locator("input[value=consent]")).wait_for(
+        state="attached"
+    )
+    if page.locator("input[value=consent]").count():
+        consent(page)
+    page.get_by_role("button", name="Sign out").wait_for()
+    assert stored_session(page)["deviceId"] == own
+    assert len([each for each in sent if each.url.endswith("/reg")]) == 1
+
+
+def test_the_policy_names_the_oauth_servers_origin(
+    delegating: tuple[PageServer, Session], oauth: OAuthServer
+) -> None:
+    server, _ = delegating
+    session = Session(route=server.deployment.homeserver.route)
+    wanted = f"connect-src 'self' {oauth.issuer.rstrip('/')};"
+
+    def policy() -> str:
+        answer = session.request("GET", urlsplit(server.page_url).path, token=False)
+        return answer.headers["content-security-policy"]
+
+    wait_until(lambda: wanted in policy(), "the OAuth server's origin in the policy")
+    session.close()
+
+
+def test_signing_out_revokes_the_tokens(
+    delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
+) -> None:
+    server, _ = delegating
+    watch.allow(ITS_OWN)
+    page = new_page()
+    sign_in_at(server, page)
+    stored = stored_session(page)
+    sent: list[Request] = []
+    record(page, sent)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("main")).to_contain_text("You are signed out.")
+    (revocation,) = [each for each in sent if each.url.endswith("/token/revocation")]
+    assert form_of(revocation)["token"] == stored["refreshToken"]
+    assert stored_session(page) is None
+    # The server takes neither of them any more.
+    assert refresh(page, stored) == 400
+
+
+def refresh(page: Page, stored: Any) -> int:
+    """The status of an attempt to renew a token."""
+    answer = page.request.post(
+        stored["oauth"]["token"],
+        form={
+            "grant_type": "refresh_token",
+            "refresh_token": stored["refreshToken"],
+            "client_id": stored["oauth"]["clientId"],
+        },
+    )
+    return answer.status
+
+
+def test_a_token_that_runs_out_is_renewed_and_the_old_one_used_up(
+    fresh_page_server: FreshPageServer, tmp_path: Path, new_page: NewPage, watch: Watch
+) -> None:
+    watch.allow(ITS_OWN)
+    with OAuthServer(directory=tmp_path, token_seconds=16) as oauth:
+        first = fresh_page_server()
+        first.register("alice")
+        first.deployment.restart(extra=oauth.delegation())
+        server = PageServer(first.deployment, first.deployment.homeserver.base_url)
+        page = new_page()
+        sign_in_at(server, page)
+        before = stored_session(page)
+        page.wait_for_function(
+            "before => JSON.parse(sessionStorage['synapse_msc3881.session']).expiresAt"
+            " - Date.now() < 15000",
+            arg=None,
+        )
+        page.reload()
+        page.get_by_role("button", name="Sign out").wait_for()
+        eventually(page, lambda: stored_session(page)["accessToken"] != before["accessToken"])
+        after = stored_session(page)
+        assert after["refreshToken"] != before["refreshToken"]
+        assert devices_of(server, page)
+
+
+def test_who_says_no_there_is_told_so_here(
+    delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
+) -> None:
+    server, _ = delegating
+    watch.allow(ITS_OWN)
+    page = new_page()
+    page.goto(server.page_url)
+    page.get_by_role("button", name="Continue at 127.0.0.1").click()
+    page.get_by_role("link", name=re.compile("cancel", re.IGNORECASE)).click()
+    expect(page.get_by_role("main")).to_contain_text("The sign-in was cancelled.")
+    assert page.url == server.page_url
+    page.get_by_role("button", name="Continue at 127.0.0.1").wait_for()
+
+
+def test_an_answer_of_another_server_is_refused(
+    delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
+) -> None:
+    server, _ = delegating
+    page = new_page()
+    page.goto(server.page_url)
+    page.route("**/auth?*", lambda route: route.fulfill(body="Who are you?"))
+    page.get_by_role("button", name="Continue at 127.0.0.1").click()
+    page.wait_for_url("**/auth?*")
+    state = parse_qs(urlsplit(page.url).query)["state"][0]
+    page.goto(f"{server.page_url}#code=stolen&state={state}&iss=https://elsewhere.example.org/")
+    expect(page.get_by_role("main")).to_contain_text("The sign-in did not work.")
+    assert not [url for _, url in watch.requests if url.endswith("/token")]
+
+
+def test_an_oauth_server_that_sends_elsewhere_than_the_web_is_not_followed(
+    delegating: tuple[PageServer, Session], new_page: NewPage
+) -> None:
+    server, _ = delegating
+    page = new_page()
+
+    def poison(route: Route) -> None:
+        metadata = route.fetch().json()
+        metadata["authorization_endpoint"] = "javascript:alert(document.domain)"
+        route.fulfill(json=metadata)
+
+    page.route("**/auth_metadata", poison)
+    page.goto(server.page_url)
+    expect(page.get_by_role("alert")).to_contain_text("does not work with this page")
+
+
+# --- Single sign-on -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_sso(oauth: OAuthServer, fresh_page_server: FreshPageServer) -> PageServer:
+    """A Synapse with two identity providers, and no questions asked of the page."""
+    providers = [
+        oauth.identity_provider("Corporate Login"),
+        oauth.identity_provider("Other Place"),
+    ]
+    # Beginnings of URLs. An admin writes the page's; its port is not known yet.
+    whitelist = {"client_whitelist": ["http://127.0.0.1:"]}
+    return fresh_page_server(extra={"oidc_providers": providers, "sso": whitelist})
+
+
+def test_single_sign_on_with_one_of_two_providers(
+    with_sso: PageServer, new_page: NewPage, watch: Watch
+) -> None:
+    watch.allow(ITS_OWN)
+    page = new_page()
+    page.goto(with_sso.page_url)
+    page.get_by_role("button", name="Continue with Other Place").wait_for()
+    page.get_by_label("Password", exact=True).wait_for()
+    assert_accessible(page)
+    page.get_by_role("button", name="Continue with Corporate Login").click()
+    be_known(page, "carol")
+    page.get_by_role("button", name="Sign out").wait_for()
+    assert page.url == with_sso.page_url
+    expect(page.locator("body")).to_contain_text("@carol:")
+    names = devices_of(with_sso, page)
+    assert names[stored_session(page)["deviceId"]] == "Notification settings"
+
+    # What came back in the address is in no log of Synapse's, nor in the history.
+    log = with_sso.deployment.log_text()
+    assert [url for _, url in watch.requests if "loginToken=" in url]
+    page_requests = [line for line in log.splitlines() if "/_synapse/client/notifications/" in line]
+    assert page_requests
+    assert not [line for line in page_requests if "loginToken" in line and "redirect" not in line]
+
+
+def test_without_the_whitelist_synapse_asks_first_and_it_works_all_the_same(
+    oauth: OAuthServer, fresh_page_server: FreshPageServer, new_page: NewPage, watch: Watch
+) -> None:
+    watch.allow(ITS_OWN)
+    server = fresh_page_server(
+        extra={"oidc_providers": [oauth.identity_provider("Corporate Login")]}
+    )
+    page = new_page()
+    page.goto(server.page_url)
+    page.get_by_role("button", name="Continue with Corporate Login").click()
+    be_known(page, "dave")
+    page.get_by_role("link", name="Continue").click()
+    page.get_by_role("button", name="Sign out").wait_for()
+    expect(page.locator("body")).to_contain_text("@dave:")
