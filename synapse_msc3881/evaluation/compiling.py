@@ -55,6 +55,9 @@ _MAX_CONDITIONS_OF_GROUP = 64
 _MIN_CONDITIONS_OF_CHUNK = 48
 _ENDS_CHUNK = 4
 
+# Without parsing a rule, these tell that it may have a pattern. Those without are compiled first.
+_SIGNS_OF_PATTERNS = ("content.body", "*", "?", "display_name")
+
 # Of rules that are only looked up, so many are a step.
 _LOOKUPS_OF_STEP = 1000
 
@@ -256,10 +259,16 @@ def _split(rules: Sequence[_LookedAt]) -> Iterator[Sequence[_LookedAt]]:
 
 
 def _chunks(rules: Iterable[DeviceRule]) -> Iterator[tuple[DeviceRule, ...]]:
-    """Split rules where it depends on little but the rules there, so that most splits stay."""
+    """Split rules where it depends on little but the rules there, so that most splits stay.
+
+    Rules that seem to have patterns and others are not in one chunk.
+    """
     chunk: list[DeviceRule] = []
     size = 0
     for rule in rules:
+        if chunk and _seems_costly(rule) is not _seems_costly(chunk[-1]):
+            yield tuple(chunk)
+            chunk, size = [], 0
         # As `Conditions.size`, about, without parsing it.
         of_rule = 1 + rule.conditions.count('"kind"')
         if chunk and size + of_rule > _MAX_CONDITIONS_OF_GROUP:
@@ -272,6 +281,10 @@ def _chunks(rules: Iterable[DeviceRule]) -> Iterator[tuple[DeviceRule, ...]]:
             chunk, size = [], 0
     if chunk:
         yield tuple(chunk)
+
+
+def _seems_costly(rule: DeviceRule) -> bool:
+    return any(sign in rule.conditions for sign in _SIGNS_OF_PATTERNS)
 
 
 def _ends_chunk(rule: DeviceRule) -> bool:
@@ -295,21 +308,24 @@ class _Scope:
     rules: Sequence[DeviceRule]
     rooms: dict[object, Actions] = attr.Factory(dict)
     senders: dict[object, Actions] = attr.Factory(dict)
-    chunks: list[Chunk] = attr.Factory(list)
+    #: The rules of each chunk, in the order in which they are evaluated, and what is compiled.
+    chunks: list[tuple[tuple[DeviceRule, ...], Chunk | None]] = attr.Factory(list)
 
     def so_far(self) -> CompiledScope:
+        chunks = tuple(chunk for _, chunk in self.chunks if chunk is not None)
         return CompiledScope(
-            groups=tuple(group for chunk in self.chunks for group in chunk.groups),
+            groups=tuple(group for chunk in chunks for group in chunk.groups),
             rooms=self.rooms or _NOTHING,
             senders=self.senders or _NOTHING,
-            chunks=tuple(self.chunks),
+            chunks=chunks,
         )
 
 
 class Compilation:
     """Compiles the device scopes that a user's pushers list, step by step.
 
-    What is only looked up comes first, and counts though the rest is not there yet.
+    What is only looked up comes first, then rules that only compare: they count though the rest is
+    not there yet.
     """
 
     def __init__(
@@ -328,7 +344,8 @@ class Compilation:
             tag_lists: the profile tags of each of the user's pushers.
             report_bad: is told of each rule that is left out, as it does not parse.
             max_bytes: what is compiled may take of memory, about.
-            max_new_chunks: how many chunks may be compiled, and not found.
+            max_new_chunks: how many chunks of each scope may be compiled, and not found: of
+                rules that only compare, and of others.
         """
         self._compiler = compiler
         self._rules = rules
@@ -336,6 +353,7 @@ class Compilation:
         self._report_bad = report_bad
         self._max_bytes = max_bytes
         self._max_new_chunks = max_new_chunks
+        self._bytes = 0
         self._scopes: dict[str, _Scope] = {}
         #: Whether there is anything yet.
         self.is_begun = False
@@ -353,15 +371,11 @@ class Compilation:
         yield
         for scope in self._scopes.values():
             yield from self._look_up(scope)
-        left = self._max_bytes
         for scope in self._scopes.values():
-            for chunk in self._compile(scope):
-                left -= chunk.size
-                if left < 0:
-                    self.is_too_large = True
-                    return
-                scope.chunks.append(chunk)
-                yield
+            yield from self._split(scope)
+        for costly in (False, True):
+            for scope in self._scopes.values():
+                yield from self._compile(scope, costly)
 
     def _look_up(self, scope: _Scope) -> Iterator[None]:
         parsed: dict[str, Actions] = {}
@@ -376,17 +390,29 @@ class Compilation:
             except (ValueError, TypeError, RecursionError) as error:
                 self._report_bad(rule, error)
 
-    def _compile(self, scope: _Scope) -> Iterator[Chunk]:
+    def _split(self, scope: _Scope) -> Iterator[None]:
         for kinds in (_BEFORE_ROOM, _AFTER_SENDER):
             for rules in _chunks(rule for rule in scope.rules if rule.kind in kinds):
-                chunk = self._compiler.find(rules)
-                if chunk is None:
-                    if self._max_new_chunks <= 0:
-                        self.is_cut_short = True
-                        continue
-                    self._max_new_chunks -= 1
-                    chunk = self._compiler.compile(rules, self._report_bad)
-                yield chunk
+                scope.chunks.append((rules, None))
+                yield
+
+    def _compile(self, scope: _Scope, costly: bool) -> Iterator[None]:
+        new = 0
+        for number, (rules, _) in enumerate(scope.chunks):
+            if _seems_costly(rules[0]) is not costly:
+                continue
+            chunk = self._compiler.find(rules)
+            if chunk is None and new < self._max_new_chunks:
+                new += 1
+                chunk = self._compiler.compile(rules, self._report_bad)
+            if chunk is None:
+                self.is_cut_short = True
+            elif self._bytes + chunk.size > self._max_bytes:
+                self.is_too_large = True
+            else:
+                self._bytes += chunk.size
+                scope.chunks[number] = (rules, chunk)
+            yield
 
     def so_far(self) -> UserScopes | None:
         """What is compiled; None where there is nothing that could match."""

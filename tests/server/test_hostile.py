@@ -2,6 +2,7 @@
 """Users who mean harm: limits under concurrency, other users' things, and what the log tells."""
 
 import importlib.util
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,14 +16,19 @@ from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.server.cascade_helpers import (
     APP,
+    BELL,
     NOTIFY,
     SILENT,
     SIREN,
+    THING,
+    Scene,
     device,
+    fence_off,
     make_scene,
     new_pushkey,
     on_all,
     on_body,
+    on_type,
     rules_in_database,
     tags_in_database,
 )
@@ -137,6 +143,88 @@ def test_parallel_updates_of_one_pusher_leave_one_of_them_whole(
     n = int(stored["app_display_name"])
     assert (stored["profile_tags"], stored["enabled"]) == ([f"tag-{n}"], n % 2 == 0)
     assert tags_in_database(deployment, alice) == {pushkey: f'["tag-{n}"]'}
+
+
+# --- Many rules ---------------------------------------------------------------------------------
+
+
+def store_rules(scene: Scene, number: int, conditions: int, actions: str) -> None:
+    """Give Bob's phone many rules, by which no event here matches but the last of them."""
+    pattern = {"kind": "event_match", "key": "content.body", "pattern": "word N"}
+    scene.deployment.sql(
+        """
+        INSERT INTO synapse_msc3881_device_rules
+            (user_id, profile_tag, kind, rule_id, priority, conditions, actions, enabled)
+        WITH RECURSIVE numbers(n) AS (
+            SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?
+        )
+        SELECT ?, 'phone', 'override', 'r' || CAST(n AS TEXT), n,
+            REPLACE(?, 'word N', 'word ' || CAST(n AS TEXT)), ?, 1
+        FROM numbers
+        """,
+        [number, scene.bob.user_id, json.dumps([pattern] * conditions), actions],
+    )
+    # By this write, which comes after the others, all processes hear of them.
+    scene.bob.put_rule("phone", "underride", "mute", on_type(THING, SILENT))
+    scene.bob.put_rule("global", "override", "bell", on_type(THING, BELL))
+    assert rules_in_database(scene.deployment, scene.bob) == number + 1
+
+
+def test_others_are_served_while_a_users_rules_are_compiled(
+    deployment: Deployment, gateway: Gateway
+) -> None:
+    scene = make_scene(deployment, gateway)
+    phone = scene.device(["phone", "global"])
+    store_rules(scene, 9990, 14, "[]")
+    deployment.settle()
+    carol = deployment.direct(deployment.register())
+    alice = deployment.direct(scene.alice)
+    served = 0
+
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(alice.send, scene.room, {"body": "Hello"}, THING)
+        while not sent.done():
+            assert carol.request("GET", path("account", "whoami")).status == 200
+            served += 1
+    for session in (carol, alice):
+        session.close()
+
+    # In one step, they would have waited with the event.
+    assert served >= 10
+    # And all the rules held for it, the last of them too.
+    fence_off(scene.bob, "phone")
+    assert phone.pushes_until(scene.fence()) == []
+
+
+def test_a_users_own_changes_do_not_unmute(deployment: Deployment, gateway: Gateway) -> None:
+    scene = make_scene(deployment, gateway)
+    phone = scene.device(["phone", "global"])
+    store_rules(scene, 3000, 1, "[]")
+    fence_off(scene.bob, "phone")
+    for number in range(8):
+        scene.bob.put_rule("phone", "override", f"more-{number}", on_body(f"{number}", SIREN))
+        scene.thing()
+    loud = scene.thing("7")
+    assert [push.event_id for push in phone.pushes_until(scene.fence())] == [loud]
+
+
+def test_nothing_is_unmuted_after_a_start(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    deployment = fresh_deployment()
+    scene = make_scene(deployment, gateway)
+    phone = scene.device(["phone", "global"])
+    store_rules(scene, 1500, 1, "[]")
+    fence_off(scene.bob, "phone")
+    deployment.restart()
+
+    sessions = [deployment.direct(scene.alice) for _ in range(20)]
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        list(pool.map(lambda session: session.send(scene.room, {"body": "Hello"}, THING), sessions))
+    for session in sessions:
+        session.close()
+
+    assert phone.pushes_until(scene.fence()) == []
 
 
 # --- Other users --------------------------------------------------------------------------------
