@@ -3,27 +3,25 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
 
 from synapse_msc3881 import __version__
 from synapse_msc3881.cascade.profile_tags import GLOBAL
+from synapse_msc3881.failures import Fallback
 
 if TYPE_CHECKING:
     from synapse_msc3881.cascade.profile_tags import Decision
-
-logger = logging.getLogger("synapse_msc3881")
 
 # One process may run several homeservers, so each metric has the label that Synapse's have.
 _SERVER_NAME = "server_name"
 
 _fallbacks = Counter(
     "synapse_msc3881_fallbacks",
-    "Times the module failed at something and did what Synapse does instead, by seam",
-    labelnames=["seam", _SERVER_NAME],
+    "Times the module failed at something and did what Synapse does instead, by what failed",
+    labelnames=["reason", _SERVER_NAME],
 )
 _scopes_evaluated = Counter(
     "synapse_msc3881_scopes_evaluated",
@@ -56,9 +54,6 @@ _info = Gauge(
     labelnames=["version", _SERVER_NAME],
 )
 
-#: Where the module can fail, as the docs explain it.
-SEAMS = ("load", "compile", "evaluate", "cost", "fire", "read", "explain", "copy")
-
 #: The fields of a pusher whose omission means a default (specification 1).
 OMITTABLE = ("enabled", "profile_tags")
 
@@ -85,15 +80,15 @@ class Metrics:
             for outcome in (*_BY_DEVICE_SCOPE, *_BY_GLOBAL, _NO_MATCH)
         }
         self._scopes_evaluated = _scopes_evaluated.labels(server_name)
-        for seam in SEAMS:
-            _fallbacks.labels(seam, server_name)
+        for fallback in Fallback:
+            _fallbacks.labels(fallback.reason, server_name)
         for field in OMITTABLE:
             _undone.labels(field, server_name)
         _info.labels(__version__, server_name).set(1)
 
-    def fell_back(self, seam: str) -> None:
+    def fell_back(self, fallback: Fallback) -> None:
         """Count a failure of the module's own."""
-        _fallbacks.labels(seam, self._server_name).inc()
+        _fallbacks.labels(fallback.reason, self._server_name).inc()
 
     def evaluated(self, scopes: int) -> None:
         """Count device scopes that were evaluated, for all the users of an event."""
@@ -123,64 +118,3 @@ class Metrics:
             for tagged in (True, False):
                 labels = str(enabled).lower(), str(tagged).lower(), self._server_name
                 _pushers.labels(*labels).set(pushers.get((enabled, tagged), 0))
-
-
-#: A user whose rules keep failing is logged once in this time, so that the log does not fill.
-LOG_INTERVAL_SECONDS = 3600
-_MAX_REMEMBERED = 10_000
-
-
-class Failures:
-    """Reports the module's own failures: each counted, each user and seam logged once an hour."""
-
-    def __init__(self, metrics: Metrics, now: Callable[[], float]) -> None:
-        """
-        Args:
-            metrics: where they are counted.
-            now: the time in seconds.
-        """
-        self._metrics = metrics
-        self._now = now
-        self._logged: dict[tuple[str, ...], float] = {}
-
-    def report(
-        self,
-        seam: str,
-        user_id: str,
-        error: BaseException,
-        instead: str,
-        row: str | None = None,
-    ) -> None:
-        """Count a failure, and log it unless the same was logged within the hour.
-
-        Args:
-            seam: where it failed, one of `SEAMS`.
-            user_id: whom it concerns.
-            error: what was raised.
-            instead: what is done instead, for the log.
-            row: the row that is to blame, in words for the log: each bad row is logged.
-        """
-        self._metrics.fell_back(seam)
-        if not self._is_due((seam, user_id, row or "")):
-            return
-        # The error's text may quote a user's rule, so it is for debugging only.
-        logger.error(
-            "msc3881: %s failed for %s (%s%s); %s. Not logged again for this user for %d s",
-            seam,
-            user_id,
-            type(error).__name__,
-            f" in {row}" if row else "",
-            instead,
-            LOG_INTERVAL_SECONDS,
-        )
-        logger.debug("msc3881: %s failed for %s", seam, user_id, exc_info=error)
-
-    def _is_due(self, key: tuple[str, ...]) -> bool:
-        now = self._now()
-        last = self._logged.get(key)
-        if last is not None and now - last < LOG_INTERVAL_SECONDS:
-            return False
-        if len(self._logged) >= _MAX_REMEMBERED:
-            self._logged.clear()
-        self._logged[key] = now
-        return True

@@ -22,7 +22,8 @@ from synapse_msc3881.evaluation.evaluator import Evaluation, wrap_evaluator
 from synapse_msc3881.evaluation.held_scopes import HeldScopes
 from synapse_msc3881.evaluation.slices import Slices
 from synapse_msc3881.evaluation.spending import Spending
-from synapse_msc3881.metrics import Failures, Metrics
+from synapse_msc3881.failures import Failures
+from synapse_msc3881.metrics import Metrics
 from synapse_msc3881.page.resource import serve_page
 from synapse_msc3881.push_rules import DevicePushRules
 from synapse_msc3881.rest.explain import ExplainServlet
@@ -71,7 +72,7 @@ class PusherControl:
         held = HeldScopes(prepare_tables(hs, is_main))
         cache = seams.CrossProcessCache(hs, "synapse_msc3881.evaluation.device_scopes", held)
         metrics = Metrics(api.server_name)
-        self.failures = failures = Failures(metrics, time.monotonic)
+        self.failures = failures = Failures(metrics.fell_back, time.monotonic)
         compiler = seams.RuleCompiler(hs)
         spending = Spending()
 

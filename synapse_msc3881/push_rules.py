@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from synapse_msc3881.cascade.rulesets import Ruleset, format_for_client
+from synapse_msc3881.failures import Failures, Fallback
 
 if TYPE_CHECKING:
     from synapse.module_api import UserID
 
     from synapse_msc3881.cascade.rulesets import DeviceRule
-    from synapse_msc3881.metrics import Failures
     from synapse_msc3881.storage.device_rules import DeviceRuleStore
 
 
@@ -31,7 +31,7 @@ class DevicePushRules:
         """
 
         def report_bad(rule: DeviceRule, error: Exception) -> None:
-            self._failures.report("read", user_id, error, "it is left out", rule.where)
+            self._failures.report(Fallback.READ_RULES, user_id, error, rule.where)
 
         return format_for_client(await self.rules.for_user(user_id), report_bad)
 
@@ -55,4 +55,4 @@ class DevicePushRules:
         try:
             await self.rules.copy_room_rules(user_id, old_room_id, new_room_id)
         except Exception as error:  # noqa: BLE001 - nothing of ours may fail an upgrade
-            self._failures.report("copy", user_id, error, "device rules were not copied")
+            self._failures.report(Fallback.COPY, user_id, error)

@@ -15,7 +15,8 @@ import attr
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import Action, Decision
-from synapse_msc3881.metrics import Failures, Metrics
+from synapse_msc3881.failures import Failures, Fallback
+from synapse_msc3881.metrics import Metrics
 from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey
 
@@ -152,7 +153,7 @@ class Backlog:
 
     def _decide(self, row: PushActionRow) -> Decision | None:
         def report_bad(error: Exception) -> None:
-            self._failures.report("fire", self._key.user_id, error, "this push goes by `global`")
+            self._failures.report(Fallback.FIRE, self._key.user_id, error)
 
         return row.outcomes(report_bad).decide(self._tags)
 

@@ -18,7 +18,7 @@ from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.delivery.backlog import Backlog, MailBacklog, PusherStore
 from synapse_msc3881.delivery.starting import PusherStart
 from synapse_msc3881.delivery.stopping import Stop
-from synapse_msc3881.metrics import Failures
+from synapse_msc3881.failures import Failures
 from synapse_msc3881.storage.push_actions import PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey, PusherTagStore
 

@@ -30,7 +30,7 @@ from synapse_msc3881.evaluation.held_scopes import Failed, HeldScopes, Scopes
 from synapse_msc3881.evaluation.matching import CompiledRules, SilentGlobal, UserScopes
 from synapse_msc3881.evaluation.slices import Slices
 from synapse_msc3881.evaluation.spending import TooCostlyError
-from synapse_msc3881.metrics import Failures
+from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.seams import Shared
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from synapse_msc3881.evaluation.compiling import GlobalRules
     from synapse_msc3881.evaluation.slices import CallLater
 
-_INSTEAD = "this event goes by `global`"
 
 # For somebody over the bound, so many chunks are compiled at a load: what was written last.
 _CHUNKS_IN_DEBT = 1
@@ -175,7 +174,7 @@ class DeviceScopes:
             rules = await self._rules.for_users(tagged) if tagged else {}
         except Exception as error:  # noqa: BLE001 - nothing of ours may fail an event
             for load in loads:
-                self._failures.report("load", load.user_id, error, _INSTEAD)
+                self._failures.report(Fallback.LOAD, load.user_id, error)
                 self._held.end_reading(load.user_id)
                 self._end(load, Failed())
             return
@@ -222,13 +221,13 @@ class DeviceScopes:
             self._keep(load, self._failed(user_id, error))
             return
         if compilation.is_cut_short or compilation.is_too_large:
-            self._failures.report("cost", user_id, TooCostlyError(), "some rules do not match")
+            self._failures.report(Fallback.COST, user_id, TooCostlyError())
         if compilation.is_cut_short:
             self._cut_short.add(user_id)
         self._keep(load, compilation.so_far())
 
     def _failed(self, user_id: str, error: BaseException) -> Failed:
-        self._failures.report("compile", user_id, error, "events go by `global`")
+        self._failures.report(Fallback.COMPILE, user_id, error)
         return Failed()
 
     def _keep(self, load: _Load[Scopes], scopes: Scopes) -> None:
@@ -249,7 +248,7 @@ class DeviceScopes:
         load.answer(scopes)
 
     def _report_bad(self, user_id: str, rule: DeviceRule, error: BaseException) -> None:
-        self._failures.report("compile", user_id, error, "the rule is left out", rule.where)
+        self._failures.report(Fallback.COMPILE_RULE, user_id, error, rule.where)
 
     def _go_on_with(self, user_ids: Collection[str]) -> None:
         for user_id in user_ids:
@@ -280,7 +279,7 @@ class DeviceScopes:
         def done(spent: float, error: BaseException | None) -> None:
             self._debts.charge(user_id, spent)
             if error is not None:
-                self._failures.report("compile", user_id, error, "`global` counts as matching")
+                self._failures.report(Fallback.COMPILE_GLOBAL, user_id, error)
             del self._global_loads[user_id]
             known = compilation.so_far()
             held = self._held.compiled.get(user_id)

@@ -39,10 +39,9 @@ from synapse_msc3881.evaluation.suppression import (
     rings_below_overrides,
     suppress,
 )
-from synapse_msc3881.metrics import Failures, Metrics
+from synapse_msc3881.failures import Failures, Fallback
+from synapse_msc3881.metrics import Metrics
 from synapse_msc3881.seams import RuleCompiler
-
-_WITHOUT_PATTERNS = "rules with patterns do not match for this event"
 
 
 @attr.s(auto_attribs=True, slots=True, eq=False)
@@ -310,13 +309,13 @@ class Evaluation:
             raise
         except BaseException as error:  # noqa: BLE001
             # A panic in Rust is no Exception, and must not fail the event either.
-            self._failures.report("evaluate", user[0], error, "this event goes by `global`")
+            self._failures.report(Fallback.EVALUATE, user[0], error)
             return self._failed(actions)
         finally:
             if run is not None:
                 run.settle()
                 if run.skipped:
-                    self._failures.report("cost", user[0], TooCostlyError(), _WITHOUT_PATTERNS)
+                    self._failures.report(Fallback.COST, user[0], TooCostlyError())
 
     def _cascade(
         self,

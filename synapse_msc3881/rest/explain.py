@@ -15,7 +15,7 @@ from synapse.module_api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.explanation import as_json, explain
-from synapse_msc3881.metrics import Failures
+from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.storage.explanations import read_facts
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class ExplainServlet(seams.RestServlet):
         user_id = requester.user.to_string()
 
         def report_bad(error: Exception) -> None:
-            self._failures.report("explain", user_id, error, "it is explained by `global`")
+            self._failures.report(Fallback.EXPLAIN, user_id, error)
 
         facts = None
         if await seams.may_see(self._hs, requester.user, room_id, event_id):

@@ -27,12 +27,12 @@ from synapse_msc3881.cascade.rulesets import (
     read_rule,
     to_json,
 )
+from synapse_msc3881.failures import Failures, Fallback
 
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
     from synapse.server import HomeServer
 
-    from synapse_msc3881.metrics import Failures
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class DeviceRuleStore:
             "msc3881_get_device_rules", _read_txn, user_ids
         )
         for user_id, error in bad:
-            self._failures.report("read", user_id, error, "it is left out", str(error))
+            self._failures.report(Fallback.READ_RULES, user_id, error, str(error))
         return rules
 
     async def put(
@@ -227,7 +227,7 @@ class DeviceRuleStore:
                         error.msg,
                     )
                 except (ValueError, TypeError, InvalidRuleException) as error:
-                    self._failures.report("copy", user_id, error, "it is left out", rule.where)
+                    self._failures.report(Fallback.COPY, user_id, error, rule.where)
 
     async def _copy_rule(
         self, user_id: str, rule: DeviceRule, old_room_id: str, new_room_id: str

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.cascade.rulesets import from_json, to_json
+from synapse_msc3881.failures import Failures, Fallback
 
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
 
-    from synapse_msc3881.metrics import Failures
 
 #: How many users one statement asks for.
 _BATCH = 500
@@ -150,11 +150,8 @@ class PusherTagStore:
         try:
             return parse_stored_tags(tags)
         except (ValueError, TypeError) as error:
-            instead, row = (
-                'the pusher has the tags ["global"]',
-                f"the tags of a pusher of {app_id!r}",
-            )
-            self._failures.report("read", user_id, error, instead, row)
+            row = f"the tags of a pusher of {app_id!r}"
+            self._failures.report(Fallback.READ_TAGS, user_id, error, row)
             return DEFAULT_TAGS
 
 

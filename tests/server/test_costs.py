@@ -25,7 +25,7 @@ KEYWORDS = ("pizza", "lunch", "noon", "deploy", "outage", "release", "review", "
 
 
 def cost_fallbacks(deployment: Deployment) -> float:
-    pattern = r'^synapse_msc3881_fallbacks_total\{[^}]*seam="cost"[^}]*\} (\S+)$'
+    pattern = r'^synapse_msc3881_fallbacks_total\{[^}]*reason="cost"[^}]*\} (\S+)$'
     (found,) = re.findall(pattern, deployment.metrics(), re.MULTILINE)
     return float(found)
 

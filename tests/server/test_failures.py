@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Nothing of ours fails an event: whatever breaks, it is sent, and pushers go by `global`.
 
-Each failure is logged once with the user and the seam, and counted each time.
+Each failure is logged once with the user and the reason, and counted each time.
 """
 
 import re
@@ -70,15 +70,15 @@ def fail_at(deployment: Deployment, point: str) -> None:
     session.close()
 
 
-def fallbacks(deployment: Deployment, seam: str) -> float:
-    """How often a seam fell back so far."""
-    pattern = rf'^synapse_msc3881_fallbacks_total\{{[^}}]*seam="{seam}"[^}}]*\}} (\S+)$'
+def fallbacks(deployment: Deployment, reason: str) -> float:
+    """How often the module fell back for a reason so far."""
+    pattern = rf'^synapse_msc3881_fallbacks_total\{{[^}}]*reason="{reason}"[^}}]*\}} (\S+)$'
     return sum(float(n) for n in re.findall(pattern, deployment.metrics(), re.MULTILINE))
 
 
-def log_lines(deployment: Deployment, scene: Scene, seam: str) -> list[str]:
-    """What was logged about a seam and Bob."""
-    about = f"msc3881: {seam} failed for {scene.bob.user_id}"
+def log_lines(deployment: Deployment, scene: Scene, reason: str) -> list[str]:
+    """What was logged about a reason and Bob."""
+    about = f"msc3881: {reason} failed for {scene.bob.user_id}"
     return [line for line in deployment.log_text().splitlines() if about in line]
 
 
@@ -102,8 +102,8 @@ def test_a_failure_leaves_the_event_and_goes_by_global(
 ) -> None:
     phone, only_phone = scene.device(["phone", "global"]), scene.device(["phone"])
     others = scene.device()
-    seam = REPORTED[point]
-    before = fallbacks(breaking, seam)
+    reason = REPORTED[point]
+    before = fallbacks(breaking, reason)
     fail_at(breaking, point)
     if point in ("load", "compile"):
         # What is compiled already does not fail.
@@ -115,8 +115,8 @@ def test_a_failure_leaves_the_event_and_goes_by_global(
         for pusher in (phone, only_phone, others):
             assert sound(pusher, event_id) == "bell"
     expected = 1 if point == "compile" else 3
-    assert fallbacks(breaking, seam) - before >= expected
-    lines = log_lines(breaking, scene, seam)
+    assert fallbacks(breaking, reason) - before >= expected
+    lines = log_lines(breaking, scene, reason)
     # In a cluster each process that meets it logs it once.
     assert 1 <= len(lines) <= (2 if isinstance(breaking.homeserver, ClusterHomeserver) else 1)
     assert "secret-rule-text" not in breaking.log_text()
@@ -176,7 +176,7 @@ def test_a_corrupt_row_does_no_harm(breaking: Deployment, scene: Scene, bad: str
             # The rule is gone by, or what is bad does not keep it from being matched.
             assert sound(phone, event_id) in ("bell", "siren")
     logged = breaking.log_text().count(f"failed for {scene.bob.user_id}") - before
-    assert logged <= 4  # one for each seam that met it, however many events
+    assert logged <= 4  # one for each reason that met it, however many events
 
 
 DEEP = "[" * 5000 + "]" * 5000
@@ -210,7 +210,7 @@ def test_a_bad_row_costs_its_owner_that_row(breaking: Deployment, scene: Scene, 
     carol.join(scene.room)
     carol.put_rule("phone", "override", "good", on_body("soft", SIREN))
     phone, carols = scene.device(["phone"]), device(carol, scene.gateway, ["phone"])
-    count = fallbacks(breaking, "read")
+    count = fallbacks(breaking, "read_rules")
     breaking.sql(
         f"UPDATE {RULES} SET {change} WHERE user_id = ? AND rule_id = 'loud'", [bob.user_id]
     )
@@ -218,8 +218,8 @@ def test_a_bad_row_costs_its_owner_that_row(breaking: Deployment, scene: Scene, 
     shown = bob.get_rules()["device"]["phone"]["override"]
     assert [rule["rule_id"] for rule in shown] == ["good"]
     assert bob.sync()["account_data"]["events"]
-    assert fallbacks(breaking, "read") > count
-    lines = log_lines(breaking, scene, "read")
+    assert fallbacks(breaking, "read_rules") > count
+    lines = log_lines(breaking, scene, "read_rules")
     assert any("loud" in line or "b'o'" in line for line in lines)
 
     # Rules are written, read and copied as if it were not there.
@@ -250,7 +250,9 @@ def test_pushers_start_whatever_a_row_of_tags_holds(
         pusher.wait_for(event_id)
     (shown,) = scene.bob.get_pushers()
     assert shown["profile_tags"] == ["global"]
-    assert any("the tags of a pusher of" in line for line in log_lines(deployment, scene, "read"))
+    assert any(
+        "the tags of a pusher of" in line for line in log_lines(deployment, scene, "read_tags")
+    )
 
 
 @pytest.mark.parametrize("kind", ["nonsense", "postcontent", "global", "Override"])

@@ -13,7 +13,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.gateway import Behaviour, Gateway
-from synapse_msc3881 import __version__, metrics
+from synapse_msc3881 import __version__
+from synapse_msc3881.failures import Fallback
 from tests.harness.deployment import CHECKOUT, Deployment
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
@@ -169,8 +170,8 @@ def test_what_is_stored_is_counted_after_each_change(deployment: Deployment, sce
 
 def test_the_series_are_there_before_anything_happens(deployment: Deployment) -> None:
     samples = scrape(deployment)
-    seams = {s.labels["seam"] for s in samples if s.name == f"{OURS}fallbacks_total"}
-    assert seams == set(metrics.SEAMS)
+    reasons = {s.labels["reason"] for s in samples if s.name == f"{OURS}fallbacks_total"}
+    assert reasons == {fallback.reason for fallback in Fallback}
     name = deployment.server_name
     assert value(samples, f"{OURS}info", version=__version__, server_name=name) == 1
     ours = [sample for sample in samples if sample.name.startswith(OURS)]
@@ -237,7 +238,7 @@ def test_the_page_names_each_metric_and_no_other(deployment: Deployment) -> None
 
 def test_the_page_names_each_value_of_a_label(deployment: Deployment) -> None:
     page = PAGE.read_text()
-    for name, label in ((DECISIONS, "outcome"), (f"{OURS}fallbacks_total", "seam")):
+    for name, label in ((DECISIONS, "outcome"), (f"{OURS}fallbacks_total", "reason")):
         values = {s.labels[label] for s in scrape(deployment) if s.name == name}
         assert values
         assert [one for one in values if f"`{one}`" not in page] == []

@@ -23,7 +23,8 @@ from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.evaluation.held_scopes import Failed, HeldScopes
 from synapse_msc3881.evaluation.matching import UserScopes
 from synapse_msc3881.evaluation.slices import MAX_WAIT_SECONDS, SLICE_SECONDS, Slices
-from synapse_msc3881.metrics import Failures, Metrics
+from synapse_msc3881.failures import Failures, Fallback
+from synapse_msc3881.metrics import Metrics
 from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, Running, facts, runner
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
@@ -72,14 +73,14 @@ class Process:
         #: The CPU time of a look at the clock: each step of compiling is one.
         self.step = SLICE_SECONDS / 8
         self.compiler = CountingCompiler(EXTENSIBLE_OFF.compiler.compile)
-        self.failures: list[tuple[str, str]] = []
+        self.failures: list[tuple[Fallback, str]] = []
         self._due: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.paused: list[Deferred[None]] = []
         self.debts = CompileDebts(lambda: self.now)
         self.slices = Slices(self.call_later, self.pause, self.clock, lambda: self.now)
         tables: Any = self.tables
-        failures = Failures(Metrics("example.org"), lambda: 0.0)
-        failures.report = lambda seam, user, *_: self.failures.append((seam, user))  # type: ignore[method-assign]
+        failures = Failures(Metrics("example.org").fell_back, lambda: 0.0)
+        failures.report = lambda what, user, *_: self.failures.append((what, user))  # type: ignore[method-assign]
         self.scopes = DeviceScopes(
             self.held,
             tables,
@@ -349,7 +350,7 @@ def test_a_database_that_fails_is_asked_again_at_the_next_event(process: Process
     events = [process.start(ALICE) for _ in range(3)]
     process.finish()
     assert all(isinstance(event.found[ALICE], Failed) for event in events)
-    assert process.failures == [("load", ALICE)]
+    assert process.failures == [(Fallback.LOAD, ALICE)]
     assert process.held.compiled == {}
     process.tables.while_reading = lambda: None
     assert isinstance(process.find(ALICE)[ALICE], UserScopes)
@@ -371,7 +372,7 @@ def test_an_event_after_a_change_is_not_hurt_by_the_load_before_it(process: Proc
 def test_a_row_that_does_not_parse_is_left_out(process: Process) -> None:
     process.tables.rules[ALICE] = [a_rule("phone", 1, "broken"), a_rule("phone", 2)]
     assert rules_in(process.find(ALICE)[ALICE]) == 1
-    assert process.failures == [("compile", ALICE)]
+    assert process.failures == [(Fallback.COMPILE_RULE, ALICE)]
 
 
 # --- Slices -------------------------------------------------------------------------------------
@@ -487,7 +488,7 @@ def test_who_has_much_compiled_has_what_is_new_first_and_the_rest_later(process:
     assert scopes.scopes["phone"].rooms
     # What was written last.
     assert scopes.scopes["phone"].groups[0].matches[0].rule == "override/r999"
-    assert process.failures == [("cost", ALICE)]
+    assert process.failures == [(Fallback.COST, ALICE)]
     # It is not tried at each event, but when it is paid for.
     assert process.find(ALICE)[ALICE] is scopes
     process.now += 1.0 + process.cpu / REPAID_EACH_SECOND
@@ -515,7 +516,7 @@ def test_one_user_takes_no_more_than_a_share_of_the_memory(process: Process) -> 
     assert scopes.size < 110_000
     assert 0 < rules_in(scopes) < 1000
     assert scopes.scopes["phone"].rooms
-    assert process.failures == [("cost", ALICE)]
+    assert process.failures == [(Fallback.COST, ALICE)]
     assert process.find(ALICE)[ALICE] is scopes
 
 

@@ -20,7 +20,8 @@ from synapse_msc3881.evaluation.evaluator import (
     StagedActions,
 )
 from synapse_msc3881.evaluation.spending import MAX_DEBT_SECONDS, Spending
-from synapse_msc3881.metrics import Failures, Metrics
+from synapse_msc3881.failures import Failures
+from synapse_msc3881.metrics import Metrics
 from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, USER, Occasion, rule
 
 # Passes the test before the evaluator for the body "hello", and does not match.
@@ -50,7 +51,7 @@ class Server:
     def __attrs_post_init__(self) -> None:
         self.spending = Spending(self.clock)
         metrics = Metrics(self.name)
-        failures = Failures(metrics, lambda: 0.0)
+        failures = Failures(metrics.fell_back, lambda: 0.0)
         scopes: Any = None
         self.evaluation = Evaluation(
             scopes, EXTENSIBLE_OFF.compiler, self.spending, failures, metrics
@@ -72,7 +73,7 @@ class Server:
         return list(actions.stored if isinstance(actions, StagedActions) else actions)
 
     def fallbacks(self) -> float:
-        labels = {"seam": "cost", "server_name": self.name}
+        labels = {"reason": "cost", "server_name": self.name}
         return REGISTRY.get_sample_value("synapse_msc3881_fallbacks_total", labels) or 0.0
 
 

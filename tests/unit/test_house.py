@@ -19,7 +19,7 @@ LAYERS = (
     ("evaluation", "census"),  # Event time; what is counted now and then.
     ("storage",),
     ("metrics",),
-    ("cascade", "config", "seams"),  # Pure; the options; Synapse.
+    ("cascade", "config", "failures", "seams"),  # Pure; the options; Synapse.
     ("tested",),
 )
 
