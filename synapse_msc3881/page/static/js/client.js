@@ -53,7 +53,7 @@ export class Client {
         return await this.session.request(method, where, body);
       } catch (/** @type {any} */ error) {
         if (error.status !== 429 || attempt === TRIES) throw error;
-        const ms = Math.max(error.retryAfterMs ?? 1000 * attempt, 100);
+        const ms = Math.max(error.retryAfterMs || 1000 * attempt, 100);
         if (ms > LONGEST_WAIT_MS) throw error;
         this.onWait(ms);
         await sleep(ms);
@@ -148,7 +148,8 @@ export class Client {
   }
 
   /**
-   * An initial sync, which marks nothing as received and nobody as online.
+   * An initial sync, which marks nothing as received and nobody as online. The server gives the same
+   * answer to the same request for two minutes; the timeout, which means nothing here, makes it another.
    *
    * @param {object} filter
    */
@@ -156,7 +157,7 @@ export class Client {
     const query = new URLSearchParams({
       filter: JSON.stringify(filter),
       set_presence: "offline",
-      timeout: "0",
+      timeout: String(Date.now() % 30_000),
     });
     return this.call("GET", `${path("sync")}?${query}`);
   }

@@ -102,20 +102,48 @@ export function useChange() {
   return { busy, error, run, retry: () => void run(state.current.last) };
 }
 
+/**
+ * A value that is changed: what was chosen is shown while it is saved, and then what the server holds.
+ *
+ * @template T
+ * @param {T} value  what the server holds
+ * @param {(wanted: T) => Promise<any>} onChange
+ */
+function useWanted(value, onChange) {
+  const { busy, error, run, retry } = useChange();
+  const [wanted, setWanted] = useState(value);
+  const change = (/** @type {T} */ chosen) => {
+    setWanted(chosen);
+    void run(() => onChange(chosen));
+  };
+  return { shown: busy ? wanted : value, change, busy, error, retry };
+}
+
 // ---- Controls ----
 
 /**
- * @param {{label: string, checked: boolean, describedBy?: string, disabled?: boolean, onChange: (on: boolean) => Promise<any>}} props
+ * @param {{label: string, checked: boolean, describedBy?: string, onChange: (on: boolean) => Promise<any>}} props
  */
-export function Switch({ label, checked, describedBy, disabled, onChange }) {
-  const { busy, error, run, retry } = useChange();
-  const [wanted, setWanted] = useState(/** @type {boolean | null} */ (null));
-  const shown = busy && wanted !== null ? wanted : checked;
-  const change = (/** @type {any} */ event) => {
-    const on = event.currentTarget.checked;
-    setWanted(on);
-    void run(() => onChange(on));
-  };
+export function Check({ label, checked, describedBy, onChange }) {
+  const { shown, change, busy, error, retry } = useWanted(checked, onChange);
+  return html`<label class="check">
+      <input
+        type="checkbox"
+        checked=${shown}
+        aria-describedby=${describedBy}
+        aria-busy=${busy}
+        onChange=${(/** @type {any} */ event) => change(event.currentTarget.checked)}
+      />
+      <span>${label}</span>
+    </label>
+    <${Problem} error=${error} onRetry=${retry} />`;
+}
+
+/**
+ * @param {{label: any, checked: boolean, describedBy?: string, onChange: (on: boolean) => Promise<any>}} props
+ */
+export function Switch({ label, checked, describedBy, onChange }) {
+  const { shown, change, busy, error, retry } = useWanted(checked, onChange);
   return html`<label class="switch">
       <span>${label}</span>
       <span class="switch-state" aria-hidden="true">${shown ? t("switch.on") : t("switch.off")}</span>
@@ -125,8 +153,7 @@ export function Switch({ label, checked, describedBy, disabled, onChange }) {
         checked=${shown}
         aria-describedby=${describedBy}
         aria-busy=${busy}
-        disabled=${disabled}
-        onChange=${change}
+        onChange=${(/** @type {any} */ event) => change(event.currentTarget.checked)}
       />
     </label>
     <${Problem} error=${error} onRetry=${retry} />`;
@@ -138,14 +165,8 @@ export function Switch({ label, checked, describedBy, disabled, onChange }) {
  * @param {{legend: any, name: string, options: {value: string, label: string, hint?: string}[], value: string, note?: any, compact?: boolean, onChange: (value: any) => Promise<any>}} props
  */
 export function Choices({ legend, name, options, value, note, compact, onChange }) {
-  const { busy, error, run, retry } = useChange();
-  const [wanted, setWanted] = useState(/** @type {string | null} */ (null));
+  const { shown, change, busy, error, retry } = useWanted(value, onChange);
   const noteId = useId();
-  const shown = busy && wanted !== null ? wanted : value;
-  const choose = (/** @type {string} */ chosen) => {
-    setWanted(chosen);
-    void run(() => onChange(chosen));
-  };
   return html`<fieldset
     class=${compact ? "choices compact" : "choices"}
     aria-busy=${busy}
@@ -161,7 +182,7 @@ export function Choices({ legend, name, options, value, note, compact, onChange 
               name=${name}
               value=${option.value}
               checked=${shown === option.value}
-              onChange=${() => choose(option.value)}
+              onChange=${() => change(option.value)}
             />
             <span>
               <span class="option-label">${option.label}</span>

@@ -29,6 +29,7 @@ export function useRoute() {
   useEffect(() => {
     const onChange = () => setRoute(read());
     addEventListener("hashchange", onChange);
+    onChange(); // It may have changed before anybody listened.
     return () => removeEventListener("hashchange", onChange);
   }, []);
   return route;

@@ -8,6 +8,8 @@ import * as rules from "./rules.js";
 /** @import {Client} from "./client.js" */
 /** @import {Choice, Device, Follow, Pusher, PushRules, Room, RuleSet, RuleWrite} from "./types.js" */
 
+const FRESH_MS = 30_000;
+
 export class Store {
   /** @param {Client} client */
   constructor(client) {
@@ -21,7 +23,8 @@ export class Store {
     /** @type {Room[]} */
     this.rooms = [];
     this.roomsComplete = false;
-    this.roomsShown = false;
+    /** When they were asked for last; 0 where that failed. */
+    this.roomsAsked = 0;
     /** @type {any} why the rooms could not be read */
     this.roomsError = null;
     /** @type {Record<string, number>} since when the gateway of a device fails, by its id */
@@ -107,18 +110,20 @@ export class Store {
     this.changed();
   }
 
-  /** Read the rooms, once. */
+  /** Read the rooms, unless they were read just now. */
   async readRooms() {
-    if (this.roomsShown && !this.roomsError) return;
-    this.roomsShown = true;
+    if (Date.now() - this.roomsAsked < FRESH_MS) return;
+    this.roomsAsked = Date.now();
     this.roomsError = null;
     try {
       await readRooms(this.client, (rooms, complete) => {
-        this.rooms = rooms;
-        this.roomsComplete = complete;
+        // A list that is there stays until there is as much of the new one.
+        if (complete || rooms.length >= this.rooms.length) this.rooms = rooms;
+        this.roomsComplete ||= complete;
         this.changed();
       });
     } catch (error) {
+      this.roomsAsked = 0;
       this.roomsError = error;
       this.changed();
     }
@@ -432,7 +437,9 @@ export class Store {
       await then?.();
     } catch (error) {
       const fresh = written.filter((rule) => !existing.has(nameOf(rule)));
-      await this.deleteAll(scopeName, fresh.reverse()).catch(() => null);
+      for (const { kind, id } of fresh.reverse()) {
+        await this.client.deleteRule(scopeName, kind, id).catch(() => null);
+      }
       throw error;
     }
   }

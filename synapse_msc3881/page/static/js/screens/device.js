@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /** One device: what it follows, the rooms that it treats otherwise, its keywords. */
-import { Choices, ConfirmedButton, Problem, Switch, Title, choiceLabel, sentenceOnDevice, useChange } from "../components.js";
+import {
+  Check,
+  Choices,
+  ConfirmedButton,
+  Problem,
+  Switch,
+  Title,
+  choiceLabel,
+  sentenceOnDevice,
+  useChange,
+} from "../components.js";
 import { html, useId, useRef, useState } from "../html.js";
 import { t } from "../i18n.js";
 import { link } from "../router.js";
@@ -231,17 +241,15 @@ function Keyword({ store, device, rule }) {
   const { busy, error, run, retry } = useChange();
   const id = useId();
   const word = String(rule.pattern);
-  const setSound = (/** @type {any} */ event) => {
-    const on = event.currentTarget.checked;
-    void run(() => store.setKeyword(device, word, on));
-  };
   return html`<li aria-busy=${busy}>
     <span class="row-name" id=${id}><bdi>${word}</bdi></span>
     <span class="row-actions">
-      <label class="check">
-        <input type="checkbox" checked=${rules.hasSound(rule)} aria-describedby=${id} onChange=${setSound} />
-        <span>${t("device.sound")}</span>
-      </label>
+      <${Check}
+        label=${t("device.sound")}
+        checked=${rules.hasSound(rule)}
+        describedBy=${id}
+        onChange=${(/** @type {boolean} */ on) => store.setKeyword(device, word, on)}
+      />
       <button
         type="button"
         class="button-quiet"

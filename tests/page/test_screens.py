@@ -1,0 +1,606 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What the screens show and write, beside the choices for rooms."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, Request, expect
+
+from demo.client import JsonDict, path
+from demo.gateway import Behaviour, Gateway
+from tests.harness.waiting import wait_until
+from tests.page.conftest import PageServer, SignedIn, assert_accessible
+from tests.page.screens import (
+    PHONE,
+    TABLET,
+    WEB,
+    Home,
+    card,
+    choices,
+    choose,
+    go,
+    make_home,
+    switch,
+)
+
+SILENCED = "org.matrix.msc3890.local_notification_settings."
+OWN_FIRST = "Its own settings, then everywhere"
+
+
+@pytest.fixture
+def home(page_server: PageServer, gateway: Gateway) -> Home:
+    return make_home(page_server, gateway)
+
+
+def writes(page: Page) -> list[Request]:
+    """What the page writes from now on."""
+    made: list[Request] = []
+
+    def look(request: Request) -> None:
+        if request.method != "GET" and "/org.matrix.simplified_msc3575/" not in request.url:
+            made.append(request)
+
+    page.on("request", look)
+    return made
+
+
+def paths(requests: list[Request]) -> list[str]:
+    return [re.sub(r"^.*?/client/(v3|unstable)/", "", request.url) for request in requests]
+
+
+# ---- Devices ----
+
+
+def test_each_device_is_shown_and_the_page_itself_is_not(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.phone)
+    headings = page.get_by_role("heading", level=2)
+    expect(headings).to_have_count(3)
+    assert set(headings.all_inner_texts()) == {PHONE, TABLET, WEB}
+    expect(card(page, PHONE)).to_contain_text("last seen")
+    expect(card(page, PHONE)).to_contain_text("Follows: The same as everywhere.")
+    expect(card(page, WEB)).to_contain_text("makes its notifications itself")
+
+
+def test_a_switch_sends_the_whole_pusher_with_both_names(home: Home, signed_in: SignedIn) -> None:
+    before = home.pusher(home.phone)
+    page = signed_in(home.tablet)
+    made = writes(page)
+    switch(page, PHONE, False)
+    [sent] = [request.post_data_json for request in made]
+    assert sent == {
+        **before,
+        "append": True,
+        "enabled": False,
+        "org.matrix.msc3881.enabled": False,
+    }
+    assert home.pusher(home.phone)["enabled"] is False
+    assert home.pusher(home.tablet)["enabled"] is True
+
+
+def test_a_web_client_is_silenced_in_account_data(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.phone)
+    where = path("user", home.phone.user_id, "account_data", f"{SILENCED}WEB")
+    switch(page, WEB, False)
+    assert home.phone.call("GET", where) == {"is_silenced": True}
+    page.reload()
+    expect(card(page, WEB).get_by_role("switch")).not_to_be_checked()
+    switch(page, WEB, True)
+    assert home.phone.call("GET", where) == {"is_silenced": False}
+
+
+def test_all_but_one_are_silenced_and_it_is_undone(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.phone)
+    switch(page, WEB, False)
+    card(page, TABLET).get_by_role("button", name="Silence all but this device").click()
+    expect(page.get_by_text(f"Only “{TABLET}” notifies you now.")).to_be_visible()
+    expect(page.get_by_role("switch", checked=True)).to_have_count(1)
+    assert home.pusher(home.phone)["enabled"] is False
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("switch", checked=True)).to_have_count(2)
+    expect(card(page, WEB).get_by_role("switch")).not_to_be_checked()
+    assert home.pusher(home.phone)["enabled"] is True
+
+
+def test_a_device_whose_gateway_fails_says_so(home: Home, signed_in: SignedIn) -> None:
+    room = home.room("Choir")
+    home.gateway.behave(home.phone_pusher.pushkey, Behaviour.ERROR)
+    home.bob.send(room, "Hello")
+    where = "/_matrix/client/unstable/org.matrix.msc3837/explain"
+    event = home.bob.send(room, "Hello again")
+
+    def fails() -> bool:
+        answer = home.phone.call("GET", f"{where}/{room}/{event}")
+        return any("failing_since" in pusher for pusher in answer["pushers"])
+
+    wait_until(fails)
+    page = signed_in(home.tablet)
+    expect(card(page, PHONE)).to_contain_text("have not been getting through since")
+    expect(card(page, TABLET)).not_to_contain_text("getting through")
+
+
+def test_an_app_that_has_undone_what_was_set_is_told_of(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.tablet)
+    go(page, "devices", "PHONE")
+    choose(page, "Follows", OWN_FIRST)
+    home.phone_pusher.set(
+        app_display_name="Demo", device_display_name=PHONE, profile_tags=["global"]
+    )
+    page.reload()
+    page.get_by_role("button", name="Set it again").click()
+    expect(page.get_by_role("button", name="Set it again")).to_have_count(0)
+    assert home.pusher(home.phone)["profile_tags"] == ["PHONE", "global"]
+
+
+def test_an_account_that_is_off_is_told_of(home: Home, signed_in: SignedIn) -> None:
+    room = home.room("Choir")
+    home.phone.set_rule_enabled("global", "override", ".m.rule.master", True)
+    page = signed_in(home.tablet)
+    expect(page.get_by_text("All notifications of your account are off.")).to_be_visible()
+    go(page, "rooms", room)
+    expect(choices(page, PHONE)).to_contain_text("all notifications of your account are off")
+
+
+# ---- A device ----
+
+
+def test_rules_are_written_before_the_tag_and_the_tag_goes_before_the_rules(
+    home: Home, signed_in: SignedIn
+) -> None:
+    page = signed_in(home.tablet)
+    go(page, "devices", "PHONE")
+    made = writes(page)
+    choose(page, "Follows", "Only direct messages and rooms I choose")
+    kinds = [where.split("/")[0] for where in paths(made)]
+    assert kinds == [*["pushrules"] * 4, "pushers", "user"]
+    assert home.pusher(home.phone)["profile_tags"] == ["PHONE"]
+    assert [rule["rule_id"] for rule in home.rules_of(home.phone)["underride"]] == [
+        "direct:invite",
+        "direct:call",
+        "direct:message",
+        "direct:encrypted",
+    ]
+    made.clear()
+    choose(page, "Follows", "The same as everywhere")
+    kinds = [where.split("/")[0] for where in paths(made)]
+    assert kinds == ["pushers", "user", *["pushrules"] * 4]
+    assert home.rules_of(home.phone) == {}
+
+
+def test_keywords_are_added_changed_and_removed(home: Home, signed_in: SignedIn) -> None:
+    room = home.room("Choir")
+    home.phone.put_rule("global", "room", room, {"actions": []})
+    page = signed_in(home.tablet)
+    go(page, "devices", "PHONE")
+    section = page.get_by_role("region", name="Keywords")
+    section.get_by_role("button", name="Add").click()
+    expect(section.get_by_text("Write a word first.")).to_be_visible()
+    for word in ("pizza", "a/b"):
+        section.get_by_label("Word").fill(word)
+        section.get_by_role("button", name="Add").click()
+        expect(section.get_by_role("listitem").filter(has_text=word)).to_have_count(1)
+    assert {rule["pattern"] for rule in home.rules_of(home.phone)["content"]} == {"pizza", "a/b"}
+
+    rings = home.bob.send(room, "There is pizza")
+    assert home.phone_pusher.wait_for(rings).tweaks["sound"] == "default"
+    row = section.get_by_role("listitem").filter(has_text="pizza")
+    row.get_by_role("checkbox", name="With sound").uncheck()
+    expect(row.get_by_role("checkbox")).to_have_attribute("aria-busy", "false")
+    quieter = home.bob.send(room, "More pizza")
+    assert "sound" not in home.phone_pusher.wait_for(quieter).tweaks
+
+    row.get_by_role("button", name="Remove").click()
+    expect(row).to_have_count(0)
+    assert {rule["pattern"] for rule in home.rules_of(home.phone)["content"]} == {"a/b"}
+
+
+def test_rooms_set_otherwise_are_listed_and_reset(home: Home, signed_in: SignedIn) -> None:
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    choose(page, PHONE, "All messages")
+    go(page, "devices")
+    expect(card(page, PHONE)).to_contain_text(
+        "Follows: Its own settings, then everywhere. One room is set otherwise."
+    )
+    go(page, "devices", "PHONE")
+    row = page.get_by_role("listitem").filter(has_text="Choir")
+    expect(row).to_contain_text("All messages")
+    row.get_by_role("button", name="Reset").click()
+    expect(row).to_have_count(0)
+    assert home.rules_of(home.phone) == {}
+
+
+def test_a_device_is_reset(home: Home, signed_in: SignedIn) -> None:
+    room = home.room("Choir")
+    foreign = {"conditions": [], "actions": ["notify", {"set_tweak": "blink"}]}
+    home.phone.put_rule("PHONE", "override", "blinking", foreign)
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    choose(page, PHONE, "Muted")
+    go(page, "devices", "PHONE")
+    page.get_by_role("button", name="Reset this device").click()
+    dialog = page.get_by_role("dialog", name="Reset this device?")
+    dialog.get_by_role("button", name="Cancel").click()
+    assert len(home.rules_of(home.phone)["override"]) == 2
+    page.get_by_role("button", name="Reset this device").click()
+    dialog.get_by_role("button", name="Reset this device").click()
+    expect(choices(page, "Follows").get_by_role("radio").first).to_be_checked()
+    wait_until(lambda: len(home.rules_of(home.phone)["override"]) == 1)
+    assert home.pusher(home.phone)["profile_tags"] == ["global"]
+    # Another app's rule is shown, and left alone.
+    assert home.rules_of(home.phone)["override"][0]["rule_id"] == "blinking"
+    expect(page.get_by_role("region", name="Set by another app")).to_contain_text("blinking")
+
+
+def test_a_list_of_another_app_is_shown_put_in_order_and_kept(
+    home: Home, signed_in: SignedIn
+) -> None:
+    room = home.room("Choir")
+    home.phone_pusher.set(
+        app_display_name="Demo", device_display_name=PHONE, profile_tags=["app", "global"]
+    )
+    home.phone.put_rule("app", "room", room, {"actions": []})
+    page = signed_in(home.tablet)
+    expect(card(page, PHONE)).to_contain_text("Follows: a list set by another app.")
+    go(page, "devices", "PHONE")
+    page.get_by_role("button", name="Move “Everywhere” up").click()
+    wait_until(lambda: home.pusher(home.phone)["profile_tags"] == ["global", "app"])
+    expect(page.get_by_role("listitem").first).to_contain_text("Everywhere")
+    page.get_by_role("button", name="Move “Everywhere” down").click()
+    wait_until(lambda: home.pusher(home.phone)["profile_tags"] == ["app", "global"])
+
+    go(page, "rooms", room)
+    expect(choices(page, PHONE)).to_contain_text("Set by another app")
+    choose(page, PHONE, "Muted")
+    assert home.pusher(home.phone)["profile_tags"] == ["PHONE", "app", "global"]
+    choose(page, PHONE, "As everywhere")
+    assert home.phone.get_rules("app")["room"][0]["rule_id"] == room
+
+
+# ---- Rooms ----
+
+
+def test_rooms_are_searched_and_only_a_page_of_them_is_in_the_document(
+    home: Home, signed_in: SignedIn
+) -> None:
+    for number in range(60):
+        room = home.bob.create_room(preset="public_chat", name=f"Café {number}")
+        home.phone.join(room)
+    page = signed_in(home.phone)
+    go(page, "rooms")
+    rows = page.locator(".room-list > li")
+    expect(page.get_by_role("status").filter(has_text="61 rooms")).to_be_visible()
+    expect(rows).to_have_count(50)
+    expect(rows.first).to_contain_text("Café 59")
+    page.get_by_role("button", name="Older rooms").click()
+    expect(rows).to_have_count(11)
+    page.get_by_label("Search rooms").fill("cafe 7")
+    expect(rows).to_have_count(1)
+    page.get_by_label("Search rooms").fill("nowhere")
+    expect(page.get_by_text("No room is called so.")).to_be_visible()
+
+
+def test_rules_of_another_app_about_a_room_stay(home: Home, signed_in: SignedIn) -> None:
+    room = home.room("Choir")
+    home.phone_pusher.set(
+        app_display_name="Demo", device_display_name=PHONE, profile_tags=["PHONE", "global"]
+    )
+    theirs = {"actions": ["notify", {"set_tweak": "sound", "value": "siren"}]}
+    home.phone.put_rule("PHONE", "room", room, theirs)
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    expect(choices(page, PHONE)).to_contain_text("Set by another app")
+    for choice in ("All messages", "Mentions and keywords", "Muted", "As everywhere"):
+        choose(page, PHONE, choice)
+    rules = home.rules_of(home.phone)
+    assert [rule["actions"] for rule in rules["room"]] == [theirs["actions"]]
+    assert not rules["override"]
+    assert not rules["underride"]
+
+
+def test_two_tabs_do_not_undo_each_other(home: Home, signed_in: SignedIn) -> None:
+    first, second = home.room("First"), home.room("Second")
+    one, other = signed_in(home.tablet), signed_in(home.tablet)
+    go(one, "rooms", first)
+    go(other, "rooms", second)
+    choose(one, PHONE, "Muted")
+    choose(other, PHONE, "Muted")
+    go(other, "devices")
+    switch(other, PHONE, False)
+    choose(one, PHONE, "All messages")
+    rules = home.rules_of(home.phone)
+    assert [rule["rule_id"] for rule in rules["override"]] == [second]
+    assert home.pusher(home.phone)["enabled"] is False
+    go(other, "rooms", first)
+    expect(choices(other, PHONE).get_by_label("All messages")).not_to_be_checked()
+    # What the server holds is shown after the next change, whoever changed it.
+    choose(other, TABLET, "Muted")
+    expect(choices(other, PHONE).get_by_label("All messages")).to_be_checked()
+
+
+def test_without_sliding_sync_the_rooms_come_from_a_sync(home: Home, signed_in: SignedIn) -> None:
+    home.room("Choir")
+    unknown = {"errcode": "M_UNRECOGNIZED", "error": "Unrecognized request"}
+
+    def refuse(page: Page) -> None:
+        page.route(
+            "**/org.matrix.simplified_msc3575/sync?*",
+            lambda route: route.fulfill(status=404, json=unknown),
+        )
+
+    page = signed_in(home.phone)
+    refuse(page)
+    page.reload()
+    go(page, "rooms")
+    page.get_by_role("link", name="Choir").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Choir")
+    expect(choices(page, PHONE)).to_contain_text("rings for every message")
+
+
+@pytest.fixture(autouse=True)
+def _refusals_are_logged_by_the_browser(watch: Any) -> None:
+    """A status that is no success is an error on the console, whoever expects it."""
+    watch.allow("Failed to load resource")
+
+
+# ---- Why did it ring? ----
+
+
+def test_why_it_rang_is_told_for_each_device(home: Home, signed_in: SignedIn) -> None:
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    choose(page, PHONE, "Muted")
+    event = home.bob.send(room, "Rehearsal at eight")
+    home.tablet_pusher.wait_for(event)
+    go(page, "why")
+    page.get_by_role("link", name="Choir").click()
+    page.get_by_role("link", name="Rehearsal at eight").click()
+    phone = page.locator("section").filter(has_text=PHONE)
+    expect(phone).to_contain_text("It did not ring")
+    expect(phone).to_contain_text("This room is muted on this device.")
+    tablet = page.locator("section").filter(has_text=TABLET)
+    expect(tablet).to_contain_text("It rang")
+    expect(tablet).to_contain_text("What is set everywhere decided")
+    phone.get_by_role("link", name="Change this setting").click()
+    expect(choices(page, PHONE).get_by_label("Muted")).to_be_checked()
+
+
+# ---- Failures ----
+
+
+FAILURES: dict[str, tuple[Callable[[Any], None], str]] = {
+    "403": (
+        lambda route: route.fulfill(status=403, json={"errcode": "M_FORBIDDEN", "error": "No"}),
+        "The server does not allow this.",
+    ),
+    "500": (
+        lambda route: route.fulfill(status=500, json={"errcode": "M_UNKNOWN", "error": "Oh"}),
+        "Something went wrong on the server.",
+    ),
+    "no network": (lambda route: route.abort(), "The server cannot be reached."),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("where", ["**/pushrules/device/**/encrypted%3A*", "**/pushers/set"])
+def test_what_fails_is_said_and_nothing_is_half_done(
+    failure: str, where: str, home: Home, signed_in: SignedIn
+) -> None:
+    answer, sentence = FAILURES[failure]
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    page.route(where, answer)
+    choices(page, PHONE).get_by_label("All messages").check()
+    expect(page.get_by_role("alert")).to_contain_text(sentence)
+    assert home.rules_of(home.phone) == {}
+    assert home.pusher(home.phone)["profile_tags"] == ["global"]
+    expect(choices(page, PHONE).get_by_label("As everywhere")).to_be_checked()
+    page.unroute(where)
+    retry = page.get_by_role("button", name="Try again")
+    if failure == "403":
+        expect(retry).to_have_count(0)
+        return
+    retry.click()
+    expect(choices(page, PHONE).get_by_label("All messages")).to_be_checked()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert home.pusher(home.phone)["profile_tags"] == ["PHONE", "global"]
+
+
+def test_it_waits_when_the_server_asks_to(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.tablet)
+    limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "Slow down", "retry_after_ms": 1500}
+    page.route("**/pushers/set", lambda route: route.fulfill(status=429, json=limited), times=1)
+    card(page, PHONE).get_by_role("switch").uncheck()
+    expect(page.get_by_text("The server asks to wait for 2 seconds")).to_be_visible()
+    wait_until(lambda: home.pusher(home.phone)["enabled"] is False)
+
+
+def test_a_session_that_is_over_leads_to_signing_in(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.tablet)
+    home.phone.call("POST", path("logout", "all"), {})
+    card(page, PHONE).get_by_role("switch").click()
+    expect(page.get_by_label("Password", exact=True)).to_be_visible()
+
+
+# ---- For everyone ----
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "\u202egnp.exe \u2066",
+    "x" * 5000,
+    "</script><script>alert(1)</script>",
+]
+
+
+def test_names_are_never_markup_and_break_nothing(home: Home, signed_in: SignedIn) -> None:
+    rooms = []
+    for name in HOSTILE:
+        room = home.bob.create_room(preset="public_chat", name=name[:4000])
+        home.phone.join(room)
+        rooms.append(room)
+    home.phone.call("PUT", path("devices", "PHONE"), {"display_name": HOSTILE[0]})
+    home.phone.call("PUT", path("devices", "WEB"), {"display_name": "x" * 100})
+    home.phone.call("PUT", path("devices", "TABLET"), {"display_name": ""})
+    home.bob.send(rooms[0], HOSTILE[0])
+    page = signed_in(home.phone, viewport={"width": 320, "height": 640})
+    for route in (["devices"], ["devices", "PHONE"], ["rooms"], *(["rooms", r] for r in rooms)):
+        go(page, *route)
+        assert page.evaluate("document.images.length") == 0
+        assert_fits(page)
+    go(page, "rooms", rooms[0])
+    expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE[0])
+    go(page, "why", rooms[0])
+    expect(page.get_by_role("link", name=HOSTILE[0])).to_be_visible()
+
+
+def assert_fits(page: Page) -> None:
+    widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert widths[0] <= widths[1], f"wider than the screen: {widths}"
+
+
+def look_at_all(page: Page, room: str, event: str) -> None:
+    """Every screen, one after the other: axe-core finds nothing, and nothing is too wide."""
+    for route in (
+        ["devices"],
+        ["devices", "PHONE"],
+        ["rooms"],
+        ["rooms", room],
+        ["why"],
+        ["why", room],
+        ["why", room, event],
+    ):
+        go(page, *route)
+        expect(page.locator(".loading")).to_have_count(0)
+        assert_accessible(page)
+        assert_fits(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_each_screen_is_accessible_and_fits(
+    scheme: str, width: int, home: Home, signed_in: SignedIn
+) -> None:
+    room = home.room("Choir")
+    event = home.bob.send(room, "Hello")
+    page = signed_in(home.phone, color_scheme=scheme, viewport={"width": width, "height": 700})
+    go(page, "rooms", room)
+    choose(page, PHONE, "Mentions and keywords")
+    look_at_all(page, room, event)
+    if width == 320:
+        page.evaluate("document.documentElement.dir = 'rtl'")
+        look_at_all(page, room, event)
+        page.evaluate("document.documentElement.dir = 'ltr'")
+        # The text at twice its size.
+        page.evaluate("document.documentElement.style.setProperty('font-size', '200%')")
+        look_at_all(page, room, event)
+
+
+@pytest.mark.parametrize("options", [{"forced_colors": "active"}, {"reduced_motion": "reduce"}])
+def test_what_the_system_asks_for_is_heeded(
+    options: JsonDict, home: Home, signed_in: SignedIn
+) -> None:
+    page = signed_in(home.phone, **options)
+    switch(page, PHONE, False)
+    duration = page.evaluate(
+        "getComputedStyle(document.querySelector('[role=switch]'), '::before').transitionDuration"
+    )
+    assert options.get("reduced_motion") is None or duration == "0s"
+
+
+def test_everything_is_done_with_the_keyboard_alone(home: Home, signed_in: SignedIn) -> None:
+    home.room("Choir")
+    page = signed_in(home.phone)
+
+    def tab_to(wanted: Locator) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if wanted.evaluate("(one) => one === document.activeElement"):
+                assert page.evaluate(
+                    "getComputedStyle(document.activeElement).outlineStyle !== 'none' || "
+                    "getComputedStyle(document.activeElement.closest('label'))"
+                    ".outlineStyle !== 'none'"
+                ), "the focus is not seen"
+                return
+        raise AssertionError(f"{wanted} cannot be reached")
+
+    page.evaluate("document.activeElement.blur()")
+    tab_to(page.get_by_role("link", name="Rooms").first)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1, name="Rooms")).to_be_focused()
+    tab_to(page.get_by_role("link", name="Choir").first)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1, name="Choir")).to_be_focused()
+    group = choices(page, PHONE)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if group.evaluate("(one) => one.contains(document.activeElement)"):
+            break
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    expect(group.get_by_label("Muted")).to_be_checked()
+    expect(group).to_have_attribute("aria-busy", "false")
+    assert len(home.rules_of(home.phone)["override"]) == 1
+    assert not home.rules_of(home.phone)["underride"]
+    tab_to(page.get_by_role("link", name="Devices").first)
+    page.keyboard.press("Enter")
+    tab_to(page.get_by_role("switch", name="Push notifications").first)
+    page.keyboard.press("Space")
+    expect(page.get_by_role("switch", checked=True)).to_have_count(2)
+
+
+@pytest.mark.parametrize(
+    ("locale", "title"), [("de-AT", "Geräte"), ("fr-CA", "Appareils"), ("ja-JP", "Devices")]
+)
+def test_the_language_is_the_browsers_and_can_be_chosen(
+    locale: str, title: str, home: Home, new_page: Any, page_server: PageServer
+) -> None:
+    page = new_page(locale=locale)
+    page.goto(page_server.page_url)
+    page.locator("input[autocomplete=username]").fill(home.phone.user_id)
+    page.locator("input[type=password]").fill("correct horse battery staple")
+    page.locator("input[type=password]").press("Enter")
+    heading = page.get_by_role("heading", level=1)
+    expect(heading).to_have_text(title)
+    page.locator("footer select").select_option("fr")
+    expect(heading).to_have_text("Appareils")
+    expect(page.locator("html")).to_have_attribute("lang", "fr")
+    page.reload()
+    expect(heading).to_have_text("Appareils")
+
+
+# ---- Small ----
+
+
+def test_the_first_load_is_small_and_asks_seldom(
+    home: Home, new_page: Any, page_server: PageServer, watch: Any
+) -> None:
+    home.room("Choir")
+    page = new_page()
+    bodies: list[int] = []
+    page.on("requestfinished", lambda r: bodies.append(r.sizes()["responseBodySize"]))
+    page.goto(page_server.page_url)
+    page.get_by_label("Username").fill(home.phone.user_id)
+    page.get_by_label("Password", exact=True).fill("correct horse battery staple")
+    assert sum(bodies) <= 60_000
+
+    def asked() -> list[str]:
+        """Without the icon, and without what is asked when all is shown."""
+        rest = re.compile(r"\.svg$|/explain/")
+        return [url for _, url in watch.requests if not rest.search(url)]
+
+    page.get_by_role("button", name="Sign in").click()
+    card(page, PHONE).wait_for()
+    go(page, "rooms")
+    page.get_by_role("link", name="Choir").wait_for()
+    without_signing_in = [url for url in asked() if "/login" not in url]
+    assert len(without_signing_in) <= 8, json.dumps(without_signing_in, indent=1)
+    watch.requests.clear()
+    page.reload()
+    page.get_by_role("link", name="Choir").wait_for()
+    assert len(asked()) <= 8, json.dumps(asked(), indent=1)
