@@ -10,6 +10,7 @@ import importlib.resources
 import posixpath
 import re
 from collections.abc import Collection, Iterator, Mapping
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import attr
@@ -40,6 +41,15 @@ _TYPES: Mapping[str, str] = {
 }
 #: Compressed as they are.
 _COMPRESSED = (".png",)
+
+
+class OAuth(Enum):
+    """Whether an OAuth server signs users in, as the document tells the page."""
+
+    NO = "no"
+    YES = "yes"
+    #: There is one, but it did not answer yet: the page is loaded again in a moment.
+    EXPECTED = "expected"
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -74,7 +84,7 @@ class Page:
 
 
 def load_page(
-    homeserver: str = SAME_ORIGIN, *, oauth: bool = False, policy: str | None = None
+    homeserver: str = SAME_ORIGIN, *, oauth: OAuth = OAuth.NO, policy: str | None = None
 ) -> Page:
     """Make the page of the package's files.
 
@@ -91,7 +101,7 @@ def load_page(
     served = {path: body for path, body in sources.items() if path not in scripts}
     served[_ENTRY] = bundle(scripts, _ENTRY).encode()
     version = _version(served)
-    metas = {'name="homeserver"': homeserver, 'name="oauth"': "yes" if oauth else "no"}
+    metas = {'name="homeserver"': homeserver, 'name="oauth"': oauth.value}
     if policy is not None:
         metas = {'http-equiv="Content-Security-Policy"': policy, **metas}
     return Page(

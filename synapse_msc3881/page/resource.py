@@ -16,7 +16,7 @@ import attr
 from twisted.web.resource import Resource
 
 from synapse_msc3881 import seams
-from synapse_msc3881.page.files import PATH, Page, PageFile, load_page
+from synapse_msc3881.page.files import PATH, OAuth, Page, PageFile, load_page
 from synapse_msc3881.page.headers import (
     ASSET_CACHING,
     ERROR_CACHING,
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_RETRY_MS = 30_000.0
+_FIRST_WAIT_MS = 1_000.0
+_LONGEST_WAIT_MS = 30_000.0
 
 Headers = Mapping[str, str]
 
@@ -59,16 +60,21 @@ class PageResource(Resource):
 
     isLeaf = True  # noqa: N815  # Twisted's name
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, origins: Collection[str] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.show(page, origins)
+
+    def show(self, page: Page, origins: Collection[str]) -> None:
+        """Serve a page from now on.
+
+        Args:
+            page: its files.
+            origins: which it may talk to, beside its own.
+        """
         self._answers: dict[bytes, Answer] = {
             b"": _answer(page.index, INDEX_CACHING),
             **{path.encode(): _answer(file, ASSET_CACHING) for path, file in page.assets.items()},
         }
-        self.connect_to(())
-
-    def connect_to(self, origins: Collection[str]) -> None:
-        """Let the page talk to these origins too, from the next time that it is loaded."""
         self._security = security_headers(origins)
 
     def render(self, request: Request) -> bytes:
@@ -136,13 +142,15 @@ def _has_tag(header: str | None, tag: str) -> bool:
 def serve_page(hs: HomeServer, api: ModuleApi) -> None:
     """Serve the page on every HTTP listener of this process."""
     discovery = seams.oauth_discovery(hs)
-    resource = PageResource(load_page(oauth=discovery != seams.OAuthDiscovery()))
-    api.register_web_resource(PATH.rstrip("/"), resource)
     if discovery.metadata is not None:
-        resource.connect_to(oauth_origins(discovery.metadata))
+        resource = PageResource(load_page(oauth=OAuth.YES), oauth_origins(discovery.metadata))
     elif discovery.url is not None:
+        resource = PageResource(load_page(oauth=OAuth.EXPECTED))
         finder = _OAuthServerFinder(discovery.url, resource, api)
         api.delayed_background_call(0, finder.find, desc="msc3881_oauth_server")
+    else:
+        resource = PageResource(load_page())
+    api.register_web_resource(PATH.rstrip("/"), resource)
 
 
 class _OAuthServerFinder:
@@ -152,18 +160,18 @@ class _OAuthServerFinder:
         self._url = url
         self._resource = resource
         self._api = api
-        self._failed = False
+        self._wait_ms = _FIRST_WAIT_MS
 
     async def find(self) -> None:
         try:
             metadata = await self._api.http_client.get_json(self._url)
-            self._resource.connect_to(oauth_origins(metadata))
+            self._resource.show(load_page(oauth=OAuth.YES), oauth_origins(metadata))
         except Exception as error:  # noqa: BLE001  # whatever it answers, or does not
-            if not self._failed:
+            if self._wait_ms == _FIRST_WAIT_MS:
                 logger.warning(
                     "msc3881: nobody can sign in to the page until %s answers: %s",
                     self._url,
                     error,
                 )
-            self._failed = True
-            self._api.delayed_background_call(_RETRY_MS, self.find, desc="msc3881_oauth_server")
+            self._api.delayed_background_call(self._wait_ms, self.find, desc="msc3881_oauth_server")
+            self._wait_ms = min(2 * self._wait_ms, _LONGEST_WAIT_MS)

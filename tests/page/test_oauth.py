@@ -160,6 +160,19 @@ def test_the_policy_names_the_oauth_servers_origin(
     session.close()
 
 
+def test_an_oauth_server_that_starts_later_is_waited_for(
+    fresh_page_server: FreshPageServer, tmp_path: Path, new_page: NewPage
+) -> None:
+    oauth = OAuthServer(directory=tmp_path)
+    server = fresh_page_server(extra=oauth.delegation())
+    page = new_page()
+    page.goto(server.page_url)
+    expect(page.get_by_role("main")).to_contain_text("Asking the server how to sign in")
+    with oauth:
+        page.get_by_role("button", name="Continue at 127.0.0.1").wait_for()
+    assert "nobody can sign in to the page until" in server.deployment.log_text()
+
+
 def test_signing_out_revokes_the_tokens(
     delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
 ) -> None:

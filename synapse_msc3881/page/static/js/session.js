@@ -61,9 +61,12 @@ export function homeserverUrl() {
   return url.href;
 }
 
-/** Whether users of the homeserver sign in with an OAuth server. */
-export function hasOAuth() {
-  return written("oauth") === "yes";
+/**
+ * Whether users of the homeserver sign in with an OAuth server: "yes", "no", or "expected" where it
+ * did not answer the homeserver yet, so that the page's policy does not name it.
+ */
+export function oauthState() {
+  return written("oauth") ?? "no";
 }
 
 /**

@@ -6,10 +6,12 @@ import { html, useEffect, useRef, useState } from "./html.js";
 import { t } from "./i18n.js";
 import { MatrixError, ask } from "./net.js";
 import { findServer, goToServer } from "./oauth.js";
-import { hasOAuth, homeserverUrl, lastEnd, logIn, ownDeviceId } from "./session.js";
+import { homeserverUrl, lastEnd, logIn, oauthState, ownDeviceId } from "./session.js";
 
 /** Up to this, the page waits by itself when the server wants a rest. */
 const SHORT_WAIT_MS = 15_000;
+/** When to look again whether the OAuth server is there. */
+const RELOAD_MS = 2_000;
 
 /**
  * @typedef {object} Offer
@@ -27,7 +29,7 @@ const SHORT_WAIT_MS = 15_000;
  */
 async function findOffer(homeserver) {
   // Where there is an OAuth server, what else is offered is for clients that do not know it.
-  const oauth = hasOAuth() ? await findServer(homeserver) : null;
+  const oauth = oauthState() !== "no" ? await findServer(homeserver) : null;
   if (oauth !== null) return { oauth, password: false, providers: [] };
   const flows = await findFlows(homeserver);
   const types = flows.map((flow) => flow?.type);
@@ -179,8 +181,13 @@ export function SignIn({ onSignedIn }) {
   const hindrance = hindranceInWords();
 
   useEffect(() => {
-    if (hindrance) return;
+    if (hindrance) return undefined;
+    if (oauthState() === "expected") {
+      const timer = setTimeout(() => location.reload(), RELOAD_MS);
+      return () => clearTimeout(timer);
+    }
     findOffer(homeserver).then(setOffer, (error) => setProblem(sentenceFor(error)));
+    return undefined;
   }, [asking]);
   useEffect(
     () => () => {
