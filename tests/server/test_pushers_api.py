@@ -655,6 +655,19 @@ def test_what_synapse_refuses_is_refused_and_nothing_is_stored(
     refuse("M_THREEPID_NOT_FOUND", "e-mail", **good, kind="email", pushkey="a@example.org")
 
 
+def test_a_pusher_from_before_with_a_longer_name_can_be_turned_off(
+    deployment: Deployment, alice: Session
+) -> None:
+    """Nothing of it is refused that is as it is stored."""
+    assert_ok(set_pusher(alice))
+    long = "a" * 300
+    deployment.sql("UPDATE pushers SET app_id = ? WHERE user_name = ?", [long, alice.user_id])
+    assert_ok(set_pusher(alice, app_id=long, enabled=False))
+    assert values(get_pusher(alice), ENABLED) is False
+    refused = set_pusher(alice, "another", app_id=long)
+    assert_refused(refused, 400, "M_INVALID_PARAM", names="'app_id'")
+
+
 def test_other_fields_of_a_wrong_type_are_refused_by_name(refuse: Callable[..., None]) -> None:
     names = ("kind", "app_id", "app_display_name", "device_display_name", "pushkey", "profile_tag")
     for name in names:
@@ -688,3 +701,62 @@ def test_without_a_token_there_is_nothing_to_see(alice: Session) -> None:
     assert_refused(alice.request("GET", path("pushers"), token=False), 401, "M_MISSING_TOKEN")
     stranger = {"Authorization": "Bearer nobody"}
     assert_refused(alice.request("GET", path("pushers"), headers=stranger), 401, "M_UNKNOWN_TOKEN")
+
+
+# Without the new fields
+
+
+def test_requests_without_the_new_fields_are_answered_as_without_the_module(
+    deployment: Deployment, fresh_deployment: FreshDeployment
+) -> None:
+    """Request by request: status, code, and what both accounts of the phone see afterwards."""
+    servers = [deployment, fresh_deployment(with_module=False)]
+    users = [[server.register(device_id="PHONE") for _ in range(2)] for server in servers]
+    desktops = [
+        server.login(pair[0], "DESKTOP") for server, pair in zip(servers, users, strict=True)
+    ]
+    new = (*ENABLED, *DEVICE_ID, *PROFILE_TAGS, AS_READ)
+
+    def seen(session: Session) -> list[JsonDict]:
+        pushers = [
+            {name: value for name, value in shown.items() if name not in new}
+            for shown in session.get_pushers()
+        ]
+        return sorted(pushers, key=lambda shown: str(shown["pushkey"]))
+
+    key = f"compared-{secrets.token_hex(4)}"
+    bodies: list[tuple[int, JsonDict]] = [
+        (0, pusher(key)),
+        (0, pusher(key, lang="fr", app_display_name="")),
+        (0, pusher(key, profile_tag="phone", device_display_name="é")),
+        (1, pusher(key, append=True)),
+        (0, pusher(key, append=True)),
+        (1, pusher(key, append=False)),
+        (0, pusher(key)),
+        (0, pusher(f"{key}-2", app_id="other")),
+        (0, pusher(key, data={})),
+        (0, pusher(key, data=None)),
+        (0, pusher(key, data={"url": 5})),
+        (0, pusher(key, data={"url": "http://127.0.0.1:1/elsewhere"})),
+        (0, pusher(key, data={"url": NOWHERE, "format": "event_id_only", "x": [1, None]})),
+        (0, pusher("nobody@example.org", kind="email", app_id="m.email", data={})),
+        (0, {"kind": None, "app_id": APP, "pushkey": "never there"}),
+        (1, {"kind": None, "app_id": APP, "pushkey": key}),
+        (0, {"kind": None, "app_id": APP, "pushkey": key}),
+        (0, {"kind": "http", "app_id": APP}),
+        (0, {"kind": None, "pushkey": key}),
+        (0, {}),
+    ]
+    for number, (who, body) in enumerate(bodies):
+        answers = [pair[who].request("POST", SET_PUSHER, body) for pair in users]
+        ours, native = ((one.status, one.errcode) for one in answers)
+        assert ours == native, f"request {number}: {body}"
+        if ours[0] == 200:
+            assert answers[0].json == answers[1].json
+        for account in (0, 1):
+            shown = [seen(pair[account]) for pair in users]
+            assert shown[0] == shown[1], f"after request {number}: {body}"
+
+    for pair in users:
+        pair[0].logout()
+    assert seen(desktops[0]) == seen(desktops[1]) == []
