@@ -7,6 +7,7 @@ from tests.clients.libraries import Action, ClientSession
 from tests.clients.matrix_nio import NioSession
 
 ENABLED = "org.matrix.msc3881.enabled"
+AS_READ = "org.matrix.msc3881.as_read"
 DEVICE_ID = "org.matrix.msc3881.device_id"
 
 SIREN: list[Action] = ["notify", {"set_tweak": "sound", "value": "siren"}]
@@ -30,7 +31,8 @@ def test_one_session_turns_the_pusher_of_another_off_and_on(world: World) -> Non
     world.desktop.set_pusher({**shown, ENABLED: False})
     for session in (world.phone, world.desktop):
         seen = pusher_of(session, "PHONE")
-        assert seen == {**shown, ENABLED: False, "enabled": False}
+        as_read = {**shown[AS_READ], "enabled": False}
+        assert seen == {**shown, ENABLED: False, "enabled": False, AS_READ: as_read}
 
     while_off = world.bob.send(world.room, "while off")
     # The other device's pusher is not touched, and shows that the event was handled.

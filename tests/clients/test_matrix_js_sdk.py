@@ -15,6 +15,7 @@ pytestmark = needs_js_sdk
 
 FLAG = "org.matrix.msc3881"
 ENABLED = "org.matrix.msc3881.enabled"
+AS_READ = "org.matrix.msc3881.as_read"
 
 
 def sessions_of(world: World) -> tuple[JsSession, JsSession]:
@@ -41,7 +42,9 @@ def test_it_finds_the_switch_and_sends_the_whole_pusher_back(
     body = {**shown, ENABLED: False}
     assert desktop.sent() == [{"method": "POST", "path": f"{CLIENT}/pushers/set", "body": body}]
     assert (body["enabled"], body["profile_tags"]) == (True, ["phone", "global"])
-    assert phone.get_pushers() == [{**body, "enabled": False}]
+    # So comes what was read, from which the server knows which name is the change.
+    as_read = {**shown[AS_READ], "enabled": False}
+    assert phone.get_pushers() == [{**body, "enabled": False, AS_READ: as_read}]
 
 
 def test_a_scope_reaches_the_path_as_it_is(
