@@ -147,7 +147,9 @@ class _Shared:
             said = outcome.by
         else:
             said = list(outcome.actions)
-            if said and said not in self._stored:
+            if not self._stored and _is_small(said):
+                self._left -= _SMALL_BYTES  # Nearly always; measuring would take longer.
+            elif said and said not in self._stored:
                 size = len(to_json(said))
                 if size > self._left:
                     said = _in_short(outcome)
@@ -156,6 +158,33 @@ class _Shared:
         earlier = self._stored.index(said) if said and said in self._stored else None
         self._stored.append(said)
         return said if earlier is None else earlier
+
+
+#: What the JSON of small actions takes at most: three tweaks, each of two ASCII texts of up to 16
+#: characters, of which JSON may make six bytes each.
+_SMALL_BYTES = 700
+_SMALL_ACTIONS = 3
+_SMALL_TEXT = 16
+
+
+def _is_small(actions: Sequence[Action]) -> bool:
+    if len(actions) > _SMALL_ACTIONS:
+        return False
+    for action in actions:
+        if isinstance(action, str):
+            if not _is_short(action):
+                return False
+            continue
+        for name, value in action.items():
+            if name not in ("set_tweak", "value") or not (
+                value is True or value is False or (isinstance(value, str) and _is_short(value))
+            ):
+                return False
+    return True
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= _SMALL_TEXT and text.isascii()
 
 
 def _in_short(match: Match) -> list[Action]:

@@ -108,8 +108,10 @@ def _outcomes(cursor: Cursor, user_id: str, row: PushActionRow, report_bad: Repo
         cursor.execute(_RULES, (user_id,))
         rules = [rule for rule in cursor.fetchall() if all(isinstance(part, str) for part in rule)]
         keys = {tag: fingerprint(tag) for tag in {tag for tag, _, _ in rules}}
+        # There may be thousands, which would drive out what the evaluation remembers.
+        fingerprint_of = fingerprint.__wrapped__
         return {
-            (keys[tag], fingerprint(f"{kind}/{rule_id}")): f"{kind}/{rule_id}"
+            (keys[tag], fingerprint_of(f"{kind}/{rule_id}")): f"{kind}/{rule_id}"
             for tag, kind, rule_id in rules
             if keys[tag] in scopes
         }

@@ -110,6 +110,32 @@ def test_each_pusher_is_explained(scene: Scene) -> None:
     assert ordinary["delivery"] == {"state": "not_sent", "reason": "no_match"}
 
 
+def test_a_rule_that_is_gone_or_written_anew(scene: Scene) -> None:
+    bob = scene.bob
+    for name in ("first", "second"):
+        bob.put_rule(name, "override", "things", on_type(THING, SIREN))
+    phone, tablet = scene.device(["first"]), scene.device(["second"])
+    event_id = scene.thing()
+    for device in (phone, tablet):
+        device.wait_for(event_id)
+
+    bob.delete_rule("first", "override", "things")
+    bob.put_rule("second", "override", "things", on_type(THING, SILENT))
+
+    answer = explained(scene, event_id)
+    assert at(answer, phone)["walk"] == [
+        {"profile_tag": "first", "result": "notify", "actions": SIREN}
+    ]
+    assert at(answer, tablet)["walk"] == [
+        {
+            "profile_tag": "second",
+            "result": "notify",
+            "rule": "override/things",
+            "actions": SIREN,
+        }
+    ]
+
+
 def test_what_global_decided_is_told_by_its_actions(scene: Scene) -> None:
     plain = scene.device()
     event_id = scene.message()
