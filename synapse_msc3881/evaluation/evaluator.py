@@ -32,7 +32,13 @@ from synapse_msc3881.evaluation.matching import (
     mark_of,
 )
 from synapse_msc3881.evaluation.prefilter import LOOK_NS, searchable
-from synapse_msc3881.evaluation.spending import FREE_NS, Spending, TooCostlyError
+from synapse_msc3881.evaluation.spending import (
+    ALWAYS_FREE_NS,
+    FREE_NS,
+    FREE_OF_EVENT_NS,
+    Spending,
+    TooCostlyError,
+)
 from synapse_msc3881.evaluation.suppression import (
     Memo,
     Suppression,
@@ -52,11 +58,13 @@ class EventScopes:
         by_user: them.
         evaluation: who evaluates them.
         evaluated: how many were, so far.
+        free_ns: what their patterns may still take for nothing; see `spending`.
     """
 
     by_user: Mapping[str, UserScopes | Failed]
     evaluation: Evaluation
     evaluated: int = 0
+    free_ns: int = FREE_OF_EVENT_NS
 
 
 # Synapse reads the rules, makes the evaluator and stores the actions one after the other in one
@@ -180,7 +188,7 @@ class MeteredRun:
         """Whether work may be done that takes so long, about; if not, it counts as skipped."""
         if not self.is_over:
             self._work += work_ns
-            if self._work <= FREE_NS:
+            if self._work <= FREE_NS and self._is_free(work_ns):
                 return True
             now = self._spending.clock()
             if self._started is None:
@@ -193,10 +201,17 @@ class MeteredRun:
         self.skipped += 1
         return False
 
+    def _is_free(self, work_ns: int) -> bool:
+        if self._work <= ALWAYS_FREE_NS:
+            return True
+        event = self._evaluator.event_scopes
+        event.free_ns -= min(work_ns, self._work - ALWAYS_FREE_NS)
+        return event.free_ns >= 0
+
     def look_at(self, scopes: UserScopes) -> None:
         """Let the user pay for looking at more rules than usual."""
         if not self.is_over:
-            self.may(LOOK_NS * sum(scope.looked_at for scope in scopes.scopes.values()))
+            self.may(LOOK_NS * sum(len(scope.groups) for scope in scopes.scopes.values()))
 
     def settle(self) -> None:
         """Charge the user with what it took."""

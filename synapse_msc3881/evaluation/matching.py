@@ -123,7 +123,7 @@ class RuleGroup:
         if run.is_over:
             run.skipped += 1
             return None
-        if not is_hinted_at(self.hints, text):
+        if not run.may(self.hints.look_ns(text)) or not is_hinted_at(self.hints, text):
             return None
         for needs, rule in zip(self.needs, self.rules, strict=True):
             if not run.may(needs.look_ns(text)):
@@ -215,8 +215,8 @@ class CompiledScope:
 
     @property
     def looked_at(self) -> int:
-        """How many groups of rules have to be looked at for an event."""
-        return len(self.groups)
+        """How many groups of rules, and pieces of text, have to be looked for in an event."""
+        return sum(1 + group.hints.piece_count for group in self.groups)
 
     @property
     def size(self) -> int:

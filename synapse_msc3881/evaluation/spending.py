@@ -7,7 +7,7 @@ are three bounds:
 
 - Of each event, a user's patterns have a **share** that is free and nobody can take away. It is
   counted in work, not in time, so that it is the same on every machine. Ordinary rules never need
-  more, whatever others send.
+  more, whatever others send. Where very many use all of theirs at one event, it is smaller.
 - Who needs more pays by CPU time, and may be a little **in debt**. For whoever is over that, rules
   with patterns do not match until the debt is paid; all others do.
 - What all users together take beyond their shares is bounded in the same way, so that many
@@ -22,6 +22,10 @@ from collections.abc import Callable
 #: What a user's patterns may take of one event for nothing, in nanoseconds as `prefilter`
 #: reckons them.
 FREE_NS = 4_000_000
+
+#: What all users' patterns may take of one event so, and what is left to each user all the same.
+FREE_OF_EVENT_NS = 100_000_000
+ALWAYS_FREE_NS = 1_000_000
 
 #: What a user's device rules may take beyond that, and how much of it is made up for in a second.
 MAX_DEBT_SECONDS = 0.050

@@ -303,14 +303,15 @@ def test_a_corrupt_outcome_goes_by_global(breaking: Deployment, scene: Scene) ->
 # The longest that Synapse allows: some ms each.
 COSTLY_BODY = "loud and clear"
 COSTLY_PATTERN = "a*e*?r" + "?" * 900
+COSTLY_WORD = "clear"
 COSTLY_RULES = 60
 
 
-def test_a_user_whose_rules_cost_too_much_goes_by_global_until_that_is_made_up_for(
+def test_patterns_of_a_user_whose_rules_cost_too_much_do_not_match_until_that_is_made_up_for(
     breaking: Deployment, scene: Scene
 ) -> None:
     scene.bob.put_rule("global", "override", "clear", on_body(COSTLY_BODY, BELL))
-    scene.bob.put_rule("phone", "underride", "clear", on_body(COSTLY_BODY, SIREN))
+    scene.bob.put_rule("phone", "content", "clear", {"pattern": COSTLY_WORD, "actions": SIREN})
     phone = scene.device(["phone", "global"])
     assert sound(phone, scene.message(COSTLY_BODY)) == "siren"
     condition = {"kind": "event_match", "key": "content.body", "pattern": COSTLY_PATTERN}

@@ -72,6 +72,30 @@ class Server:
         actions = evaluator.run(native, *occasion.user())
         return list(actions.stored if isinstance(actions, StagedActions) else actions)
 
+    def runs_for_each_of(
+        self, users: int, rules: Sequence[DeviceRule], occasion: Occasion
+    ) -> list[int]:
+        """How often rules of each user are run for one event, if all have these."""
+        scopes = compile_user(rules, [("phone",)], EXTENSIBLE_OFF.compiler.compile)
+        assert scopes is not None
+        native = _load_rules([], {}, EXTENSIBLE_OFF.experimental)
+        names = [f"@user{n}:example.org" for n in range(users)]
+        event_scopes = EventScopes(dict.fromkeys(names, scopes), self.evaluation)
+        evaluator = ScopedEvaluator(occasion.evaluator(EXTENSIBLE_OFF), occasion.keys, event_scopes)
+        run_native = evaluator.run_native
+        runs: list[int] = []
+
+        def count(compiled: Any, *user: Any) -> Any:
+            runs[-1] += compiled is not native
+            return run_native(compiled, *user)
+
+        evaluator.find_facts(self.evaluation._always)
+        evaluator.run_native = count
+        for name in names:
+            runs.append(0)
+            evaluator.run(native, name, *occasion.user()[1:])
+        return runs
+
     def fallbacks(self) -> float:
         labels = {"reason": "cost", "server_name": self.name}
         return REGISTRY.get_sample_value("synapse_msc3881_fallbacks_total", labels) or 0.0
@@ -174,6 +198,21 @@ def test_an_event_has_its_share_though_others_took_all_there_is() -> None:
     server.evaluate(rules_that_miss(1000))
     assert server.fallbacks() == 1
     assert not server.spending.is_over(USER)
+
+
+def test_many_users_of_one_event_have_a_smaller_share_each() -> None:
+    server = Server(Clock(1000.0), "many.example.org")
+    while server.spending.left("@other:example.org") > 0:
+        server.spending.charge("@other:example.org", 1.0)
+    wild = {**MESSAGE.keys, "type": "m.z.message"}
+    never = {"kind": "room_member_count", "is": "77"}
+    rules = [
+        rule("override", f"{n}", [], [{**EVERYTHING, "pattern": "m*z*"}, never]) for n in range(99)
+    ]
+    runs = server.runs_for_each_of(100, rules, attr.evolve(MESSAGE, keys=wild))
+    assert runs[0] > 5
+    assert sum(runs) < 25 * runs[0] + 100 * 3
+    assert runs[-1] == 2
 
 
 def test_rules_that_are_not_run_cost_nothing() -> None:
