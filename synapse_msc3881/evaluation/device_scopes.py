@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _CHUNKS_IN_DEBT = 1
 
 # How often an event waits for what tells of `global`: others may be about older rules.
-_ATTEMPTS = 3
+_ATTEMPTS = 2
 
 T = TypeVar("T")
 
@@ -53,12 +53,14 @@ T = TypeVar("T")
 class _Load(Generic[T]):
     """What is being made for a user, and several events may wait for."""
 
-    __slots__ = ("_result", "_shared", "next", "user_id")
+    __slots__ = ("_result", "_shared", "is_late", "next", "user_id")
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
         #: What is to be made once this is done, as something changed meanwhile.
         self.next: _Load[T] | None = None
+        #: Whether nobody waits for it any more: it was answered with what there was.
+        self.is_late = False
         self._result: list[T] = []
         self._shared: Shared[None] | None = None
 
@@ -158,7 +160,8 @@ class DeviceScopes:
             load = self._loads[user_id] = _Load(user_id)
             new.append(load)
         elif not self._held.is_read_anew(user_id):
-            load.next = load = load.next or _Load(user_id)
+            load.next = load.next or _Load(user_id)
+            return load if load.is_late else load.next
         return load
 
     def _start(self, loads: list[_Load[Scopes]]) -> None:
@@ -205,8 +208,17 @@ class DeviceScopes:
         self._slices.do(
             compilation.steps(),
             done=partial(self._compiled, load, compilation),
-            late=lambda: load.answer(compilation.so_far() if compilation.is_begun else Failed()),
+            late=partial(self._late, load, compilation),
         )
+
+    def _late(self, load: _Load[Scopes], compilation: Compilation) -> None:
+        so_far = compilation.so_far() if compilation.is_begun else Failed()
+        load.is_late = True
+        load.answer(so_far)
+        if load.next is not None:
+            # Those wait for this one as well.
+            waiting, load.next = load.next, _Load(load.user_id)
+            waiting.answer(so_far)
 
     def _compiled(
         self,
@@ -215,16 +227,23 @@ class DeviceScopes:
         spent: float,
         error: BaseException | None,
     ) -> None:
-        user_id = load.user_id
-        self._debts.charge(user_id, spent)
+        self._debts.charge(load.user_id, spent)
+        try:
+            scopes = self._result(load.user_id, compilation, error)
+        except Exception as bug:  # noqa: BLE001 - whoever waits must not wait for ever
+            scopes = self._failed(load.user_id, bug)
+        self._keep(load, scopes)
+
+    def _result(
+        self, user_id: str, compilation: Compilation, error: BaseException | None
+    ) -> Scopes:
         if error is not None:
-            self._keep(load, self._failed(user_id, error))
-            return
+            return self._failed(user_id, error)
         if compilation.is_cut_short or compilation.is_too_large:
             self._failures.report(Fallback.COST, user_id, TooCostlyError())
         if compilation.is_cut_short:
             self._cut_short.add(user_id)
-        self._keep(load, compilation.so_far())
+        return compilation.so_far()
 
     def _failed(self, user_id: str, error: BaseException) -> Failed:
         self._failures.report(Fallback.COMPILE, user_id, error)

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from synapse_msc3881.cascade.rulesets import DeviceRule
 from synapse_msc3881.evaluation.compile_debts import MAX_DEBT_SECONDS as MAX_COMPILE_DEBT
 from synapse_msc3881.evaluation.compile_debts import REPAID_EACH_SECOND, CompileDebts
-from synapse_msc3881.evaluation.compiling import Chunk, Compiler
+from synapse_msc3881.evaluation.compiling import Chunk, Compilation, Compiler
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.evaluation.held_scopes import Failed, HeldScopes
 from synapse_msc3881.evaluation.matching import UserScopes
@@ -448,6 +448,38 @@ def test_an_event_does_not_wait_for_ever_and_has_what_costs_nothing(process: Pro
     process.finish()
     assert rules_in(process.find(ALICE)[ALICE]) == 9991
     assert len(process.tables.reads) == 1
+
+
+def test_an_event_after_a_change_waits_no_longer_for_the_load_before_it(process: Process) -> None:
+    process.tables.rules[ALICE] = words(9990)
+    before = process.start(ALICE)
+    while not process.compiled:
+        process.turn()
+    process.tables.rules[ALICE] = [in_room("!new")]
+    process.held.invalidate((ALICE,))
+    after = process.start(ALICE)
+    process.turn()
+    assert [event.is_done for event in (before, after)] == [False, False]
+    process.now += MAX_WAIT_SECONDS
+    process.turn()
+    events = (before, after, process.start(ALICE))
+    assert [event.is_done for event in events] == [True, True, True]
+    # What was written holds as soon as it is known.
+    process.finish()
+    assert process.find(ALICE)[ALICE].scopes["phone"].rooms == {"!new": []}
+
+
+def test_a_bug_at_the_end_of_a_load_leaves_nobody_waiting(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Compilation) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Compilation, "so_far", fail)
+    events = [process.start(ALICE) for _ in range(3)]
+    process.finish()
+    assert all(isinstance(event.found[ALICE], Failed) for event in events)
+    assert process.failures == [(Fallback.COMPILE, ALICE)]
 
 
 # --- What it may cost ---------------------------------------------------------------------------
