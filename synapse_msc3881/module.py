@@ -13,6 +13,7 @@ from synapse.module_api import ModuleApi
 from synapse_msc3881 import seams
 from synapse_msc3881.census import Census
 from synapse_msc3881.config import Config, parse_config
+from synapse_msc3881.delivery.positions import Positions
 from synapse_msc3881.delivery.pushers import Pushers
 from synapse_msc3881.delivery.waking import Waking
 from synapse_msc3881.evaluation.compile_debts import CompileDebts
@@ -34,6 +35,7 @@ from synapse_msc3881.rest.versions import VersionsServlet
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.migrations import prepare_tables
 from synapse_msc3881.storage.push_actions import PushActionStore
+from synapse_msc3881.storage.pusher_positions import PusherPositionStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 from synapse_msc3881.storage.stored_counts import StoredCounts
 
@@ -94,11 +96,14 @@ class PusherControl:
         self.push_rules = DevicePushRules(rules, failures)
         census = Census(StoredCounts(api), metrics, api.delayed_background_call)
         push_actions = PushActionStore(hs, api)
-        self.pushers = Pushers(hs, is_main, tags, push_actions, failures, metrics, census)
+        positions = Positions(hs, api, PusherPositionStore(api))
+        self.pushers = Pushers(
+            hs, is_main, tags, push_actions, positions, failures, metrics, census
+        )
 
         _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures, metrics))
         _install_pushers(hs, self.pushers, is_main)
-        _install_waking(hs, Waking(scopes, push_actions))
+        _install_waking(hs, Waking(hs, scopes, push_actions, positions))
         _install_push_rules(hs, self.push_rules)
         seams.register_servlets(_register_servlets)
         if self.config.page.enabled:

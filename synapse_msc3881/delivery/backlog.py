@@ -9,6 +9,7 @@ stored outcome.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import attr
@@ -28,10 +29,7 @@ KEPT = 100
 
 #: What was read within so many seconds, and not handed out yet, is taken to be there still.
 FRESH_SECONDS = 0.5
-_LONG_AGO = 0.0
-
-#: After so many rows without a push the pusher's position is written, to be there at a restart.
-ROWS_PER_POSITION = 1000
+_LONG_AGO = float("-inf")
 
 
 @attr.s(auto_attribs=True, slots=True)
@@ -49,8 +47,16 @@ class DecidedRow:
     read_at: float
 
     @property
+    def was_looked_for(self) -> bool:
+        """Whether it was found unread and there, to be handed out."""
+        return self.read_at == _LONG_AGO
+
+    @property
     def ordering(self) -> int:
         return self.row.stream_ordering
+
+
+_Decided = tuple[PushActionRow, Decision | None]
 
 
 class Backlog:
@@ -58,13 +64,20 @@ class Backlog:
 
     Each row is walked over once: the cost of one more event does not grow with what was dropped
     before, nor with how long a push has been waiting.
+
+    A row comes in one of two ways. `offer` takes those that were read for all users at once, as the
+    events were stored; what it drops costs the pusher nothing. `next` reads what was not offered:
+    from before the start, or what could not be taken then. No row is left between the two: all up
+    to `walked_to` were walked over, and an offer is taken only where it goes on from there.
     """
 
     # There is one for each pusher with profile tags.
     __slots__ = (
         "_failures",
+        "_is_reading",
         "_key",
         "_metrics",
+        "_missed_to",
         "_now",
         "_rows",
         "_tags",
@@ -81,6 +94,7 @@ class Backlog:
         failures: Failures,
         metrics: Metrics,
         now: Callable[[], float],
+        missed_to: int = 0,
     ) -> None:
         """
         Args:
@@ -90,8 +104,12 @@ class Backlog:
             failures: where bad rows are reported.
             metrics: where decisions are counted, each once.
             now: the time in seconds.
+            missed_to: up to where rows may have been offered before this one was there.
         """
         self._metrics = metrics
+        self._missed_to = missed_to
+        # Whether rows are being read: up to where is not known yet.
+        self._is_reading = False
         self._key = key
         self._tags = tags
         self._rows = rows
@@ -104,6 +122,62 @@ class Backlog:
         #: How many rows were dropped since the pusher's position was last written.
         self.dropped = 0
 
+    # --- Offered ---
+
+    def offer(self, rows: Sequence[PushActionRow], after: int, upto: int, missed_to: int) -> bool:
+        """Take the user's rows of some new events, or leave them to `next`.
+
+        Args:
+            rows: all that are up to `upto` and were not offered before; others may be among them.
+            after: up to where the pusher has pushed.
+            upto: the last stream ordering.
+            missed_to: up to where rows were offered to nobody.
+
+        Returns:
+            Whether there is something to push, or to read, so that the pusher has to wake up.
+        """
+        self._forget(after)
+        is_next = self.walked_to >= max(self._missed_to, missed_to)
+        if self._is_reading or not is_next or len(self._waiting) > BATCH:
+            return self.miss(upto)
+        new = [row for row in rows if row.stream_ordering > self.walked_to]
+        new.sort(key=attrgetter("stream_ordering"))
+        decided = [(row, self._decide(row)) for row in new]
+        if not self._takes(decided):
+            return self.miss(upto)
+        self._waiting += self._keep(decided)
+        self.walked_to = max(self.walked_to, upto)
+        return self._has_to_push()
+
+    def miss(self, upto: int) -> bool:
+        """Take none of the rows of some new events: `next` is to read them.
+
+        Returns:
+            True: the pusher has to wake up.
+        """
+        self._missed_to = max(self._missed_to, upto)
+        return True
+
+    def skip(self, after: int, upto: int) -> None:
+        """Note that there is nothing between two stream orderings, the first excluded."""
+        if self.walked_to <= after:
+            self.walked_to = upto
+
+    def position(self, after: int) -> int:
+        """Up to where the pusher is done with all events, `after` at least."""
+        self._forget(after)
+        return self._waiting[0].ordering - 1 if self._waiting else self.walked_to
+
+    def _takes(self, decided: Sequence[_Decided]) -> bool:  # noqa: ARG002 - not all
+        """Whether rows can be taken as they are offered."""
+        return True
+
+    def _has_to_push(self) -> bool:
+        # Whatever waits: a pusher pushes 20 and sleeps until it is woken up again.
+        return bool(self._waiting)
+
+    # --- Read ---
+
     async def next(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
         """What to push now of a range of stream orderings, the first excluded.
 
@@ -115,7 +189,9 @@ class Backlog:
             while len(self._waiting) < limit and self.walked_to < upto:
                 await self._walk_on(upto)
             await self._drop_read_and_gone()
-            if len(self._waiting) >= limit or self.walked_to >= upto:
+            if len(self._waiting) < limit and self.walked_to < upto:
+                continue
+            if all(waiting.was_looked_for for waiting in self._waiting[:limit]):
                 return self._waiting[:limit]
 
     def is_of_a_scope_alone(self, stream_ordering: int) -> bool:
@@ -131,18 +207,21 @@ class Backlog:
         self.walked_to = max(self.walked_to, upto)
 
     async def _walk_on(self, upto: int, *, with_received_ts: bool = False) -> None:
-        """Walk over some rows more, the oldest."""
-        rows = await self._rows.rows(
-            self._key.user_id, self.walked_to, upto, BATCH, with_received_ts=with_received_ts
-        )
-        self._waiting += self._walk(rows)
+        """Read some rows more, the oldest, and walk over them."""
+        self._is_reading = True
+        try:
+            rows = await self._rows.rows(
+                self._key.user_id, self.walked_to, upto, BATCH, with_received_ts=with_received_ts
+            )
+        finally:
+            self._is_reading = False
+        self._waiting += self._keep([(row, self._decide(row)) for row in rows])
         self.walked_to = upto if len(rows) < BATCH else rows[-1].stream_ordering
 
-    def _walk(self, rows: Sequence[PushActionRow], is_first_time: bool = True) -> list[DecidedRow]:
-        """Decide about rows; returns those to push."""
+    def _keep(self, decided: Sequence[_Decided], is_first_time: bool = True) -> list[DecidedRow]:
+        """Count what was decided; returns the rows to push."""
         to_push = []
-        for row in rows:
-            decision = self._decide(row)
+        for row, decision in decided:
             pushes = decision is not None and decision.pushes
             if is_first_time:
                 self._metrics.decided(decision)
@@ -187,6 +266,28 @@ class MailBacklog(Backlog):
         # All rows from here to `walked_to` were counted.
         self._walked_from = 0
 
+    def skip(self, after: int, upto: int) -> None:
+        """Note that there is nothing between two stream orderings, the first excluded."""
+        if self._kept_from is None:
+            self._kept_from = self._walked_from = after
+            self.walked_to = upto
+
+    def position(self, after: int) -> int:
+        """Up to where the pusher is done with all events, `after` at least."""
+        self._forget(after)
+        is_done = not self._waiting and self._kept_from is not None and self._kept_from <= after
+        return self.walked_to if is_done else after
+
+    def _takes(self, decided: Sequence[_Decided]) -> bool:
+        if any(decision is not None and decision.pushes for _, decision in decided):
+            return False  # It is read again, with the time at which it was received.
+        if self._kept_from is None:  # Nothing was before the first that is offered.
+            self._kept_from = self._walked_from = self.walked_to
+        return True
+
+    def _has_to_push(self) -> bool:
+        return False  # What waits for its time has a timer.
+
     async def next(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
         """What to mail now of a range of stream orderings, the first excluded.
 
@@ -196,16 +297,18 @@ class MailBacklog(Backlog):
         if self._kept_from is None:  # Nothing was walked over yet: begin at the newest.
             self._kept_from = self._walked_from = self.walked_to = upto
         self._forget(after)
-        while self.walked_to < upto:
-            await self._walk_on(upto, with_received_ts=True)
-            if len(self._waiting) > KEPT:
-                self._kept_from = self._waiting[-KEPT - 1].ordering
-                self._waiting = self._waiting[-KEPT:]
         while True:
+            # Where there is nothing to mail, Synapse takes all to be done that came meanwhile, too.
+            while self.walked_to < (newest := max(upto, self._missed_to)):
+                await self._walk_on(newest, with_received_ts=True)
+                if len(self._waiting) > KEPT:
+                    self._kept_from = self._waiting[-KEPT - 1].ordering
+                    self._waiting = self._waiting[-KEPT:]
             await self._drop_read_and_gone()
-            if len(self._waiting) >= limit or self._kept_from <= after:
+            if len(self._waiting) < limit and self._kept_from > after:
+                self._kept_from = await self._walk_back(after, self._kept_from)
+            elif self.walked_to >= self._missed_to:
                 return self._waiting[-limit:]
-            self._kept_from = await self._walk_back(after, self._kept_from)
 
     async def _walk_back(self, after: int, upto: int) -> int:
         """Walk over some older rows; returns up to where rows were not."""
@@ -215,7 +318,10 @@ class MailBacklog(Backlog):
         rows.reverse()
         seen = [row for row in rows if row.stream_ordering > self._walked_from]
         unseen = [row for row in rows if row.stream_ordering <= self._walked_from]
-        older = [*self._walk(unseen), *self._walk(seen, is_first_time=False)]
+        older = [
+            *self._keep([(row, self._decide(row)) for row in unseen]),
+            *self._keep([(row, self._decide(row)) for row in seen], is_first_time=False),
+        ]
         self._waiting = [*older, *self._waiting]
         reached = after if len(rows) < BATCH else rows[0].stream_ordering - 1
         self._walked_from = min(self._walked_from, reached)
@@ -225,18 +331,26 @@ class MailBacklog(Backlog):
 class PusherStore:
     """Synapse's store, as a pusher with profile tags sees it."""
 
-    __slots__ = ("_backlog", "_pusher", "_store")
+    __slots__ = ("_note_position", "_pusher", "_store", "backlog")
 
-    def __init__(self, store: Any, pusher: seams.Pusher, backlog: Backlog) -> None:
+    def __init__(
+        self,
+        store: Any,
+        pusher: seams.Pusher,
+        backlog: Backlog,
+        note_position: Callable[[seams.Pusher, Backlog], None],
+    ) -> None:
         """
         Args:
             store: Synapse's store.
             pusher: whose store this becomes.
             backlog: decides what to push.
+            note_position: called where the pusher found nothing to push.
         """
         self._store = store
         self._pusher = pusher
-        self._backlog = backlog
+        self._note_position = note_position
+        self.backlog = backlog
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -249,9 +363,9 @@ class PusherStore:
         limit: int = 20,
     ) -> list[seams.HttpPushAction]:
         """What an http pusher has to push, oldest first."""
-        waiting = await self._backlog.next(min_stream_ordering, max_stream_ordering, limit)
+        waiting = await self.backlog.next(min_stream_ordering, max_stream_ordering, limit)
         if not waiting:
-            await self._write_position()
+            self._note_position(self._pusher, self.backlog)
         return [
             seams.HttpPushAction(
                 event_id=decided.row.event_id,
@@ -270,7 +384,7 @@ class PusherStore:
         limit: int = 20,
     ) -> list[seams.EmailPushAction]:
         """What an email pusher has to push, newest first."""
-        waiting = await self._backlog.next(min_stream_ordering, max_stream_ordering, limit)
+        waiting = await self.backlog.next(min_stream_ordering, max_stream_ordering, limit)
         waiting = sorted(waiting, key=lambda decided: decided.row.received_ts or 0, reverse=True)
         return [
             seams.EmailPushAction(
@@ -292,7 +406,7 @@ class PusherStore:
         last_success: int,
     ) -> bool:
         """Write that all up to here is pushed."""
-        if self._backlog.is_of_a_scope_alone(last_stream_ordering):
+        if self.backlog.is_of_a_scope_alone(last_stream_ordering):
             # The count is as before. Without this the next receipt would say so to nobody, and the
             # notification would stay on the phone.
             seams.forget_badge(self._pusher)
@@ -301,17 +415,8 @@ class PusherStore:
         )
         return still_exists
 
-    async def _write_position(self) -> None:
-        """Write how far the pusher came, once it has dropped enough to matter at a restart."""
-        backlog, pusher = self._backlog, self._pusher
-        if backlog.dropped < ROWS_PER_POSITION:
-            return
-        backlog.dropped = 0
-        try:
-            # By the pusher's store, which is another one if it was stopped meanwhile.
-            await pusher.store.update_pusher_last_stream_ordering(
-                pusher.app_id, pusher.pushkey, pusher.user_id, backlog.walked_to
-            )
-        except seams.StoreError:
-            return  # The pusher was removed meanwhile.
-        pusher.last_stream_ordering = backlog.walked_to
+
+def backlog_of(pusher: seams.Pusher) -> Backlog | None:
+    """The backlog of a running pusher with profile tags; None for one without."""
+    store: object = pusher.store
+    return store.backlog if isinstance(store, PusherStore) else None

@@ -16,6 +16,7 @@ from synapse.module_api.errors import Codes, SynapseError
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.delivery.backlog import Backlog, MailBacklog, PusherStore
+from synapse_msc3881.delivery.positions import Positions
 from synapse_msc3881.delivery.starting import PusherStart
 from synapse_msc3881.delivery.stopping import Stop
 from synapse_msc3881.failures import Failures
@@ -100,6 +101,7 @@ class Pushers:
         is_main: bool,
         tags: PusherTagStore,
         push_actions: PushActionStore,
+        positions: Positions,
         failures: Failures,
         metrics: Metrics,
         census: Census,
@@ -112,9 +114,9 @@ class Pushers:
         self._queue = seams.make_linearizer(hs, "msc3881_pusher")
         self._tags = tags
         self._push_actions = push_actions
+        self._positions = positions
         self._failures = failures
         self._start = PusherStart()
-        self._now = time.time
 
     # --- Set and removed ---
 
@@ -316,9 +318,18 @@ class Pushers:
             key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
             make_backlog = MailBacklog if isinstance(pusher, seams.EmailPusher) else Backlog
             backlog = make_backlog(
-                key, tags, self._push_actions, self._failures, self._metrics, self._now
+                key,
+                tags,
+                self._push_actions,
+                self._failures,
+                self._metrics,
+                time.monotonic,
+                # Synapse takes it among the running ones at once: what comes later is offered.
+                missed_to=pusher.max_stream_ordering,
             )
-            pusher.store = PusherStore(pusher.store, pusher, backlog)  # type: ignore[assignment]
+            pusher.store = PusherStore(  # type: ignore[assignment]
+                pusher.store, pusher, backlog, self._positions.note
+            )
         return pusher
 
     def _running(self, pusher: seams.Pusher) -> seams.Pusher | None:

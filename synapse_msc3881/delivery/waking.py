@@ -1,25 +1,56 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Whose pushers wake up when events were stored, or when a pusher starts (specification 5)."""
+"""Whose pushers wake up when events were stored, or when a pusher starts (specification 5).
+
+Synapse asks for each batch of new events whose pushers to wake up, in one statement. Ours brings
+the rows as well, and the running pushers of each user walk their tags over them at once, in memory:
+who pushes nothing is not woken up, and whoever is woken up has the row already.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
+from synapse_msc3881 import seams
+from synapse_msc3881.delivery.backlog import backlog_of
+from synapse_msc3881.delivery.positions import Positions
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
-from synapse_msc3881.storage.push_actions import PushActionStore
+from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+
+#: Of more rows than this at once only the users are asked for, and the pushers read their own.
+MAX_ROWS = 10_000
 
 
 class Waking:
     """The module's part in waking up the pushers of one homeserver."""
 
-    def __init__(self, scopes: DeviceScopes, push_actions: PushActionStore) -> None:
+    def __init__(
+        self,
+        hs: HomeServer,
+        scopes: DeviceScopes,
+        push_actions: PushActionStore,
+        positions: Positions,
+    ) -> None:
         """
         Args:
+            hs: the homeserver.
             scopes: knows whose pushers have profile tags.
             push_actions: what was decided for users.
+            positions: writes where pushers stand that are not woken up.
         """
+        self._hs = hs
         self._scopes = scopes
         self._push_actions = push_actions
+        self._positions = positions
+        # The questions under way, the earliest first, each by its last stream ordering.
+        self._asked: list[_Question] = []
+        # Up to here, users were told whom it concerned.
+        self._answered_to = 0
+        # Up to here, rows may have been offered to no pusher.
+        self._missed_to = 0
 
     async def users_to_wake(
         self,
@@ -29,8 +60,21 @@ class Waking:
     ) -> Iterable[str]:
         """Wrap the question whose pushers to wake up."""
         if not self._scopes.users:
+            self._missed_to = max(self._missed_to, max_stream_ordering)
             return await native(min_stream_ordering, max_stream_ordering)
-        return await self._push_actions.users_to_wake(min_stream_ordering, max_stream_ordering)
+        # Synapse asks about the last event of the time before once more.
+        after = min_stream_ordering - (min_stream_ordering > self._answered_to)
+        question = _Question()
+        self._asked.append(question)
+        try:
+            users = await self._users_to_wake(after, max_stream_ordering, question)
+        except Exception:
+            self._missed_to = max(self._missed_to, max_stream_ordering)
+            raise
+        finally:
+            self._asked.remove(question)
+        self._answered_to = max(self._answered_to, max_stream_ordering)
+        return users
 
     async def may_have_push(
         self, native: Callable[[str, int], Awaitable[bool]], user_id: str, min_stream_ordering: int
@@ -38,4 +82,54 @@ class Waking:
         """Wrap the question whether a starting pusher may have something to push."""
         if user_id not in self._scopes.users:
             return await native(user_id, min_stream_ordering)
-        return await self._push_actions.has_any(user_id, min_stream_ordering)
+        # What is stored later is offered to them.
+        upto = {
+            backlog: pusher.max_stream_ordering
+            for pusher in seams.running_pushers(self._hs, user_id)
+            if pusher.last_stream_ordering >= min_stream_ordering
+            and (backlog := backlog_of(pusher)) is not None
+        }
+        may_have = await self._push_actions.has_any(user_id, min_stream_ordering)
+        if not may_have:
+            for backlog, ordering in upto.items():
+                backlog.skip(min_stream_ordering, ordering)
+        return may_have
+
+    async def _users_to_wake(self, after: int, upto: int, question: _Question) -> list[str]:
+        rows = await self._push_actions.rows_of_all(after, upto, MAX_ROWS)
+        if rows is None:
+            users = await self._push_actions.users_to_wake(after + 1, upto)
+            return [user_id for user_id in users if self._miss(user_id, upto)]
+        by_user: dict[str, list[PushActionRow]] = {}
+        for user_id, row in rows:
+            by_user.setdefault(user_id, []).append(row)
+        if self._asked[0] is not question:
+            # The rows of an earlier one are not known yet, so these would not be the next ones.
+            return [user_id for user_id in by_user if self._miss(user_id, upto)]
+        return [
+            user_id for user_id, of_user in by_user.items() if self._offer(user_id, of_user, upto)
+        ]
+
+    def _offer(self, user_id: str, rows: Sequence[PushActionRow], upto: int) -> bool:
+        """Offer a user's rows to the running pushers; returns whether any has to wake up."""
+        wakes = False
+        for pusher in seams.running_pushers(self._hs, user_id):
+            backlog = backlog_of(pusher)
+            if backlog is None:
+                wakes = wakes or any(row.notif for row in rows)
+                continue
+            wakes = backlog.offer(rows, pusher.last_stream_ordering, upto, self._missed_to) or wakes
+            self._positions.note(pusher, backlog)
+        return wakes
+
+    def _miss(self, user_id: str, upto: int) -> bool:
+        """Have a user's running pushers read their rows; returns whether there are any."""
+        pushers = list(seams.running_pushers(self._hs, user_id))
+        for pusher in pushers:
+            if (backlog := backlog_of(pusher)) is not None:
+                backlog.miss(upto)
+        return bool(pushers)
+
+
+class _Question:
+    """Stands for one question whose pushers to wake up."""

@@ -70,7 +70,7 @@ try:
         default_overrides,
         wrap_evaluators,
     )
-    from synapse_msc3881.seams.homeserver import main_store, make_linearizer
+    from synapse_msc3881.seams.homeserver import before_shutdown, main_store, make_linearizer
     from synapse_msc3881.seams.oauth import OAuthDiscovery, oauth_discovery
     from synapse_msc3881.seams.push_actions import (
         EmailPushAction,
@@ -99,11 +99,13 @@ try:
         PusherConfigException,
         PusherPool,
         StoreError,
+        all_running_pushers,
         canonicalise_email,
         forget_badge,
         is_logged_in,
         pushers_of,
         running_pusher,
+        running_pushers,
         tell_other_processes,
         wrap_pusher_types,
     )
@@ -150,7 +152,9 @@ __all__ = [
     "Table",
     "UnrecognizedRequestError",
     "VersionsRestServlet",
+    "all_running_pushers",
     "assert_params_in_dict",
+    "before_shutdown",
     "canonicalise_email",
     "client_patterns",
     "connection_of_this_thread",
@@ -188,6 +192,7 @@ __all__ = [
     "rule_from_request",
     "rule_spec",
     "running_pusher",
+    "running_pushers",
     "tell_other_processes",
     "verify",
     "verify_tables",

@@ -61,6 +61,11 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("sql",),
     ),
     Seam(
+        "synapse.storage.database:LoggingTransaction.execute_batch",
+        "runs a statement with each of several lists of parameters",
+        parameters=("sql", "args"),
+    ),
+    Seam(
         "synapse.storage.database:DatabasePool.runInteraction",
         "runs a function with a transaction first among its arguments, again where the database "
         "says so; db_autocommit=False makes it one transaction",

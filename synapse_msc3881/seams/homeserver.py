@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from synapse.metrics import background_process_metrics
 from synapse.util.async_helpers import Linearizer
 
 from synapse_msc3881.seams.declaring import Seam
@@ -19,6 +21,17 @@ SEAMS: tuple[Seam, ...] = (
     Seam("synapse.storage.databases:Databases", "`main` is the store", attributes=("main",)),
     Seam("synapse.server:HomeServer.get_clock", "the clock that Synapse's tools ask for"),
     Seam("synapse.server:HomeServer.get_instance_name", "the process's name"),
+    Seam("synapse.server:HomeServer.get_reactor", "Twisted's reactor"),
+    Seam(
+        "twisted.internet.base:ReactorBase.addSystemEventTrigger",
+        "what is to be done before a shutdown is waited for",
+        parameters=("phase", "eventType", "callable"),
+    ),
+    Seam(
+        "synapse.metrics.background_process_metrics:run_as_background_process",
+        "runs a function in a logging context of its own; newer ones want that of the homeserver",
+        parameters=("desc", "func"),
+    ),
     Seam(
         "synapse.util.async_helpers:Linearizer",
         "one at a time for each key; since 1.140 it wants the clock, which older ones take too",
@@ -39,6 +52,14 @@ SEAMS: tuple[Seam, ...] = (
 def main_store(hs: HomeServer) -> Any:
     """Synapse's store, which has all that is read from and written to the database."""
     return hs.get_datastores().main
+
+
+def before_shutdown(hs: HomeServer, name: str, function: Callable[[], Awaitable[None]]) -> None:
+    """Have something done when the process is told to stop, which waits for it."""
+    newer = getattr(hs, "run_as_background_process", None)
+    run: Any = newer or background_process_metrics.run_as_background_process
+    reactor: Any = hs.get_reactor()
+    reactor.addSystemEventTrigger("before", "shutdown", run, name, function)
 
 
 def make_linearizer(hs: HomeServer, name: str) -> Linearizer:

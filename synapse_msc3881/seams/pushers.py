@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from synapse.api.errors import StoreError
@@ -40,11 +40,13 @@ __all__ = [
     "PusherConfigException",
     "PusherPool",
     "StoreError",
+    "all_running_pushers",
     "canonicalise_email",
     "forget_badge",
     "is_logged_in",
     "pushers_of",
     "running_pusher",
+    "running_pushers",
     "tell_other_processes",
     "wrap_pusher_types",
 ]
@@ -168,7 +170,14 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "synapse.push:Pusher",
         "a running pusher; reads and writes through `store`, which it looks up each time",
-        attributes=("user_id", "app_id", "pushkey", "store", "last_stream_ordering"),
+        attributes=(
+            "user_id",
+            "app_id",
+            "pushkey",
+            "store",
+            "last_stream_ordering",
+            "max_stream_ordering",
+        ),
     ),
     Seam(
         "synapse.push.httppusher:HttpPusher",
@@ -248,6 +257,18 @@ def wrap_pusher_types(hs: HomeServer, wrapper: Callable[[Pusher, PusherConfig], 
 
     for kind, make in list(types.items()):
         types[kind] = wrap_type(make)
+
+
+def running_pushers(hs: HomeServer, user_id: str) -> Collection[Pusher]:
+    """The running pushers of a user in this process."""
+    pushers: Collection[Pusher] = hs.get_pusherpool().pushers.get(user_id, {}).values()
+    return pushers
+
+
+def all_running_pushers(hs: HomeServer) -> Iterator[Pusher]:
+    """All pushers that run in this process."""
+    for of_user in list(hs.get_pusherpool().pushers.values()):
+        yield from list(of_user.values())
 
 
 def running_pusher(hs: HomeServer, user_id: str, app_id: str, pushkey: str) -> Pusher | None:

@@ -36,7 +36,7 @@ class PushActionRow:
     actions: str  # as stored: JSON, or shortened by Synapse
     highlight: bool
     notif: bool
-    received_ts: int | None  # milliseconds; only read for e-mail
+    received_ts: int | None = None  # milliseconds; only read for e-mail
 
     def outcomes(self, report_bad: Callable[[Exception], None]) -> Outcomes:
         """What the row says of the user's scopes.
@@ -72,6 +72,32 @@ class PushActionStore:
             return [user_id for (user_id,) in txn]
 
         return await self._api.run_db_interaction("msc3881_users_to_wake", users_txn)
+
+    async def rows_of_all(
+        self, after: int, upto: int, limit: int
+    ) -> list[tuple[str, PushActionRow]] | None:
+        """The rows of all users in a range of stream orderings, the first excluded.
+
+        Args:
+            after: the stream ordering before the first.
+            upto: the last stream ordering.
+            limit: how many rows at most.
+
+        Returns:
+            Each user with the row, in no certain order; None where there are more than `limit`.
+        """
+
+        def rows_txn(txn: LoggingTransaction) -> list[tuple[str, PushActionRow]] | None:
+            txn.execute(
+                "SELECT user_id, event_id, room_id, thread_id, stream_ordering, actions,"
+                " highlight, notif FROM event_push_actions"
+                f" WHERE stream_ordering > ? AND stream_ordering <= ? AND {_RELEVANT} LIMIT ?",
+                (after, upto, limit + 1),
+            )
+            rows = [(user_id, PushActionRow(*row)) for user_id, *row in txn]
+            return rows if len(rows) <= limit else None
+
+        return await self._api.run_db_interaction("msc3881_push_actions_of_all", rows_txn)
 
     async def has_any(self, user_id: str, after: int) -> bool:
         """Whether a user may have something to push after a stream ordering."""

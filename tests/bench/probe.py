@@ -32,6 +32,7 @@ import synapse_msc3881
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.outcomes import MARK
 from synapse_msc3881.cascade.rulesets import DeviceRule
+from synapse_msc3881.delivery.backlog import backlog_of
 from synapse_msc3881.evaluation.compiling import compile_user
 from synapse_msc3881.evaluation.held_scopes import HeldScopes
 from synapse_msc3881.seams import RuleCompiler
@@ -376,11 +377,9 @@ def _short(path: str | None) -> str:
 def _position(pusher: Any) -> int:
     """Up to where a pusher has dealt with the event stream."""
     position: int = pusher.last_stream_ordering
-    backlog = getattr(pusher.store, "_backlog", None)
+    backlog = backlog_of(pusher)
     # What it has decided to push and has not pushed is not dealt with.
-    if backlog is None or any(each.row.stream_ordering > position for each in backlog._waiting):
-        return position
-    return max(position, int(backlog.walked_to))
+    return position if backlog is None else backlog.position(position)
 
 
 def _device_rules(kind: str, count: int, tag: str, owner: str) -> Iterator[DeviceRule]:

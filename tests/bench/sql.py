@@ -18,7 +18,7 @@ from tests.bench.population import Population, Room, RoomPlan, pushkey
 from tests.bench.results import Count
 from tests.bench.servers import Server, Workshop
 from tests.bench.sizes import Size
-from tests.bench.variants import IDLE, USED, VANILLA, Variant, content
+from tests.bench.variants import ALL_MUTED, IDLE, USED, VANILLA, Variant, content
 
 #: The number of pushers of the room in which statements are counted.
 PUSHERS = 3
@@ -32,6 +32,8 @@ PYTHON, C = "Python calls", "C calls"
 
 #: Nobody in the room uses the module, others on the server do.
 ELSEWHERE = Variant("only others use it")
+#: The pushers of the room are switched off, others on the server are not.
+OFF = Variant("vanilla, pushers off", with_module=False)
 
 # By the logging context that a statement runs for: sending and persisting, and pushing.
 _PATHS = {
@@ -58,37 +60,47 @@ def count(workshop: Workshop, kind: str, using: Sequence[Variant] = USED) -> lis
     """Count in each variant, on one database.
 
     Returns:
-        For `VANILLA`, `IDLE`, `ELSEWHERE` and each of those `using` the module: the statements of
-        one message in a room with `PUSHERS` pushers. For the first three, the calls in rooms of
-        `FEW` and `MANY` members.
+        For `VANILLA`, `OFF`, `IDLE`, `ELSEWHERE` and each of those `using` the module: the
+        statements of one message in a room with `PUSHERS` pushers; for `OFF` and `ALL_MUTED` also
+        in one of `MANY` members. For `VANILLA`, `IDLE` and `ELSEWHERE`, the calls in rooms of `FEW`
+        and `MANY` members.
     """
     used = (ELSEWHERE, *using)
-    rooms = [(variant, PUSHERS + 1) for variant in used] + [(ELSEWHERE, FEW), (ELSEWHERE, MANY)]
+    sizes = (PUSHERS + 1, MANY)
+    rooms = [(variant, PUSHERS + 1) for variant in used]
+    rooms += [(ELSEWHERE, FEW), (ELSEWHERE, MANY), (ALL_MUTED, MANY)]
+    rooms += [(OFF, members) for members in sizes]
     plans = [RoomPlan(_room(variant, members), members) for variant, members in rooms]
     population = workshop.populate(kind, plans)
     per_room = {_room(variant, members): variant for variant, members in rooms}
     found = []
     with Gateway() as gateway:
-        for server_variant, variants in ((VANILLA, [ELSEWHERE]), (IDLE, [ELSEWHERE]), (IDLE, used)):
+        for server_variant, variants in (
+            (VANILLA, [ELSEWHERE, OFF]),
+            (IDLE, [ELSEWHERE]),
+            (IDLE, used),
+        ):
             with workshop.serve(
                 population,
                 server_variant,
                 per_room=per_room if variants is used else None,
                 gateway=gateway.url,
+                off=[_room(OFF, members) for members in sizes],
                 count_statements=True,
             ) as server:
                 for variant in variants:
-                    name = variant.name if variants is used else server_variant.name
-                    is_silent = variants is used and variant.is_silent
-                    found += [
-                        Count(kind, PUSHERS + 1, name, quantity, number)
-                        for quantity, number in _statements(
-                            population.rooms[_room(variant, PUSHERS + 1)],
-                            server,
-                            gateway,
-                            is_silent,
-                        ).items()
-                    ]
+                    is_server = variants is not used and variant is ELSEWHERE
+                    name = server_variant.name if is_server else variant.name
+                    for members in sizes:
+                        if members == MANY and variant not in (OFF, ALL_MUTED):
+                            continue
+                        room = population.rooms[_room(variant, members)]
+                        found += [
+                            Count(kind, members, name, quantity, number)
+                            for quantity, number in _statements(
+                                room, server, gateway, variant
+                            ).items()
+                        ]
                     if variant is ELSEWHERE:
                         found += _calls(population, server, kind, name)
                     workshop.say(f"counted on {kind}: {name}")
@@ -99,14 +111,14 @@ def _room(variant: Variant, members: int) -> str:
     return f"{variant.name}, {members} members"
 
 
-def _statements(room: Room, server: Server, gateway: Gateway, is_silent: bool) -> dict[str, int]:
+def _statements(room: Room, server: Server, gateway: Gateway, variant: Variant) -> dict[str, int]:
     """The statements of a message, by what they are for."""
     # The first one fills caches.
-    _send(room, server, gateway, is_silent)
+    _send(room, server, gateway, variant)
     batches = []
     for _ in range(_MESSAGES):
         before = statements_so_far(server)
-        _send(room, server, gateway, is_silent)
+        _send(room, server, gateway, variant)
         batches.append(statements_so_far(server) - before)
     counts = functools.reduce(operator.and_, batches)
     sums = dict.fromkeys((EVENT, PUSHES, OURS), 0)
@@ -119,13 +131,15 @@ def _statements(room: Room, server: Server, gateway: Gateway, is_silent: bool) -
     return sums
 
 
-def _send(room: Room, server: Server, gateway: Gateway, is_silent: bool) -> None:
+def _send(room: Room, server: Server, gateway: Gateway, variant: Variant) -> None:
     """Send a message, and wait until it is pushed, or dropped, and all else is done."""
     gateway.clear()
     event_id = server.sender.send(room.room_id, content())
     server.rest()
-    server.wait_for_pushers(room.members)
+    if variant is not OFF:
+        server.wait_for_pushers(room.members)
     pushed = sorted(push.pushkey for push in gateway.pushes() if push.event_id == event_id)
+    is_silent = variant is OFF or (server.variant.with_module and variant.is_silent)
     assert pushed == ([] if is_silent else sorted(map(pushkey, room.members)))
 
 
@@ -182,11 +196,14 @@ def calls_of(counts: Sequence[Count], kind: str, variant: str, quantity: str) ->
     return Calls(by_members[FEW] - per_member * (FEW - 1), per_member)
 
 
-def statements_of(counts: Sequence[Count], kind: str, variant: str, quantity: str) -> int:
+def statements_of(
+    counts: Sequence[Count], kind: str, variant: str, quantity: str, members: int = PUSHERS + 1
+) -> int:
     """How many statements of that kind a message costs in a variant."""
     (value,) = (
         count.value
         for count in counts
-        if (count.where, count.variant, count.quantity) == (kind, variant, quantity)
+        if (count.where, count.members, count.variant, count.quantity)
+        == (kind, members, variant, quantity)
     )
     return value

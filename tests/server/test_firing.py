@@ -157,6 +157,89 @@ def test_a_pusher_that_was_off_the_air_walks_its_tags_at_the_restart(
     assert (stored["enabled"], stored["profile_tags"]) == (False, ["phone"])
 
 
+def test_a_pusher_that_sleeps_through_what_it_drops_wakes_up_for_what_it_pushes(
+    scene: Scene,
+) -> None:
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SILENT))
+    for scope in ("phone", "loud"):
+        scene.bob.put_rule(scope, "override", "alarm", on_body("alarm", SIREN))
+    tags = ["phone", "global"]
+    # Two of one user, one of which pushes; and one without tags, which pushes all.
+    phone, tablet, other = scene.device(tags), scene.device(["tablet", "global"]), scene.device()
+    alarms: list[str] = []
+    all_of_them: list[str] = []
+
+    def drop_and_ring(rings: bool = True) -> None:
+        messages = [scene.message(f"Number {number}") for number in range(3)]
+        alarm = scene.message("alarm")
+        alarms.extend([alarm] if rings else [])
+        all_of_them.extend([*messages, alarm])
+        for pusher in (phone, other, tablet) if rings else (other, tablet):
+            pusher.wait_for(alarm)
+
+    drop_and_ring()
+    disable(phone, tags)
+    drop_and_ring(rings=False)
+    phone.set(profile_tags=tags)
+    drop_and_ring()
+    phone.set(profile_tags=tags)  # The same again.
+    drop_and_ring()
+    phone.set(profile_tags=["loud"])
+    drop_and_ring()
+    phone.set(profile_tags=tags)
+    drop_and_ring()
+
+    assert phone.event_ids() == alarms
+    assert other.event_ids() == tablet.event_ids() == all_of_them
+
+
+def test_a_burst_that_comes_while_a_push_is_under_way_is_pushed_after_it(scene: Scene) -> None:
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SILENT))
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    phone = scene.device(["phone", "global"])
+    scene.gateway.behave(phone.pushkey, Behaviour.HANG)
+    first = scene.message("alarm")
+    phone.wait_for(first)
+    alarms = []
+    # More than a pusher takes at once, and than it is handed while it does not push.
+    for _ in range(125):
+        alarms.append(scene.message("alarm"))
+        scene.message("dropped")
+    read, redacted = alarms.pop(3), alarms.pop(-3)
+    scene.alice.redact(scene.room, redacted)
+    scene.deployment.sql("DELETE FROM event_push_actions WHERE event_id = ?", [read])
+
+    scene.gateway.release(phone.pushkey)
+
+    def are_all_pushed() -> bool:
+        # A pusher takes 20 at once, and goes on when something wakes it up, here as in Synapse.
+        scene.message("dropped")
+        return phone.event_ids()[-1] == alarms[-1]
+
+    wait_until(are_all_pushed, "all alarms")
+    assert phone.event_ids() == [first, *alarms]
+
+
+def test_a_pusher_that_dropped_all_starts_as_one_that_had_nothing_to_drop(
+    own_deployment: Deployment, gateway: Gateway
+) -> None:
+    deployment = own_deployment
+    scene = make_scene(deployment, gateway)
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SILENT))
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    phone, native = scene.device(["phone", "global"]), scene.device()
+    last = [scene.message() for _ in range(30)][-1]
+    native.wait_for(last)
+    assert position(deployment, phone) < stream_ordering(deployment, last)
+
+    deployment.restart()
+
+    assert position(deployment, phone) >= stream_ordering(deployment, last)
+    alarm = scene.message("alarm")
+    phone.wait_for(alarm)
+    assert phone.event_ids() == [alarm]
+
+
 # --- Stopping and starting ----------------------------------------------------------------------
 
 TAGS = pytest.mark.parametrize("tags", [["global"], ["phone", "global"]], ids=",".join)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Where pushers stand that drop what they find: written now and then, and before the end.
+
+Synapse writes a pusher's position as it pushes. One that drops everything never gets there, and at
+a restart would begin far behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from synapse.module_api import ModuleApi
+
+from synapse_msc3881 import seams
+from synapse_msc3881.delivery.backlog import Backlog, backlog_of
+from synapse_msc3881.storage.pusher_positions import PusherPosition, PusherPositionStore
+from synapse_msc3881.storage.pusher_tags import PusherKey
+
+if TYPE_CHECKING:
+    from synapse.server import HomeServer
+
+#: After so many dropped rows a position is written. A restart walks over fewer than that again.
+ROWS_PER_POSITION = 1000
+
+# The pushers of a room come there together: one transaction for them.
+_DELAY_MS = 1000
+_BATCH = 500
+
+# At the end of the process, this is how many are written. Writing takes it milliseconds for each
+# hundred, and whoever stops a server waits.
+_MOST_AT_THE_END = 50_000
+
+
+class Positions:
+    """Writes the positions of the pushers of one process."""
+
+    def __init__(self, hs: HomeServer, api: ModuleApi, store: PusherPositionStore) -> None:
+        self._hs = hs
+        self._api = api
+        self._store = store
+        self._due: dict[seams.Pusher, Backlog] = {}
+        seams.before_shutdown(hs, "msc3881_write_positions", self.write_all)
+
+    def note(self, pusher: seams.Pusher, backlog: Backlog) -> None:
+        """Have a pusher's position written soon, if it dropped enough since the last time."""
+        if backlog.dropped < ROWS_PER_POSITION or pusher in self._due:
+            return
+        if not self._due:
+            self._api.delayed_background_call(
+                _DELAY_MS, self._write_due, desc="msc3881_write_positions"
+            )
+        self._due[pusher] = backlog
+
+    async def write_all(self) -> None:
+        """Write the positions of all running pushers that dropped something."""
+        dropped = [
+            (pusher, backlog)
+            for pusher in seams.all_running_pushers(self._hs)
+            if (backlog := backlog_of(pusher)) is not None and backlog.dropped
+        ]
+        await self._write(dropped[:_MOST_AT_THE_END])
+
+    async def _write_due(self) -> None:
+        due, self._due = self._due, {}
+        await self._write(due.items())
+
+    async def _write(self, due: Iterable[tuple[seams.Pusher, Backlog]]) -> None:
+        remaining = [(pusher, backlog) for pusher, backlog in due if self._is_running(pusher)]
+        while remaining:
+            batch, remaining = remaining[:_BATCH], remaining[_BATCH:]
+            await self._write_batch(batch)
+
+    async def _write_batch(self, batch: Collection[tuple[seams.Pusher, Backlog]]) -> None:
+        positions = []
+        for pusher, backlog in batch:
+            key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
+            reached = backlog.position(pusher.last_stream_ordering)
+            positions.append(PusherPosition(key, reached))
+            backlog.dropped = 0
+        await self._store.move(positions)
+        for (pusher, _), position in zip(batch, positions, strict=True):
+            # It may have pushed meanwhile.
+            pusher.last_stream_ordering = max(pusher.last_stream_ordering, position.reached)
+
+    def _is_running(self, pusher: seams.Pusher) -> bool:
+        running = seams.running_pusher(self._hs, pusher.user_id, pusher.app_id, pusher.pushkey)
+        return running is pusher
