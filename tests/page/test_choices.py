@@ -9,6 +9,7 @@ from demo.client import JsonDict, Session
 from demo.gateway import Gateway
 from tests.page.conftest import PageServer, SignedIn
 from tests.page.screens import PHONE, TABLET, Home, choose, go, make_home, switch
+from tests.server.test_recipes import READ
 
 KEYWORD = "aubergine"
 
@@ -89,6 +90,40 @@ def test_each_choice_rings_for_what_it_says(
     known = {event_id for events in sent.values() for event_id in events.values()}
     strangers = {*home.phone_pusher.event_ids()} - known
     assert len(strangers) == 1, "nothing else rings, such as Carol who leaves and joins"
+
+
+def without_what_the_server_adds(rules: JsonDict) -> list[JsonDict]:
+    """The rules of a scope in their order, as a recipe lists them."""
+    return [
+        {"kind": kind, **{k: v for k, v in rule.items() if k not in ("default", "enabled")}}
+        for kind in ("override", "content", "room", "sender", "underride")
+        for rule in rules[kind]
+    ]
+
+
+def test_the_page_writes_what_the_recipes_say(home: Home, signed_in: SignedIn) -> None:
+    add_keyword(home.phone)
+    page = signed_in(home.phone)
+    for choice, recipe in (
+        (ALL, "All messages of a room"),
+        (MENTIONS, "Mentions and keywords of a room"),
+        (MUTED, "A muted room"),
+    ):
+        go(page, "rooms", home.fence_room)
+        choose(page, PHONE, choice)
+        wanted = READ[recipe].written_for(home.fence_room, home.phone.user_id)
+        assert without_what_the_server_adds(home.rules_of(home.phone)) == wanted, recipe
+    choose(page, PHONE, AS_EVERYWHERE)
+    assert home.rules_of(home.phone) == {}
+    go(page, "devices", "PHONE")
+    choose(page, "Follows", "Only direct messages and rooms I choose")
+    wanted = READ["Only direct messages and chosen rooms"].written_for("", home.phone.user_id)
+    assert without_what_the_server_adds(home.rules_of(home.phone)) == wanted
+    choose(page, "Follows", "The same as everywhere")
+    page.get_by_label("Word").fill(KEYWORD)
+    page.get_by_role("button", name="Add").click()
+    page.get_by_role("listitem").filter(has_text=KEYWORD).wait_for()
+    assert without_what_the_server_adds(home.rules_of(home.phone)) == READ["A keyword"].rules
 
 
 def test_encrypted_rooms_ring_for_all_or_for_nothing(home: Home, signed_in: SignedIn) -> None:

@@ -177,6 +177,8 @@ function decision(pusher, device, roomId) {
   const step = pusher.walk.at(-1);
   const room = link("rooms", roomId);
   const own = link("devices", device.id);
+  const suppressed = pusher.walk.some((/** @type {any} */ one) => one.result === "suppressed");
+  if (suppressed && pusher.outcome !== "push") return { says: t("why.suppressed"), href: room };
   if (!step || step.result === "no_match") return { says: t("why.noMatch"), href: own };
   if (step.profile_tag === "global") {
     const loud = step.result === "notify";
@@ -185,7 +187,8 @@ function decision(pusher, device, roomId) {
   if (step.profile_tag !== device.id) {
     return { says: t("why.foreign", { name: step.profile_tag }), href: own };
   }
-  const [kind, ...rest] = String(step.rule).split("/");
+  if (!step.rule) return { says: t("why.rule.gone"), href: room };
+  const [kind, ...rest] = step.rule.split("/");
   const id = rest.join("/");
   if (kind === "content") return { says: t("why.rule.keyword", { word: id }), href: own };
   const name = nameOf(kind ?? "", id, roomId);
