@@ -18,6 +18,7 @@ from synapse_msc3881 import __version__
 COMMANDS: Mapping[str, str] = {
     "check": "find out whether the module is installed and configured as it has to be",
     "explain": "tell why a user's devices rang for an event, or did not",
+    "page": "write the users' page into a directory, for another web server than Synapse",
     "schema": "make the module's tables in a new database, before synapse_port_db fills it",
 }
 

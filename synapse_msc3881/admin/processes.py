@@ -20,6 +20,7 @@ from synapse_msc3881.admin.modules_option import ENTRY, MODULE, entries_of, read
 from synapse_msc3881.admin.redaction import Secrets
 from synapse_msc3881.admin.report import Finding, ProcessReport, note, problem
 from synapse_msc3881.admin.running import find_without_module
+from synapse_msc3881.page.files import PATH
 from synapse_msc3881.seams import process_config
 
 _MAIN = "master"
@@ -129,7 +130,7 @@ class Deployment:
         else:
             module, options = "no", None
             self._say(_lacks_module(name, read, duties))
-        report = ProcessReport(name, names, module, duties, own_file)
+        report = ProcessReport(name, names, module, duties, own_file, *_page(config, options))
         self.processes.append(Process(report, config, options))
 
     def _parse(self, names: Sequence[str]) -> process_config.ProcessConfig | None:
@@ -289,6 +290,15 @@ def _duties(config: process_config.ProcessConfig) -> list[str]:
         _FEDERATION: "federation" in config.resources,
     }
     return [duty for duty, does in duties.items() if does]
+
+
+def _page(
+    config: process_config.ProcessConfig | None, options: Any
+) -> tuple[Sequence[str], str | None]:
+    """Where a process serves the page, and its address for users."""
+    if config is None or options is None or not options.page.enabled:
+        return (), None
+    return config.http_listeners, config.public_baseurl.rstrip("/") + PATH
 
 
 def _named_processes(config: process_config.ProcessConfig) -> Iterator[tuple[str, Sequence[str]]]:

@@ -71,6 +71,9 @@ class ProcessReport:
         module: "yes", "no", "bad" (its entry would stop the process) or "unknown".
         duties: what it does that concerns the module.
         own_file: for a worker, the file that comes after those that all processes read.
+        page: where it serves the users' page: its listeners, such as "port 8008"; empty where it
+            does not.
+        page_url: the page's address for users, by the homeserver's public address.
     """
 
     name: str
@@ -78,6 +81,8 @@ class ProcessReport:
     module: str
     duties: Sequence[str] = ()
     own_file: str | None = None
+    page: Sequence[str] = ()
+    page_url: str | None = None
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -143,6 +148,7 @@ def show(report: Report, screen: Screen, *, quiet: bool, verbose: bool) -> None:
     _show_findings(report, screen)
     if not quiet:
         _show_processes(report, screen)
+        _show_page(report, screen)
         _show_database(report, screen)
         _show_seams(report, screen, verbose=verbose)
 
@@ -198,6 +204,20 @@ def _show_processes(report: Report, screen: Screen) -> None:
     for index, row in enumerate(rows):
         style = "dim" if index == 0 else "red" if row[1] in ("no", "bad") else ""
         screen.row([Cell(text, style) for text in row], widths)
+    screen.line()
+
+
+def _show_page(report: Report, screen: Screen) -> None:
+    if not report.processes:
+        return
+    screen.line("The page for users", "bold")
+    serving = [process for process in report.processes if process.page]
+    if not serving:
+        screen.line("  is not served: `page.enabled` of the module is not true")
+    for url in dict.fromkeys(process.page_url for process in serving):
+        screen.line(f"  {url}")
+    for process in serving:
+        screen.line(f"  served by {process.name} at {', '.join(process.page)}")
     screen.line()
 
 

@@ -37,7 +37,8 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.config.server:ServerConfig",
-        "the main process's `listeners`, each with http_options.resources",
+        "`public_baseurl`; the main process's `listeners`, each with `port` or `path`, and with "
+        "http_options.resources",
     ),
     Seam(
         "synapse.config.workers:WorkerConfig",
@@ -68,6 +69,8 @@ class ProcessConfig:
     Attributes:
         name: its instance name; "master" is the main process.
         worker_app: None for the main process.
+        public_baseurl: where clients reach the homeserver, with a slash at its end.
+        http_listeners: where it listens for HTTP, such as "port 8008".
         resources: what its listeners serve over HTTP, such as "client" and "replication".
         push_rules_writers: the instances that write the push rules stream.
         event_persisters: the instances that persist events.
@@ -79,6 +82,8 @@ class ProcessConfig:
 
     name: str
     worker_app: str | None
+    public_baseurl: str
+    http_listeners: tuple[str, ...]
     resources: tuple[str, ...]
     push_rules_writers: tuple[str, ...]
     event_persisters: tuple[str, ...]
@@ -126,6 +131,10 @@ def read_process_config(files: Sequence[str]) -> ProcessConfig:
     return ProcessConfig(
         name=worker.instance_name,
         worker_app=worker.worker_app,
+        public_baseurl=config.server.public_baseurl or "",
+        http_listeners=tuple(
+            _place(listener) for listener in listeners if listener.http_options is not None
+        ),
         resources=tuple(
             name
             for listener in listeners
@@ -140,6 +149,12 @@ def read_process_config(files: Sequence[str]) -> ProcessConfig:
         instances=tuple(worker.instance_map),
         database=databases[0] if databases else None,
     )
+
+
+def _place(listener: Any) -> str:
+    """Where a listener listens; a newer Synapse may listen on a socket of the file system."""
+    path = getattr(listener, "path", None)
+    return f"socket {path}" if path else f"port {listener.port}"
 
 
 def load_configured_module(entry: Any, index: int) -> tuple[type, Any]:
