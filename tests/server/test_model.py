@@ -301,6 +301,8 @@ class World:
         else:
             rule.actions = self.random.choice(ACTIONS)
             user.session.set_rule_actions("global", kind, rule.rule_id, rule.actions)
+            # Synapse turns a default rule on whose actions are changed for the first time.
+            user.session.set_rule_enabled("global", kind, rule.rule_id, rule.enabled)
         self.tell("default", rule)
 
     def change_pusher(self, user: User) -> None:
