@@ -86,6 +86,7 @@ class Event:
     stream_ordering: int  # negative for what came as history
     received_ts: int
     redacted: bool = attr.ib(converter=bool)
+    is_own_membership: bool = attr.ib(converter=bool)  # of the user at hand: an invite, say
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)

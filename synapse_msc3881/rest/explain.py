@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from synapse.module_api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
-from synapse_msc3881.cascade.explanation import as_json, explain
+from synapse_msc3881.cascade.explanation import Event, as_json, explain
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.storage.explanations import read_facts
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
     from synapse.module_api import ModuleApi
     from synapse.server import HomeServer
+    from synapse.types import UserID
 
 # For each user and process. An answer takes a handful of statements by index.
 _PER_SECOND = 5
@@ -65,14 +66,22 @@ class ExplainServlet(seams.RestServlet):
         def report_bad(error: Exception) -> None:
             self._failures.report(Fallback.EXPLAIN, user_id, error)
 
-        facts = None
-        if await seams.may_see(self._hs, requester.user, room_id, event_id):
-            facts = await self._api.run_db_interaction(
-                "msc3881_explain", read_facts, user_id, event_id, report_bad
-            )
-        if facts is None:
+        facts = await self._api.run_db_interaction(
+            "msc3881_explain", read_facts, user_id, event_id, report_bad
+        )
+        if facts is None or not await self._may_see(requester.user, room_id, facts.event):
             raise seams.NotFoundError("There is no such event, or you may not see it")
         return HTTPStatus.OK, as_json(explain(facts, int(time.time() * 1000)))
+
+    async def _may_see(self, user: UserID, room_id: str, event: Event) -> bool:
+        """Whether the user may know of the event, which has to be of that room.
+
+        By Synapse's own account, which keeps an invite from whom it is for until they join: but
+        it came to them by sync, and rang.
+        """
+        if event.is_own_membership and event.room_id == room_id:
+            return True
+        return await seams.may_see(self._hs, user, room_id, event.event_id)
 
 
 def _check_id(value: str, name: str, sigil: str) -> None:

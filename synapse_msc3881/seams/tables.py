@@ -56,7 +56,16 @@ TABLES: tuple[Table, ...] = (
     ),
     Table(
         "events",
-        ("event_id", "room_id", "sender", "stream_ordering", "received_ts", "origin_server_ts"),
+        (
+            "event_id",
+            "room_id",
+            "sender",
+            "stream_ordering",
+            "received_ts",
+            "origin_server_ts",
+            "type",
+            "state_key",
+        ),
         "when an event was received, for e-mail and `explain`",
     ),
     Table("devices", ("user_id", "device_id"), "whether a device is still logged in"),

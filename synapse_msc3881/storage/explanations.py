@@ -19,7 +19,8 @@ from synapse_msc3881.storage.pusher_tags import parse_stored_tags
 _EVENT = """
     SELECT e.event_id, e.room_id, e.sender, e.stream_ordering,
         COALESCE(e.received_ts, e.origin_server_ts, 0),
-        EXISTS (SELECT 1 FROM redactions AS r WHERE r.redacts = e.event_id)
+        EXISTS (SELECT 1 FROM redactions AS r WHERE r.redacts = e.event_id),
+        e.type = 'm.room.member' AND COALESCE(e.state_key, '') = ?
     FROM events AS e WHERE e.event_id = ?
 """
 
@@ -82,7 +83,7 @@ def read_facts(cursor: Cursor, user_id: str, event_id: str, report_bad: ReportBa
     Returns:
         The facts, or None where there is no such event.
     """
-    cursor.execute(_EVENT, (event_id,))
+    cursor.execute(_EVENT, (user_id, event_id))
     found = cursor.fetchone()
     if found is None:
         return None

@@ -19,6 +19,7 @@ from tests.server.cascade_helpers import (
     THING,
     Device,
     Scene,
+    device,
     make_scene,
     on_all,
     on_type,
@@ -116,8 +117,8 @@ def test_a_rule_that_is_gone_or_written_anew(scene: Scene) -> None:
         bob.put_rule(name, "override", "things", on_type(THING, SIREN))
     phone, tablet = scene.device(["first"]), scene.device(["second"])
     event_id = scene.thing()
-    for device in (phone, tablet):
-        device.wait_for(event_id)
+    for pusher in (phone, tablet):
+        pusher.wait_for(event_id)
 
     bob.delete_rule("first", "override", "things")
     bob.put_rule("second", "override", "things", on_type(THING, SILENT))
@@ -349,6 +350,32 @@ def test_what_came_before_one_joined_is_hidden_where_the_room_hides_it(scene: Sc
     after = scene.alice.send(room, "after")
     assert_refused(ask(scene.bob, room, before), 404, "M_NOT_FOUND")
     assert_ok(ask(scene.bob, room, after))
+
+
+def test_an_invite_that_rang_is_explained_to_whom_it_was_for(
+    scene: Scene, gateway: Gateway
+) -> None:
+    carol, dan = scene.deployment.register(), scene.deployment.register()
+    room = scene.alice.create_room(preset="private_chat")
+    phone = device(carol, gateway)
+    scene.alice.invite(room, carol.user_id)
+    rang = gateway.wait_for(lambda push: not push.is_badge_update, pushkey=phone.pushkey)
+    assert rang.event_id is not None
+    wait_until_recorded(scene.deployment, phone, rang.event_id)
+
+    response = ask(carol, room, rang.event_id)
+    assert_ok(response)
+    (pusher,) = response.json["pushers"]
+    assert (pusher["outcome"], pusher["delivery"]["state"]) == ("push", "sent")
+
+    # It is for nobody else, and other events of the room are not for the invited.
+    before = scene.alice.send(room, "before")
+    assert_refused(ask(dan, room, rang.event_id), 404, "M_NOT_FOUND")
+    assert_refused(ask(carol, room, before), 404, "M_NOT_FOUND")
+    assert_refused(ask(carol, scene.room, rang.event_id), 404, "M_NOT_FOUND")
+    # Turned down, it still rang.
+    carol.leave(room)
+    assert_ok(ask(carol, room, rang.event_id))
 
 
 def test_one_sees_ones_own_pushers_only(scene: Scene) -> None:

@@ -32,7 +32,7 @@ RECEIVED = 1_000_000_000_000
 NOW = RECEIVED + 60_000
 ORDERING = 50
 
-EVENT = Event("$event", "!room:example.org", "@you:example.org", ORDERING, RECEIVED, False)
+EVENT = Event("$event", "!room:example.org", "@you:example.org", ORDERING, RECEIVED, False, False)
 PUSHER = PusherState(
     profile_tags=("phone", "global"),
     enabled=True,
