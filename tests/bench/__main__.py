@@ -20,6 +20,7 @@ from tests.bench import (
     evaluation,
     fire_path,
     memory,
+    page,
     profile,
     report,
     results,
@@ -42,6 +43,7 @@ MEASUREMENTS: Mapping[str, Callable[[Workshop, Size], Measurement]] = {
     "fire_path": fire_path.measure,
     "start": start.measure,
     "memory": lambda *to: Measurement({}, amounts=memory.measure(*to)),
+    "page": page.measure,
     "profile": lambda *to: Measurement({}, profiles=profile.measure(*to)),
 }
 

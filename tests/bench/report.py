@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attr
 
-from tests.bench import charts, end_to_end, evaluation, memory, scale, sql, start, targets
+from tests.bench import charts, end_to_end, evaluation, memory, page, scale, sql, start, targets
 from tests.bench.results import Measurement, Results
 from tests.bench.tables import by_case, find, ratio, table, with_interval
 from tests.bench.variants import (
@@ -336,6 +336,19 @@ def _memory(found: Measurement) -> str:
     return table(head, rows)
 
 
+@_needs("page")
+def _page(found: Measurement) -> str:
+    counts = {(one.variant, one.quantity): f"{one.value:,}" for one in found.counts}
+    quantities = (page.REQUESTS, page.BYTES, page.ROWS)
+    rows = [
+        [one.variant, ratio(one), *(counts.get((one.variant, what), "") for what in quantities)]
+        for one in found.comparisons
+    ]
+    first = found.comparisons[0]
+    bare = [page.SYNC, f"{first.baseline_median:.2f} s", "1", "", ""]
+    return table([f"{first.members:,} rooms", page.TIME, *quantities], [bare, *rows])
+
+
 @_needs("profile")
 def _profile(found: Measurement) -> str:
     names = list(dict.fromkeys(str(name) for rows in found.profiles.values() for name, _ in rows))
@@ -370,6 +383,7 @@ TABLES: Mapping[str, Callable[[Results], str]] = {
     "fire-path": _fire_path,
     "start": _start,
     "memory": _memory,
+    "page": _page,
     "profile": _profile,
     "scale": scale.render,
 }

@@ -28,6 +28,8 @@ class Size:
         starts: how often.
         users: how many users are held in memory.
         profile_seconds: for how long a profile is taken.
+        page_rooms: how many rooms the user of the page is in.
+        page_rounds: how often the page is loaded.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Size:
     starts: int
     users: Sequence[int]
     profile_seconds: float
+    page_rooms: int
+    page_rounds: int
 
 
 FULL = Size(
@@ -66,6 +70,8 @@ FULL = Size(
     starts=6,
     users=(1_000, 10_000, 20_000, 100_000),
     profile_seconds=5,
+    page_rooms=2_000,
+    page_rounds=5,
 )
 
 QUICK = Size(
@@ -85,6 +91,8 @@ QUICK = Size(
     starts=1,
     users=(1_000, 10_000),
     profile_seconds=1,
+    page_rooms=200,
+    page_rounds=3,
 )
 
 #: For the test that everything runs.
@@ -106,4 +114,6 @@ TINY = Size(
     starts=1,
     users=(100,),
     profile_seconds=0.5,
+    page_rooms=3,
+    page_rounds=1,
 )

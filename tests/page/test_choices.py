@@ -120,7 +120,7 @@ def test_the_page_writes_what_the_recipes_say(home: Home, signed_in: SignedIn) -
     wanted = READ["Only direct messages and chosen rooms"].written_for("", home.phone.user_id)
     assert without_what_the_server_adds(home.rules_of(home.phone)) == wanted
     choose(page, "Follows", "The same as everywhere")
-    page.get_by_label("Word").fill(KEYWORD)
+    page.get_by_label("Word", exact=True).fill(KEYWORD)
     page.get_by_role("button", name="Add").click()
     page.get_by_role("listitem").filter(has_text=KEYWORD).wait_for()
     assert without_what_the_server_adds(home.rules_of(home.phone)) == READ["A keyword"].rules

@@ -178,7 +178,7 @@ def test_keywords_are_added_changed_and_removed(home: Home, signed_in: SignedIn)
     section.get_by_role("button", name="Add").click()
     expect(section.get_by_text("Write a word first.")).to_be_visible()
     for word in ("pizza", "a/b"):
-        section.get_by_label("Word").fill(word)
+        section.get_by_label("Word", exact=True).fill(word)
         section.get_by_role("button", name="Add").click()
         expect(section.get_by_role("listitem").filter(has_text=word)).to_have_count(1)
     assert {rule["pattern"] for rule in home.rules_of(home.phone)["content"]} == {"pizza", "a/b"}
