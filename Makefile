@@ -75,7 +75,7 @@ test-page: python  ## Run the tests of the page in a real browser; Node comes fr
 	@for name in $(BROWSERS); do command -v $$name >/dev/null && exit; done; \
 	    echo '  no Chromium on the PATH: getting one from npm'; \
 	    $(NPM_CI) --prefix $(PAGE)/js/chromium || echo '  there is none: the tests are skipped'
-	$(BIN)/python -m pytest --deployments sqlite $(PAGE) $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --deployments sqlite $(PAGE) $(ARGS)
 
 FUZZ_SECONDS ?= 600
 .PHONY: fuzz

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Signing in with OAuth 2.0 and with single sign-on, at a server that is not ours."""
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ from tests.page.test_sign_in import stored_session, token_of
 
 pytestmark = pytest.mark.skipif(
     not is_installed(), reason="`make test-page` installs oidc-provider"
+)
+
+needs_delegation = pytest.mark.skipif(
+    importlib.util.find_spec("synapse.config.mas") is None,
+    reason="this Synapse delegates to nobody by a stable option",
 )
 
 #: What the pages of oidc-provider, and Synapse's own, ask for in vain.
@@ -93,6 +99,7 @@ def sign_in_at(server: PageServer, page: Page, name: str = "alice") -> None:
 # --- OAuth 2.0 ----------------------------------------------------------------------------------
 
 
+@needs_delegation
 def test_the_whole_way(
     delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
 ) -> None:
@@ -145,6 +152,7 @@ def test_the_whole_way(
     assert len([each for each in sent if each.url.endswith("/reg")]) == 1
 
 
+@needs_delegation
 def test_the_policy_names_the_oauth_servers_origin(
     delegating: tuple[PageServer, Session], oauth: OAuthServer
 ) -> None:
@@ -160,6 +168,7 @@ def test_the_policy_names_the_oauth_servers_origin(
     session.close()
 
 
+@needs_delegation
 def test_an_oauth_server_that_starts_later_is_waited_for(
     fresh_page_server: FreshPageServer, tmp_path: Path, new_page: NewPage
 ) -> None:
@@ -173,6 +182,7 @@ def test_an_oauth_server_that_starts_later_is_waited_for(
     assert "nobody can sign in to the page until" in server.deployment.log_text()
 
 
+@needs_delegation
 def test_signing_out_revokes_the_tokens(
     delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
 ) -> None:
@@ -205,6 +215,7 @@ def refresh(page: Page, stored: Any) -> int:
     return answer.status
 
 
+@needs_delegation
 def test_a_token_that_runs_out_is_renewed_and_the_old_one_used_up(
     fresh_page_server: FreshPageServer, tmp_path: Path, new_page: NewPage, watch: Watch
 ) -> None:
@@ -230,6 +241,7 @@ def test_a_token_that_runs_out_is_renewed_and_the_old_one_used_up(
         assert devices_of(server, page)
 
 
+@needs_delegation
 def test_who_says_no_there_is_told_so_here(
     delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
 ) -> None:
@@ -244,6 +256,7 @@ def test_who_says_no_there_is_told_so_here(
     page.get_by_role("button", name="Continue at 127.0.0.1").wait_for()
 
 
+@needs_delegation
 def test_an_answer_of_another_server_is_refused(
     delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
 ) -> None:
@@ -259,6 +272,7 @@ def test_an_answer_of_another_server_is_refused(
     assert not [url for _, url in watch.requests if url.endswith("/token")]
 
 
+@needs_delegation
 def test_an_oauth_server_that_sends_elsewhere_than_the_web_is_not_followed(
     delegating: tuple[PageServer, Session], new_page: NewPage
 ) -> None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Signing in with the password; the session that it makes, and how it ends (specification 8)."""
 
+import contextlib
 import re
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Error, Page, Route, expect
 
 from demo.client import Session, path
 from demo.homeserver import PASSWORD
@@ -133,6 +134,33 @@ def test_who_signs_in_again_in_another_tab_does_not_sign_the_first_out(
     first.reload()
     first.get_by_role("button", name="Sign out").wait_for()
     assert len(sessions_of(alice)) == 1
+
+
+def test_signing_out_while_the_page_still_loads_asks_for_nothing_more(
+    alice: Session, signed_in: SignedIn, watch: Watch
+) -> None:
+    watch.allow(FAILED_LOAD)
+    page = signed_in(alice)
+    page.get_by_role("heading", name="Devices").wait_for()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/_matrix/client/v3/devices", hold)
+    page.reload()
+    eventually(page, lambda: held)
+    page.get_by_role("button", name="Sign out").click()
+    is_signed_out(page, "You are signed out.")
+    for route in held:
+        with contextlib.suppress(Error):  # The page does not want it any more.
+            route.continue_()
+    assert sessions_of(alice) == []
+    # Time enough for whatever it might have asked.
+    page.unroute_all()
+    fill_in(page, alice.user_id, PASSWORD)
+    page.get_by_role("heading", name="Devices").wait_for()
+    assert not [url for _, url in watch.requests if url.endswith("/refresh")]
 
 
 # --- How it ends --------------------------------------------------------------------------------

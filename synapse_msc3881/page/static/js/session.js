@@ -298,6 +298,8 @@ export class Session {
   #refreshing = null;
   /** @type {Promise<void> | null} */
   #leaving = null;
+  /** @type {Set<AbortController>} */
+  #underWay = new Set();
   #over = false;
   #channel = new BroadcastChannel(CHANNEL);
   #stopped = new AbortController();
@@ -356,8 +358,11 @@ export class Session {
    * @param {string} [reason]
    */
   signOut(reason = "signed-out") {
+    if (this.#leaving) return this.#leaving;
+    // What is under way would be refused, and would look for another token.
+    for (const request of this.#underWay) request.abort();
     // Here it ends all the same: nobody must be able to go on because the network is down.
-    this.#leaving ??= this.#endAtServer()
+    this.#leaving = this.#endAtServer()
       .catch(() => null)
       .then(() => this.#end(reason));
     return this.#leaving;
@@ -373,10 +378,31 @@ export class Session {
   /**
    * @param {string} method
    * @param {string} path
-   * @param {object} options
+   * @param {{signal?: AbortSignal, [more: string]: unknown}} options
    */
   async #ask(method, path, options) {
-    if (this.#over) throw new MatrixError(401, "M_UNKNOWN_TOKEN", "the session is over");
+    if (this.#over || this.#leaving) throw overError();
+    const request = new AbortController();
+    const abort = () => request.abort();
+    options.signal?.addEventListener("abort", abort);
+    if (options.signal?.aborted) abort();
+    this.#underWay.add(request);
+    try {
+      return await this.#askAlways(method, path, { ...options, signal: request.signal });
+    } catch (error) {
+      throw this.#leaving ? overError() : error;
+    } finally {
+      this.#underWay.delete(request);
+      options.signal?.removeEventListener("abort", abort);
+    }
+  }
+
+  /**
+   * @param {string} method
+   * @param {string} path
+   * @param {object} options
+   */
+  async #askAlways(method, path, options) {
     const url = this.homeserver + path.replace(/^\//, "");
     const { refreshToken, expiresAt } = this.#stored;
     if (refreshToken && expiresAt !== undefined && expiresAt - Date.now() < EARLY_MS) {
@@ -398,7 +424,7 @@ export class Session {
   async #endAtServer() {
     const { oauth, refreshToken, accessToken } = this.#stored;
     if (!oauth?.revoke) {
-      await this.#ask("POST", "/_matrix/client/v3/logout", { json: {} });
+      await this.#askAlways("POST", "/_matrix/client/v3/logout", { json: {} });
     } else if (refreshToken) {
       await revokeToken(oauth, refreshToken, "refresh_token");
     } else {
@@ -519,6 +545,10 @@ export class Session {
     this.#stopped.abort();
     for (const listener of this.#listeners) listener(reason);
   }
+}
+
+function overError() {
+  return new MatrixError(401, "M_UNKNOWN_TOKEN", "the session is over");
 }
 
 /** @param {MatrixError} error */
