@@ -104,15 +104,27 @@ def deployment(shared_deployment: Deployment) -> Iterator[Deployment]:
     shared_deployment.assert_log_is_clean()
 
 
+@pytest.fixture(scope="module")
+def module_deployment(
+    deployment_kind: str, make_deployment: FreshDeployment
+) -> Iterator[FreshDeployment]:
+    """Call it, with options of Deployment, for a server that the tests of a module share."""
+    yield from _fresh(deployment_kind, make_deployment)
+
+
 @pytest.fixture
 def fresh_deployment(
     deployment_kind: str, make_deployment: FreshDeployment
 ) -> Iterator[FreshDeployment]:
     """Call it, with options of Deployment, for a server of the test's own."""
+    yield from _fresh(deployment_kind, make_deployment)
+
+
+def _fresh(kind: str, make_deployment: FreshDeployment) -> Iterator[FreshDeployment]:
     started: list[Deployment] = []
 
     def fresh(**options: Any) -> Deployment:
-        started.append(make_deployment(deployment_kind, **options))
+        started.append(make_deployment(kind, **options))
         return started[-1]
 
     yield fresh

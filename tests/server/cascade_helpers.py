@@ -11,17 +11,21 @@ in order, so what has not come before the fence will not come.
 import itertools
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import attr
 
-from demo.client import JsonDict, Session
+from demo.client import JsonDict, Response, Session
 from demo.gateway import Gateway, Push
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until
+from tests.server.helpers import assert_ok
 
 APP = "org.example.app"
 THING = "org.example.thing"
 FENCE = "org.example.fence"
+
+EXPLAIN = "/_matrix/client/unstable/org.matrix.msc3837/explain"
 
 Action = str | JsonDict
 
@@ -191,3 +195,15 @@ def wait_until_recorded(deployment: Deployment, pusher: Device, event_id: str) -
     """Wait until Synapse has noted that a push arrived: until then, a restart repeats it."""
     ordering = stream_ordering(deployment, event_id)
     wait_until(lambda: position(deployment, pusher) >= ordering, "the pusher's position")
+
+
+def ask(user: Session, room: str, event_id: str) -> Response:
+    return user.request("GET", f"{EXPLAIN}/{quote(room, safe='')}/{quote(event_id, safe='')}")
+
+
+def explained(scene: Scene, event_id: str, room: str | None = None) -> JsonDict:
+    """What Bob is told of an event."""
+    response = ask(scene.bob, room or scene.room, event_id)
+    assert_ok(response)
+    answer: JsonDict = response.json
+    return answer

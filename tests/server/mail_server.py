@@ -7,6 +7,9 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from demo.client import JsonDict, Session
+from tests.harness.deployment import Deployment
+
 
 class MailServer:
     """Serves SMTP in a `with`; thread safe."""
@@ -93,3 +96,41 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def _say(self, code: int, text: str) -> None:
         self.wfile.write(f"{code} {text}\r\n".encode())
+
+
+def email_config(mail_server: MailServer, delay: str) -> JsonDict:
+    """Have a server send its mails to ours."""
+    return {
+        "smtp_host": "127.0.0.1",
+        "smtp_port": mail_server.port,
+        "require_transport_security": False,
+        "enable_tls": False,
+        "notif_from": "Matrix <noreply@synapse.test>",
+        "enable_notifs": True,
+        "notif_for_new_users": False,
+        "notif_delay_before_mail": delay,
+    }
+
+
+def mail_pusher(deployment: Deployment, user: Session, tags: list[str]) -> str:
+    """Give a user an e-mail address and an e-mail pusher; returns the address."""
+    address = f"{user.user_id[1:].partition(':')[0]}@example.org"
+    deployment.sql(
+        "INSERT INTO user_threepids (user_id, medium, address, validated_at, added_at)"
+        " VALUES (?, 'email', ?, 1, 1)",
+        [user.user_id, address],
+    )
+    set_mail_pusher(user, address, tags)
+    return address
+
+
+def set_mail_pusher(user: Session, address: str, tags: list[str], enabled: bool = True) -> None:
+    user.set_pusher(
+        address,
+        "m.email",
+        "",
+        kind="email",
+        data={},
+        profile_tags=tags,
+        enabled=enabled,
+    )

@@ -23,19 +23,12 @@ from tests.server.cascade_helpers import (
     Scene,
     device,
     fence_off,
-    make_scene,
     notifications,
     on_all,
     on_body,
     on_type,
     unread_counts,
 )
-
-
-@pytest.fixture
-def scene(deployment: Deployment, gateway: Gateway) -> Scene:
-    return make_scene(deployment, gateway)
-
 
 # --- The table of specification 5 ---------------------------------------------------------------
 

@@ -3,50 +3,32 @@
 
 import json
 import time
-from urllib.parse import quote
 
 import pytest
 
-from demo.client import JsonDict, Response, Session
+from demo.client import JsonDict, Session
 from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
+    EXPLAIN,
     NOTIFY,
     SILENT,
     SIREN,
     THING,
     Device,
     Scene,
+    ask,
     device,
+    explained,
     make_scene,
     on_all,
     on_type,
     wait_until_recorded,
 )
 from tests.server.helpers import assert_ok, assert_refused
-from tests.server.mail_server import MailServer
-from tests.server.test_firing import mail_pusher
-
-EXPLAIN = "/_matrix/client/unstable/org.matrix.msc3837/explain"
-
-
-@pytest.fixture
-def scene(deployment: Deployment, gateway: Gateway) -> Scene:
-    return make_scene(deployment, gateway)
-
-
-def ask(user: Session, room: str, event_id: str) -> Response:
-    return user.request("GET", f"{EXPLAIN}/{quote(room, safe='')}/{quote(event_id, safe='')}")
-
-
-def explained(scene: Scene, event_id: str, room: str | None = None) -> JsonDict:
-    """What Bob is told of an event."""
-    response = ask(scene.bob, room or scene.room, event_id)
-    assert_ok(response)
-    answer: JsonDict = response.json
-    return answer
+from tests.server.mail_server import MailServer, mail_pusher
 
 
 def at(answer: JsonDict, device: Device) -> JsonDict:

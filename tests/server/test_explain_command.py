@@ -18,17 +18,12 @@ from tests.server.cascade_helpers import (
     THING,
     Scene,
     device,
+    explained,
     make_scene,
     on_all,
     on_type,
     wait_until_recorded,
 )
-from tests.server.test_explain import explained
-
-
-@pytest.fixture
-def scene(deployment: Deployment, gateway: Gateway) -> Scene:
-    return make_scene(deployment, gateway)
 
 
 def arguments(scene: Scene, event_id: str, user_id: str = "") -> list[str]:

@@ -35,12 +35,9 @@ TAGS = "synapse_msc3881_pusher_tags"
 
 
 @pytest.fixture(scope="module")
-def breaking(deployment_kind: str, make_deployment: FreshDeployment) -> Iterator[Deployment]:
+def breaking(module_deployment: FreshDeployment) -> Deployment:
     """A server with points that can be made to fail."""
-    deployment = make_deployment(deployment_kind, further_modules=[INJECTION])
-    yield deployment
-    deployment.stop()
-    deployment.assert_log_is_clean()
+    return module_deployment(further_modules=[INJECTION])
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 """What pushers do with what was decided: drop, push, stop, start again (specification 2 and 5)."""
 
 import time
-from collections.abc import Iterator
 from email import message_from_bytes
 from email.message import Message
 
 import pytest
 
-from demo.client import JsonDict, Session
 from demo.gateway import Behaviour, Gateway, Push
 from synapse_msc3881 import seams
 from tests.conftest import FreshDeployment
@@ -31,50 +29,20 @@ from tests.server.cascade_helpers import (
     tags_in_database,
     wait_until_recorded,
 )
-from tests.server.mail_server import MailServer
+from tests.server.mail_server import MailServer, email_config, mail_pusher, set_mail_pusher
 
 # Synapse tries again after 1 s, then 2 s: what did not come in this time will not come.
 LONGER_THAN_A_RETRY = 2.5
 
 
-@pytest.fixture
-def scene(deployment: Deployment, gateway: Gateway) -> Scene:
-    return make_scene(deployment, gateway)
-
-
 @pytest.fixture(scope="module")
-def mail_server() -> Iterator[MailServer]:
-    with MailServer() as server:
-        yield server
-
-
-def email_config(mail_server: MailServer, delay: str) -> JsonDict:
-    """Have a server send its mails to ours."""
-    return {
-        "smtp_host": "127.0.0.1",
-        "smtp_port": mail_server.port,
-        "require_transport_security": False,
-        "enable_tls": False,
-        "notif_from": "Matrix <noreply@synapse.test>",
-        "enable_notifs": True,
-        "notif_for_new_users": False,
-        "notif_delay_before_mail": delay,
-    }
-
-
-@pytest.fixture(scope="module")
-def own_deployment(
-    deployment_kind: str, make_deployment: FreshDeployment, mail_server: MailServer
-) -> Iterator[Deployment]:
+def own_deployment(module_deployment: FreshDeployment, mail_server: MailServer) -> Deployment:
     """A server that a test may restart, and that sends its mails to ours, at once."""
     extra = {
         "email": email_config(mail_server, delay="0s"),
         "experimental_features": {"msc4076_enabled": True},
     }
-    deployment = make_deployment(deployment_kind, extra=extra)
-    yield deployment
-    deployment.stop()
-    deployment.assert_log_is_clean()
+    return module_deployment(extra=extra)
 
 
 def failing_since(deployment: Deployment, pusher: Device) -> int | None:
@@ -560,30 +528,6 @@ def test_a_pusher_without_badges_gets_none_after_a_push_of_a_scope_alone(
 # --- E-mail -------------------------------------------------------------------------------------
 
 
-def mail_pusher(deployment: Deployment, user: Session, tags: list[str]) -> str:
-    """Give a user an e-mail address and an e-mail pusher; returns the address."""
-    address = f"{user.user_id[1:].partition(':')[0]}@example.org"
-    deployment.sql(
-        "INSERT INTO user_threepids (user_id, medium, address, validated_at, added_at)"
-        " VALUES (?, 'email', ?, 1, 1)",
-        [user.user_id, address],
-    )
-    set_mail_pusher(user, address, tags)
-    return address
-
-
-def set_mail_pusher(user: Session, address: str, tags: list[str], enabled: bool = True) -> None:
-    user.set_pusher(
-        address,
-        "m.email",
-        "",
-        kind="email",
-        data={},
-        profile_tags=tags,
-        enabled=enabled,
-    )
-
-
 def about(mail: Message) -> str:
     """The mail as text, to look for what it tells about."""
     part = next(part for part in mail.walk() if part.get_content_type() == "text/plain")
@@ -633,16 +577,9 @@ def test_a_disabled_mail_pusher_sends_nothing(
 
 
 @pytest.fixture(scope="module")
-def patient_deployment(
-    deployment_kind: str, make_deployment: FreshDeployment, mail_server: MailServer
-) -> Iterator[Deployment]:
+def patient_deployment(module_deployment: FreshDeployment, mail_server: MailServer) -> Deployment:
     """A server that waits before it sends a mail."""
-    deployment = make_deployment(
-        deployment_kind, extra={"email": email_config(mail_server, delay="5s")}
-    )
-    yield deployment
-    deployment.stop()
-    deployment.assert_log_is_clean()
+    return module_deployment(extra={"email": email_config(mail_server, delay="5s")})
 
 
 def test_what_was_redacted_before_the_mail_is_not_in_it(

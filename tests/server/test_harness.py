@@ -9,7 +9,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,9 @@ APP = "org.example.app"
 
 
 @pytest.fixture(scope="module")
-def vanilla(deployment_kind: str, make_deployment: FreshDeployment) -> Iterator[Deployment]:
+def vanilla(module_deployment: FreshDeployment) -> Deployment:
     """A server for those tests here that leave it running."""
-    deployment = make_deployment(deployment_kind, with_module=False)
-    yield deployment
-    deployment.stop()
-    deployment.assert_log_is_clean()
+    return module_deployment(with_module=False)
 
 
 def two_users_in_a_room(deployment: Deployment) -> tuple[Session, Session, str]:

@@ -40,11 +40,6 @@ from tests.server.cascade_helpers import (
 CHECKOUT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def scene(deployment: Deployment, gateway: Gateway) -> Scene:
-    return make_scene(deployment, gateway)
-
-
 # --- Devices and users --------------------------------------------------------------------------
 
 

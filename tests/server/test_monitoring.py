@@ -8,11 +8,10 @@ from typing import Any
 
 import attr
 import promql_parser
-import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.gateway import Behaviour, Gateway
+from demo.gateway import Behaviour
 from synapse_msc3881 import __version__
 from synapse_msc3881.failures import Fallback
 from tests.harness.deployment import CHECKOUT, Deployment
@@ -23,7 +22,6 @@ from tests.server.cascade_helpers import (
     SIREN,
     Scene,
     fence_off,
-    make_scene,
     on_all,
     on_body,
 )
@@ -68,11 +66,6 @@ def value(samples: list[Sample], name: str, **labels: str) -> float:
         for sample in samples
         if sample.name == name and labels.items() <= sample.labels.items()
     )
-
-
-@pytest.fixture
-def scene(deployment: Deployment, gateway: Gateway) -> Scene:
-    return make_scene(deployment, gateway)
 
 
 # --- The metrics --------------------------------------------------------------------------------

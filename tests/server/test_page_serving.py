@@ -31,12 +31,9 @@ SECURITY = {
 
 
 @pytest.fixture(scope="module")
-def served(deployment_kind: str, make_deployment: FreshDeployment) -> Iterator[Deployment]:
+def served(module_deployment: FreshDeployment) -> Deployment:
     """A server with the page on."""
-    deployment = make_deployment(deployment_kind, module_config=PAGE_ON)
-    yield deployment
-    deployment.stop()
-    deployment.assert_log_is_clean()
+    return module_deployment(module_config=PAGE_ON)
 
 
 @pytest.fixture

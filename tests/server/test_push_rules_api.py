@@ -3,7 +3,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
@@ -777,16 +776,12 @@ def test_the_length_of_a_rule_id_is_limited_as_in_global(alice: Session) -> None
 
 
 @pytest.fixture(scope="module")
-def strict(deployment_kind: str, make_deployment: FreshDeployment) -> Iterator[Deployment]:
+def strict(module_deployment: FreshDeployment) -> Deployment:
     """A server with low limits."""
-    deployment = make_deployment(
-        deployment_kind,
+    return module_deployment(
         module_config={"limits": {"device_scopes_per_user": 2}},
         extra={"push_rules": {"limits": {"rule_count": 3, "rule_id_length": 30, "rule_size": 100}}},
     )
-    yield deployment
-    deployment.stop()
-    deployment.assert_log_is_clean()
 
 
 @needs_limits

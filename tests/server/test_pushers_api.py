@@ -3,7 +3,7 @@
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import attr
@@ -49,16 +49,12 @@ def values(shown: JsonDict, names: tuple[str, str]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def keeping(deployment_kind: str, make_deployment: FreshDeployment) -> Iterator[Deployment]:
+def keeping(module_deployment: FreshDeployment) -> Deployment:
     """A server of this file's own, with every option set that could make a difference."""
-    deployment = make_deployment(
-        deployment_kind,
+    return module_deployment(
         module_config={"keep_omitted": True, "limits": {"profile_tags_per_pusher": 2}},
         extra={"experimental_features": {"msc3881_enabled": True}},
     )
-    yield deployment
-    deployment.stop()
-    deployment.assert_log_is_clean()
 
 
 # What clients see

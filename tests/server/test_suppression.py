@@ -20,15 +20,13 @@ from tests.server.cascade_helpers import (
     Scene,
     device,
     fence_off,
-    make_scene,
     on_all,
     on_type,
 )
 
 
 @pytest.fixture
-def scene(deployment: Deployment, gateway: Gateway) -> Scene:
-    scene = make_scene(deployment, gateway)
+def scene(scene: Scene) -> Scene:
     fence_off(scene.bob, "phone")
     return scene
 
