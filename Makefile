@@ -17,7 +17,7 @@ VENV := .venv$(if $(filter-out $(NEWEST),$(SYNAPSE)),-$(SYNAPSE))
 REQUIREMENTS := tests/requirements/synapse-$(SYNAPSE).txt
 BIN := $(VENV)/bin
 
-# Sets up $(VENV) with the extras that are its argument, unless it is as it should be.
+# Sets up $(VENV) with the dependency groups that are its argument, unless it is as it should be.
 venv = @$(PYTHON) scripts/venv.py $(VENV) $(REQUIREMENTS) $(1)
 
 .PHONY: help

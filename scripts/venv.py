@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Set up a virtual environment with one Synapse, this package and some of its extras.
+"""Set up a virtual environment with one Synapse, this package and some of its dependency groups.
 
-    venv.py DIRECTORY REQUIREMENTS EXTRAS
+    venv.py DIRECTORY REQUIREMENTS GROUPS
 
 Does nothing when that has been done already. Says in one line each what it is doing; what pip
 says goes to a log in the environment, and its end to the terminal if pip fails.
@@ -18,15 +18,28 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOG_LINES_SHOWN = 25
 
+# Python has a parser since 3.11, and pip brings one along for those before.
+_READ_GROUPS = """\
+import sys
+try:
+    import tomllib
+except ImportError:
+    from pip._vendor import tomli as tomllib
+with open(sys.argv[1], "rb") as file:
+    groups = tomllib.load(file)["dependency-groups"]
+for group in sys.argv[2].split(","):
+    print(*groups[group], sep="\\n")
+"""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("requirements", type=Path, help="the file that names the Synapse")
-    parser.add_argument("extras", nargs="?", default="", help="of this package: test,dev")
+    parser.add_argument("groups", nargs="?", default="", help="in pyproject.toml: test,dev")
     arguments = parser.parse_args()
     try:
-        Environment(arguments.directory, arguments.requirements, arguments.extras).ensure()
+        Environment(arguments.directory, arguments.requirements, arguments.groups).ensure()
     except SetUpError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -38,14 +51,14 @@ class SetUpError(Exception):
 
 
 class Environment:
-    def __init__(self, directory: Path, requirements: Path, extras: str) -> None:
+    def __init__(self, directory: Path, requirements: Path, groups: str) -> None:
         self._directory = directory
         self._requirements = requirements
-        self._extras = extras
+        self._groups = groups
         self._python = directory / "bin" / "python"
         self._log = directory / "pip.log"
-        # One for each set of extras: `make test` and `make types` share an environment.
-        self._stamp = directory / f"stamp-{extras}"
+        # One for each set of groups: `make test` and `make types` share an environment.
+        self._stamp = directory / f"stamp-{groups}"
 
     def ensure(self) -> None:
         if not self._requirements.is_file():
@@ -61,15 +74,25 @@ class Environment:
         if not self._made_by_this_python():
             self._create()
         self._say("installing Synapse and the tools (a minute or so)")
-        target = f"{ROOT}[{self._extras}]" if self._extras else str(ROOT)
         # All at once, so that pip finds versions that fit together.
-        self._pip("install", "--requirement", str(self._requirements), "--editable", target)
+        wanted = ["--requirement", str(self._requirements), *self._in_groups()]
+        self._pip("install", *wanted, "--editable", str(ROOT))
         self._stamp.write_text(self._fingerprint())
         self._say(f"ready after {time.monotonic() - started:.0f} s")
 
+    def _in_groups(self) -> list[str]:
+        """What the groups name. Read here, since only pip 25.1 and newer can."""
+        if not self._groups:
+            return []
+        read = [str(self._python), "-c", _READ_GROUPS, str(ROOT / "pyproject.toml"), self._groups]
+        done = subprocess.run(read, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SetUpError(f"{done.stderr}\nThe groups {self._groups} could not be read")
+        return done.stdout.splitlines()
+
     def _is_done(self) -> bool:
         fingerprint = self._fingerprint()
-        wanted = set(filter(None, self._extras.split(",")))
+        wanted = set(filter(None, self._groups.split(",")))
         return self._python.exists() and any(
             wanted <= set(stamp.name.removeprefix("stamp-").split(","))
             and stamp.read_text() == fingerprint
