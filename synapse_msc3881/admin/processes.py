@@ -37,9 +37,9 @@ _PUSHERS, _RULES, _PERSISTS, _PUSHES, _CLIENTS, _FEDERATION = (
 _WITHOUT: Mapping[str, str] = {
     _PUSHERS: "`enabled` and `profile_tags` of pushers are not taken",
     _RULES: "device rules are refused",
-    _PUSHES: "its pushers go by the `global` rules",
-    _CLIENTS: "events that it takes go by the `global` rules, and /versions lacks the flags",
-    _FEDERATION: "events that it receives go by the `global` rules",
+    _PUSHES: "its pushers use the `global` rules",
+    _CLIENTS: "events that it takes use the `global` rules, and /versions lacks the flags",
+    _FEDERATION: "events that it receives use the `global` rules",
 }
 
 

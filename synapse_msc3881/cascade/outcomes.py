@@ -16,7 +16,7 @@ instead of these says that they are those of that entry. A text names the server
 keeps the event quiet (specification 4), so that the scope counts as not matching. `global` is
 listed only where it matched silently; where it notifies, its actions are those of the row, and
 otherwise it did not match. A null instead of the list says that evaluating failed, and that every
-pusher of the user goes by `global`. Synapse's pushers ignore the element.
+pusher of the user uses the `global` rules. Synapse's pushers ignore the element.
 
 The names of scopes and rules are texts that the user chose, and may outlive an erased user here
 for a day. So they are not stored: a `fingerprint` is, which is shorter too.
@@ -226,7 +226,7 @@ class Outcomes:
 
     Attributes:
         matches: the match of each scope that has one; ask `outcome_in`.
-        failed: whether every pusher goes by `global`, since evaluating failed.
+        failed: whether every pusher uses the `global` rules, since evaluating failed.
         suppressed: the matches that do not count.
         by_fingerprint: whether these go by the scopes' fingerprints, and name rules by theirs.
             Rows of the first releases have the names.

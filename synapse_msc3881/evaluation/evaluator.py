@@ -6,9 +6,9 @@ with device scopes, `Evaluation` finds the compiled scopes when Synapse reads th
 evaluator that Synapse makes for the event then runs them too; and what came out goes into the
 user's row of push actions, in the same statement (see `outcomes`).
 
-Nothing here may fail an event: whatever goes wrong for a user is reported, and for this event
-that user goes by `global`. For a user whose rules take too much of the server's time, only rules
-with patterns do not match (see `spending`).
+Nothing here may fail an event: whatever goes wrong for a user is reported, and for this event that
+user's pushers use the `global` rules. For a user whose rules take too much of the server's time,
+only rules with patterns do not match (see `spending`).
 """
 
 from __future__ import annotations
@@ -367,5 +367,5 @@ class Evaluation:
 
     @staticmethod
     def _failed(actions: Collection[Action]) -> Collection[Action]:
-        """Have every pusher of the user go by `global`, which needs no row where it is silent."""
+        """Have the user's pushers use the `global` rules; where these are silent, with no row."""
         return StagedActions([FAILED, *actions]) if "notify" in actions else actions

@@ -78,7 +78,7 @@ def read_facts(cursor: Cursor, user_id: str, event_id: str, report_bad: ReportBa
         user_id: a local user.
         event_id: the event.
         report_bad: called for a row that cannot be read, and is taken as everywhere else: an
-            outcome goes by `global`, a pusher has the tags ``["global"]``.
+            outcome uses the `global` rules, a pusher has the tags ``["global"]``.
 
     Returns:
         The facts, or None where there is no such event.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Nothing of ours fails an event: whatever breaks, it is sent, and pushers go by `global`.
+"""Nothing of ours fails an event: whatever breaks, it is sent, and pushers use the `global` rules.
 
 Each failure is logged once with the user and the reason, and counted each time.
 """

@@ -2,12 +2,13 @@
 """The house: what may touch Synapse, and which folder may import which."""
 
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
 
 from synapse_msc3881 import seams
-from tests.harness.source import NAME, complaints, imports, modules
+from tests.harness.source import NAME, PACKAGE, complaints, imports, modules
 
 #: From the top to the bottom: what imports stands above what it imports. Those in one line stand
 #: beside each other, and import nothing of each other.
@@ -155,6 +156,15 @@ def upward(found: dict[str, set[str]]) -> list[str]:
 
 def test_every_folder_has_its_place() -> None:
     assert {folder(module) for module in modules()} - {""} == {n for ns in LAYERS for n in ns}
+
+
+def test_the_map_of_the_files_is_right() -> None:
+    text = (PACKAGE.parent / "docs" / "how-it-works.md").read_text()
+    listed = text.partition("## Map of the files")[2].partition("    demo/")[0]
+    named = re.findall(r"^ +(\w+)\.py ", listed, re.MULTILINE)
+    there = [file.stem for file in modules().values() if file.parent == PACKAGE]
+    there += [f.stem for f in modules().values() if f.parent != PACKAGE and f.stem != "__init__"]
+    assert sorted(named) == sorted(there)
 
 
 def test_no_arrow_runs_upwards() -> None:
