@@ -6,7 +6,7 @@
 Starts a throwaway Synapse with the module, lets users write to each other for a minute, reads its
 metrics each second as Prometheus would, and draws what the expressions of dashboard.json make of
 them. In the middle a push gateway fails for a while, and somebody tampers with a user's rules.
-Needs the extra `test`, and matplotlib.
+Needs the groups `test` and `pictures`.
 """
 
 import json

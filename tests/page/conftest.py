@@ -209,3 +209,16 @@ def assert_accessible(page: Page) -> None:
         for node in violation["nodes"]
     ]
     assert not problems, "\n".join(problems)
+
+
+def stored_session(page: Page) -> Any:
+    """What the page keeps of its session, by whatever name."""
+    return page.evaluate(
+        "Object.values(sessionStorage).map((text) => JSON.parse(text))"
+        ".find((stored) => stored.accessToken)"
+    )
+
+
+def token_of(page: Page) -> str:
+    token: str = stored_session(page)["accessToken"]
+    return token

@@ -22,8 +22,9 @@ from tests.page.conftest import (
     PageServer,
     assert_accessible,
     eventually,
+    stored_session,
+    token_of,
 )
-from tests.page.test_sign_in import stored_session, token_of
 
 pytestmark = pytest.mark.skipif(
     not is_installed(), reason="`make test-page` installs oidc-provider"

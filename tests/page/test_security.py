@@ -10,8 +10,7 @@ from playwright.sync_api import Page, Route, expect
 import synapse_msc3881.page
 from demo.client import Session
 from tests.harness.browser import Watch
-from tests.page.conftest import NewPage, PageServer, SignedIn, eventually
-from tests.page.test_sign_in import token_of
+from tests.page.conftest import NewPage, PageServer, SignedIn, eventually, token_of
 
 STATIC = Path(synapse_msc3881.page.__file__).parent / "static"
 #: Another origin, which the tests answer for.

@@ -3,7 +3,6 @@
 
 import contextlib
 import re
-from typing import Any
 
 import pytest
 from playwright.sync_api import Error, Page, Route, expect
@@ -20,6 +19,8 @@ from tests.page.conftest import (
     eventually,
     fill_in,
     sign_in,
+    stored_session,
+    token_of,
 )
 
 NAME = "Notification settings"
@@ -35,19 +36,6 @@ def sessions_of(user: Session) -> list[str]:
     """The ids of the user's devices that are the page's."""
     devices = user.call("GET", path("devices"))["devices"]
     return [device["device_id"] for device in devices if device["display_name"] == NAME]
-
-
-def stored_session(page: Page) -> Any:
-    """What the page keeps of its session, by whatever name."""
-    return page.evaluate(
-        "Object.values(sessionStorage).map((text) => JSON.parse(text))"
-        ".find((stored) => stored.accessToken)"
-    )
-
-
-def token_of(page: Page) -> str:
-    token: str = stored_session(page)["accessToken"]
-    return token
 
 
 def is_signed_out(page: Page, why: str = "") -> None:
