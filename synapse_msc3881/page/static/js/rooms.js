@@ -4,8 +4,9 @@
 /** @import {Client} from "./client.js" */
 /** @import {Room} from "./types.js" */
 
-// The first is what a screen shows; the last takes the rest, and is asked for again while there is more.
-const WINDOWS = [50, 500, 2500];
+// The first window is what a screen shows. The next ones grow, so that they are few and none takes long.
+const FIRST = 50;
+const SECOND = 500;
 const STATE = [["m.room.encryption", ""]];
 
 /**
@@ -32,7 +33,7 @@ async function readWindows(client, onRooms) {
   const rooms = new Map();
   let pos;
   for (let step = 0; ; step++) {
-    const size = WINDOWS[step] ?? /** @type {number} */ (WINDOWS.at(-1)) * 2 ** (step - 2);
+    const size = step === 0 ? FIRST : SECOND * 2 ** (step - 1);
     const list = {
       ranges: [[0, size - 1]],
       required_state: STATE,
