@@ -29,6 +29,7 @@ class Fallback(Enum):
     EVALUATE = "evaluate", "this event uses the `global` rules"
     COST = "cost", "some of the user's rules do not match"
     FIRE = "fire", "this push uses the `global` rules"
+    OFFER = "offer", "the pusher is woken up and reads its events itself"
     READ_RULES = "read_rules", "the rule is left out"
     READ_TAGS = "read_tags", 'the pusher has the tags ["global"]'
     EXPLAIN = "explain", "it is explained by the `global` rules"

@@ -103,7 +103,7 @@ class PusherControl:
 
         _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures, metrics))
         _install_pushers(hs, self.pushers, is_main)
-        _install_waking(hs, Waking(hs, scopes, push_actions, positions))
+        _install_waking(hs, Waking(hs, scopes, push_actions, positions, failures))
         _install_push_rules(hs, self.push_rules)
         seams.register_servlets(_register_servlets)
         if self.config.page.enabled:

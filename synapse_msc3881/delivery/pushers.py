@@ -315,6 +315,7 @@ class Pushers:
         pusher.on_stop = Stop(pusher, self._running(pusher), self._is_running)  # type: ignore[method-assign]
         tags = profile_tags_of(config)
         if tags != DEFAULT_TAGS:
+            seams.ensure_position(pusher)
             key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
             make_backlog = MailBacklog if isinstance(pusher, seams.EmailPusher) else Backlog
             backlog = make_backlog(

@@ -15,6 +15,7 @@ from synapse_msc3881 import seams
 from synapse_msc3881.delivery.backlog import backlog_of
 from synapse_msc3881.delivery.positions import Positions
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
+from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Waking:
         scopes: DeviceScopes,
         push_actions: PushActionStore,
         positions: Positions,
+        failures: Failures,
     ) -> None:
         """
         Args:
@@ -40,11 +42,13 @@ class Waking:
             scopes: knows whose pushers have profile tags.
             push_actions: what was decided for users.
             positions: writes where pushers stand that are not woken up.
+            failures: where pushers are reported that cannot take what they are offered.
         """
         self._hs = hs
         self._scopes = scopes
         self._push_actions = push_actions
         self._positions = positions
+        self._failures = failures
         # The questions under way, the earliest first, each by its last stream ordering.
         self._asked: list[_Question] = []
         # Up to here, users were told whom it concerned.
@@ -86,8 +90,8 @@ class Waking:
         upto = {
             backlog: pusher.max_stream_ordering
             for pusher in seams.running_pushers(self._hs, user_id)
-            if pusher.last_stream_ordering >= min_stream_ordering
-            and (backlog := backlog_of(pusher)) is not None
+            if (backlog := backlog_of(pusher)) is not None
+            and pusher.last_stream_ordering >= min_stream_ordering
         }
         may_have = await self._push_actions.has_any(user_id, min_stream_ordering)
         if not may_have:
@@ -118,8 +122,13 @@ class Waking:
             if backlog is None:
                 wakes = wakes or any(row.notif for row in rows)
                 continue
-            wakes = backlog.offer(rows, pusher.last_stream_ordering, upto, self._missed_to) or wakes
-            self._positions.note(pusher, backlog)
+            try:
+                offered = backlog.offer(rows, pusher.last_stream_ordering, upto, self._missed_to)
+                self._positions.note(pusher, backlog)
+            except Exception as error:  # noqa: BLE001 - it must not keep others' pushers asleep
+                self._failures.report(Fallback.OFFER, user_id, error)
+                offered = backlog.miss(upto)
+            wakes = offered or wakes
         return wakes
 
     def _miss(self, user_id: str, upto: int) -> bool:

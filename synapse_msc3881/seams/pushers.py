@@ -42,6 +42,7 @@ __all__ = [
     "StoreError",
     "all_running_pushers",
     "canonicalise_email",
+    "ensure_position",
     "forget_badge",
     "is_logged_in",
     "pushers_of",
@@ -332,3 +333,9 @@ def forget_badge(pusher: Pusher) -> None:
     """Have an http pusher tell its badge at the next receipt, whatever it told last."""
     if isinstance(pusher, HttpPusher) and not getattr(pusher, "disable_badge_count", False):
         pusher.badge_count_last_call = None
+
+
+def ensure_position(pusher: Any) -> None:
+    """Have a pusher start from the present where its row has no position, as the column allows."""
+    if pusher.last_stream_ordering is None:
+        pusher.last_stream_ordering = pusher.max_stream_ordering

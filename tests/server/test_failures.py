@@ -252,6 +252,28 @@ def test_pushers_start_whatever_a_row_of_tags_holds(
     )
 
 
+def test_a_pusher_without_a_position_keeps_no_other_from_pushing(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    """Synapse's column may hold none; such a pusher starts from the present."""
+    deployment = fresh_deployment()
+    scene = make_scene(deployment, gateway)
+    carol = deployment.register()
+    carol.join(scene.room)
+    tagged, native = scene.device(["phone", "global"]), scene.device()
+    others = [device(carol, gateway), device(deployment.register(), gateway, ["phone", "global"])]
+    others[1].user.join(scene.room)
+    deployment.homeserver.stop()
+    deployment.sql(
+        "UPDATE pushers SET last_stream_ordering = NULL WHERE user_name = ?", [scene.bob.user_id]
+    )
+    deployment.restart()
+    event_id = scene.message()
+    for pusher in (*others, tagged):
+        pusher.wait_for(event_id)
+    assert native.pushes() == [], "as without the module"
+
+
 @pytest.mark.parametrize("kind", ["nonsense", "postcontent", "global", "Override"])
 def test_a_rule_of_an_unknown_kind_can_be_deleted(
     breaking: Deployment, scene: Scene, kind: str

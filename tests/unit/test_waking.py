@@ -64,7 +64,7 @@ class World:
         scopes: Any = SimpleNamespace(users={USER})
         rows: Any = self
         positions: Any = SimpleNamespace(note=lambda *_: None)
-        self.waking = Waking(hs, scopes, rows, positions)
+        self.waking = Waking(hs, scopes, rows, positions, self._failures)
 
     def now(self) -> float:
         self._time += 0.2
@@ -327,3 +327,19 @@ def test_a_dropped_row_neither_reads_nor_wakes_up() -> None:
     (pusher,) = world.pushers[USER].values()
     assert pusher.store.backlog.walked_to == 3
     assert pusher.store.backlog.dropped == 3
+
+
+def test_a_pusher_that_cannot_take_what_it_is_offered_reads_it_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor does it keep the pushers of others asleep, since the question is answered."""
+
+    def fail(*_: object) -> bool:
+        raise RuntimeError
+
+    world = World(Backlog, 100)
+    world.start_pusher()
+    world.resume(0)
+    monkeypatch.setattr(Backlog, "offer", fail)
+    world.finish()
+    assert world.delivered == world.expected() == [1, 2]
