@@ -30,6 +30,14 @@ class PusherKey(NamedTuple):
 # The columns of Synapse's table `pushers` by which pushers are read, and ours for the same.
 _COLUMNS = {"user_name": "user_id", "app_id": "app_id", "pushkey": "pushkey"}
 
+_TAGS = (
+    "SELECT t.user_id, t.app_id, t.pushkey, t.profile_tags FROM synapse_msc3881_pusher_tags AS t"
+)
+_OF_PUSHERS = f"""
+    {_TAGS} INNER JOIN pushers AS p
+        ON t.user_id = p.user_name AND t.app_id = p.app_id AND t.pushkey = p.pushkey
+"""
+
 
 class PusherTagStore:
     """The table of profile tags. Written on the main process, as the pushers are."""
@@ -63,12 +71,12 @@ class PusherTagStore:
         conditions = {
             _COLUMNS[name]: value for name, value in keyvalues.items() if name in _COLUMNS
         }
-        where = " AND ".join(f"{column} = ?" for column in conditions)
-        txn.execute(
-            "SELECT user_id, app_id, pushkey, profile_tags FROM synapse_msc3881_pusher_tags"
-            + (f" WHERE {where}" if where else ""),
-            list(conditions.values()),
-        )
+        if conditions and "user_id" not in conditions:
+            # Only Synapse's table has an index by app and pushkey.
+            tags, where = _OF_PUSHERS, " AND ".join(f"p.{column} = ?" for column in conditions)
+        else:
+            tags, where = _TAGS, " AND ".join(f"t.{column} = ?" for column in conditions)
+        txn.execute(tags + (f" WHERE {where}" if where else ""), list(conditions.values()))
         return {
             PusherKey(user_id, app_id, pushkey): self._parse(tags, user_id, app_id)
             for user_id, app_id, pushkey, tags in txn
