@@ -274,6 +274,25 @@ def _latency(found: Measurement) -> str:
     return table(["database", "variant", *columns], rows)
 
 
+@_needs("muted")
+def _muted(found: Measurement) -> str:
+    return table(
+        ["database", "members", "each phone", "compared with", "ms", "ms, muted", "CPU time"],
+        [
+            [
+                one.where,
+                f"{one.members:,}",
+                one.variant,
+                one.baseline,
+                f"{one.baseline_median:.1f}",
+                f"{one.variant_median:.1f}",
+                ratio(one),
+            ]
+            for one in found.comparisons
+        ],
+    )
+
+
 @_needs("fire_path")
 def _fire_path(found: Measurement) -> str:
     statements = {one.members: one.value for one in found.counts}
@@ -380,6 +399,7 @@ TABLES: Mapping[str, Callable[[Results], str]] = {
     "calls": _calls,
     "cpu": _cpu,
     "latency": _latency,
+    "muted": _muted,
     "fire-path": _fire_path,
     "start": _start,
     "memory": _memory,

@@ -21,6 +21,7 @@ class Size:
         legacy_members: the same for messages without `m.mentions`.
         most_rules: a variant with more rules than this in a room's members is left out there.
         room: members of the room in which whole messages are sent, each with a pusher.
+        muted: members of further rooms, which every member mutes.
         messages: how many are sent to it in a turn.
         latencies: how many messages the latency is taken of.
         dropped: how many events a pusher has dropped.
@@ -42,6 +43,7 @@ class Size:
     legacy_members: Sequence[int]
     most_rules: int
     room: int
+    muted: Sequence[int]
     messages: int
     latencies: int
     dropped: Sequence[int]
@@ -63,6 +65,7 @@ FULL = Size(
     legacy_members=(100,),
     most_rules=1_000_000,
     room=300,
+    muted=(10, 100, 1_000, 5_000),
     messages=2,
     latencies=300,
     dropped=(10, 1_000, 100_000),
@@ -84,6 +87,7 @@ QUICK = Size(
     legacy_members=(100,),
     most_rules=100_000,
     room=30,
+    muted=(10, 100),
     messages=2,
     latencies=30,
     dropped=(10, 1_000),
@@ -107,6 +111,7 @@ TINY = Size(
     legacy_members=(4,),
     most_rules=100,
     room=4,
+    muted=(2,),
     messages=1,
     latencies=2,
     dropped=(3, 1_001),

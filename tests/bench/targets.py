@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 
 import attr
 
-from tests.bench import end_to_end, evaluation, memory, sql, start
+from tests.bench import end_to_end, evaluation, memory, muted, sql, start
 from tests.bench.results import Comparison, Count, Results
 from tests.bench.tables import by_case, find, largest, ratio, table, with_interval
 from tests.bench.variants import (
     ALL,
     ALL_FIVE_ROOMS,
     ALL_MATCHING,
+    ALL_MUTED,
     ALL_OWN,
     ALL_ROOMS,
     IDLE,
@@ -47,6 +48,7 @@ def targets(results: Results) -> Iterator[Target]:
     """All targets, with what was found."""
     yield from _evaluation_targets(results)
     yield from _end_to_end_targets(results)
+    yield from _muted_targets(results)
     yield from _count_targets(results)
     yield from _other_targets(results)
 
@@ -106,11 +108,12 @@ def _count_targets(results: Results) -> Iterator[Target]:
     more = [
         one.value - sql.statements_of(counts, one.where, VANILLA.name, sql.EVENT)
         for one in counts
-        if one.quantity == sql.EVENT
+        if (one.quantity, one.members) == (sql.EVENT, sql.PUSHERS + 1)
     ]
     yield Target(
         "SQL statements more for an event, in each variant", "0", str(max(more)), max(more), 0
     )
+    yield from _muted_counts(counts)
     kind = counts[0].where
     calls = [
         sql.calls_of(counts, kind, variant.name, sql.PYTHON).per_member
@@ -118,6 +121,47 @@ def _count_targets(results: Results) -> Iterator[Target]:
     ]
     more_calls = calls[1] - calls[0]
     yield Target("Python calls more for a member, idle", "0", f"{more_calls:g}", more_calls, 0)
+
+
+def _muted_targets(results: Results) -> Iterator[Target]:
+    rows = results["muted"].comparisons if "muted" in results else ()
+    for one in rows:
+        if (one.baseline, one.variant) == (muted.OFF, muted.FIRST.name):
+            yield _at_most(
+                f"message, CPU time, {one.where}: every phone mutes this room of {one.members:,},"
+                " to pushers off",
+                1.15,
+                one,
+            )
+
+
+def _muted_counts(counts: Sequence[Count]) -> Iterator[Target]:
+    for kind in dict.fromkeys(one.where for one in counts if one.variant == sql.OFF.name):
+        more = [
+            sum(
+                factor * sql.statements_of(counts, kind, variant.name, quantity, members)
+                for factor, variant in ((1, ALL_MUTED), (-1, sql.OFF))
+                for quantity in (sql.EVENT, sql.PUSHES)
+            )
+            for members in (sql.PUSHERS + 1, sql.MANY)
+        ]
+        yield Target(
+            f"SQL statements more where every phone mutes the room than with pushers off, {kind}",
+            "0",
+            str(max(more)),
+            max(more),
+            0,
+        )
+        less = sql.statements_of(counts, kind, VANILLA.name, sql.PUSHES) - sql.statements_of(
+            counts, kind, ALL.name, sql.PUSHES
+        )
+        yield Target(
+            f"SQL statements more for the push of a pusher with tags, {kind}",
+            "-1",
+            f"{-less / sql.PUSHERS:g}",
+            -less / sql.PUSHERS,
+            -1,
+        )
 
 
 def _other_targets(results: Results) -> Iterator[Target]:
