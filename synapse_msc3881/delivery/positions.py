@@ -27,8 +27,7 @@ ROWS_PER_POSITION = 1000
 _DELAY_MS = 1000
 _BATCH = 500
 
-# At the end of the process, this is how many are written. Writing takes it milliseconds for each
-# hundred, and whoever stops a server waits.
+# At the end of the process, so many are written: whoever stops a server waits for it.
 _MOST_AT_THE_END = 50_000
 
 

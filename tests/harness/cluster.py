@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attr
 from typing_extensions import Self
@@ -170,6 +170,15 @@ class ClusterHomeserver(Homeserver):
     def kill_process(self, name: str) -> None:
         """`kill -9` of one process; `start_process` brings it back."""
         self.children[name].kill()
+
+    def stop_process(self, name: str) -> None:
+        """Ask one process to stop, and return when it has."""
+        self.children[name].stop()
+
+    def change_options(self, **extra: Any) -> None:
+        """Change top-level options of homeserver.yaml, for the processes that start from now on."""
+        self.options = attr.evolve(self.options, extra={**self.options.extra, **extra})
+        self._write_config()
 
     def start_process(self, name: str) -> None:
         """Start one process again, and return when it answers."""
