@@ -135,7 +135,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         facts = _read(arguments.config, arguments.user, arguments.event)
     except CannotReadError as error:
-        print("The database:", error, error.remedy, file=sys.stderr)
+        print(f"The database: {error}", file=sys.stderr)
+        if error.remedy:
+            print(f"  -> {error.remedy}", file=sys.stderr)
         return 1
     except _CannotExplainError as error:
         print(error, file=sys.stderr)
