@@ -130,7 +130,7 @@ def test_the_table_for_humans(deployment: Deployment) -> None:
     assert "writes pushers and their profile tags" in " ".join(answer.output.split())
 
     short = command("check", "-c", config).output.splitlines()
-    parts = len(SEAMS) + len(process_config.SEAMS)
+    parts = len(SEAMS) + len(TABLES) + len(process_config.SEAMS)
     assert short[:-1] == lines[: len(short) - 1]
     assert short[-1].startswith(f"{parts} parts of Synapse that the module relies on: all as they")
 

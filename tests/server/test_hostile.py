@@ -292,7 +292,7 @@ def test_the_log_at_info_does_not_hold_what_users_keep_to_themselves(
     phone.set(profile_tags=["phone", "global"])
     phone.wait_for(scene.message())
     log = deployment.log_text()
-    assert "compile failed" in log
+    assert "compile_rule failed" in log
     # A refused request is logged by Synapse with the error that it answers.
     ours = [line for line in log.splitlines() if "msc3881" in line]
     assert ours
