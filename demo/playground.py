@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from demo.client import JsonDict, Session, path
 from demo.homeserver import Homeserver
-from demo.story import Story, pushkey
+from demo.story import DEVICES, Story, pushkey
 
 WEB = "WEB"
 TABLET = "TABLET"
@@ -54,11 +54,16 @@ def furnish(homeserver: Homeserver, story: Story) -> Mapping[str, str]:
     homeserver.login(alice.user_id, WEB)
     for device_id, name in DEVICE_NAMES.items():
         alice.call("PUT", path("devices", device_id), {"display_name": name})
-    return {
+    rooms = {
         "Carol": _direct(alice, carol),
         "Travel plans": _room(alice, (carol, bob), "Travel plans", [_ENCRYPTED]),
         **{name: _room(alice, (bob, carol), name) for name in _GROUPS},
     }
+    # A pusher keeps the order: when this has arrived, so has all that came before.
+    last = bob.send(rooms[_GROUPS[-1]], "Has anybody found my keys?")
+    for device in (*DEVICES, "tablet"):
+        story.gateway.wait_for(pushkey=pushkey(device), event_id=last)
+    return rooms
 
 
 def _direct(alice: Session, other: Session) -> str:
