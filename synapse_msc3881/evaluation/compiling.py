@@ -302,17 +302,28 @@ def compile_always(compile_rules: Compile) -> CompiledRules:
 
 
 @attr.s(auto_attribs=True, slots=True)
+class _Part:
+    """The rules of a chunk, and what was compiled of them."""
+
+    rules: Sequence[DeviceRule]
+    chunk: Chunk | None
+    #: What is compiled first: rules that only compare, and of these and others the silent ones.
+    seems_costly: bool
+    has_silent: bool
+
+
+@attr.s(auto_attribs=True, slots=True)
 class _Scope:
     """A scope that is being compiled."""
 
     rules: Sequence[DeviceRule]
     rooms: dict[object, Actions] = attr.Factory(dict)
     senders: dict[object, Actions] = attr.Factory(dict)
-    #: The rules of each chunk, in the order in which they are evaluated, and what is compiled.
-    chunks: list[tuple[tuple[DeviceRule, ...], Chunk | None]] = attr.Factory(list)
+    #: In the order in which they are evaluated.
+    parts: list[_Part] = attr.Factory(list)
 
     def so_far(self) -> CompiledScope:
-        chunks = tuple(chunk for _, chunk in self.chunks if chunk is not None)
+        chunks = tuple(part.chunk for part in self.parts if part.chunk is not None)
         return CompiledScope(
             groups=tuple(group for chunk in chunks for group in chunk.groups),
             rooms=self.rooms or _NOTHING,
@@ -324,8 +335,9 @@ class _Scope:
 class Compilation:
     """Compiles the device scopes that a user's pushers list, step by step.
 
-    What is only looked up comes first, then rules that only compare: they count though the rest is
-    not there yet.
+    What is only looked up comes first, then what is found again, then rules that only compare: they
+    count though the rest is not there yet. Of these and of the rest, silent rules come first, so
+    that what was muted stays muted.
     """
 
     def __init__(
@@ -345,7 +357,7 @@ class Compilation:
             report_bad: is told of each rule that is left out, as it does not parse.
             max_bytes: what is compiled may take of memory, about.
             max_new_chunks: how many chunks of each scope may be compiled, and not found: of
-                rules that only compare, and of others.
+                rules that only compare and of others, of silent ones and of others.
         """
         self._compiler = compiler
         self._rules = rules
@@ -355,8 +367,6 @@ class Compilation:
         self._max_new_chunks = max_new_chunks
         self._bytes = 0
         self._scopes: dict[str, _Scope] = {}
-        #: Whether there is anything yet.
-        self.is_begun = False
         #: Whether rules were left out as they are too large.
         self.is_too_large = False
         #: Whether rules were left out as they are too many to be compiled now.
@@ -364,18 +374,26 @@ class Compilation:
 
     def steps(self) -> Iterator[None]:
         """The work: each step is as long as a group of rules is to compile, about."""
+        yield from self.first_steps()
+        yield from self.further_steps()
+
+    def first_steps(self) -> Iterator[None]:
+        """Find what is only looked up. It takes little, and without it muted rooms would ring."""
         listed = {tag for tags in self._tag_lists for tag in tags}
         rules = [rule for rule in self._rules if rule.enabled and rule.profile_tag in listed]
         self._scopes = {tag: _Scope(rules) for tag, rules in by_scope(rules).items()}
-        self.is_begun = True
         yield
         for scope in self._scopes.values():
             yield from self._look_up(scope)
+
+    def further_steps(self) -> Iterator[None]:
+        """Compile the rest."""
         for scope in self._scopes.values():
             yield from self._split(scope)
         for costly in (False, True):
-            for scope in self._scopes.values():
-                yield from self._compile(scope, costly)
+            for silent in (True, False):
+                for scope in self._scopes.values():
+                    yield from self._compile(scope, costly, silent)
 
     def _look_up(self, scope: _Scope) -> Iterator[None]:
         parsed: dict[str, Actions] = {}
@@ -393,25 +411,33 @@ class Compilation:
     def _split(self, scope: _Scope) -> Iterator[None]:
         for kinds in (_BEFORE_ROOM, _AFTER_SENDER):
             for rules in _chunks(rule for rule in scope.rules if rule.kind in kinds):
-                scope.chunks.append((rules, None))
+                part = _Part(
+                    rules,
+                    chunk=self._compiler.find(rules),
+                    seems_costly=_seems_costly(rules[0]),
+                    has_silent=any('"notify"' not in rule.actions for rule in rules),
+                )
+                scope.parts.append(part)
                 yield
 
-    def _compile(self, scope: _Scope, costly: bool) -> Iterator[None]:
+    def _compile(self, scope: _Scope, costly: bool, silent: bool) -> Iterator[None]:
         new = 0
-        for number, (rules, _) in enumerate(scope.chunks):
-            if _seems_costly(rules[0]) is not costly:
+        for part in scope.parts:
+            if part.seems_costly is not costly or part.has_silent is not silent:
                 continue
-            chunk = self._compiler.find(rules)
-            if chunk is None and new < self._max_new_chunks:
+            if part.chunk is None:
+                # Another scope may have had the same since.
+                part.chunk = self._compiler.find(part.rules)
+            if part.chunk is None and new < self._max_new_chunks:
                 new += 1
-                chunk = self._compiler.compile(rules, self._report_bad)
-            if chunk is None:
+                part.chunk = self._compiler.compile(part.rules, self._report_bad)
+            if part.chunk is None:
                 self.is_cut_short = True
-            elif self._bytes + chunk.size > self._max_bytes:
+            elif self._bytes + part.chunk.size > self._max_bytes:
                 self.is_too_large = True
+                part.chunk = None
             else:
-                self._bytes += chunk.size
-                scope.chunks[number] = (rules, chunk)
+                self._bytes += part.chunk.size
             yield
 
     def so_far(self) -> UserScopes | None:

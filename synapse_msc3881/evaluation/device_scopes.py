@@ -11,7 +11,9 @@ invalidation waits for the next load, which begins when this one is done: so eac
 was written before it, and waits for two loads at most, however often somebody writes.
 
 Compiling is done in slices (see `slices`). Who writes much has little compiled at a time, which is
-what was written last, and the rest later; and no event waits for longer than two seconds.
+what was written last, and the rest later. No event waits for longer than half a second for somebody
+with thousands of rules, and two seconds for anybody else. Then it has what there is: what is only
+looked up, as muted rooms are, and what was compiled before.
 
 A disabled pusher's tags count here like any other's. Its scopes are evaluated for nothing, but
 switching a pusher changes nothing that a process holds, and so can leave nothing stale.
@@ -20,7 +22,7 @@ switching a pusher changes nothing that a process holds, and so can leave nothin
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -140,10 +142,15 @@ class DeviceScopes:
             found.update((each, scopes) for each, scopes in loaded if scopes is not None)
         held.use(found)
         needing_global = held.needing_global.intersection(found) if held.needing_global else ()
-        for user_id in {*needing_global, *missing}:
-            scopes = found.get(user_id)
-            if isinstance(scopes, UserScopes) and scopes.needs_global_match:
-                await self._know_global(user_id, scopes, global_rules.get(user_id))
+        if needing_global or missing:
+            await self._know_global(
+                [
+                    (user_id, scopes, global_rules.get(user_id))
+                    for user_id in {*needing_global, *missing}
+                    if isinstance(scopes := found.get(user_id), UserScopes)
+                    and scopes.needs_global_match
+                ]
+            )
         return found
 
     # --- Loads ---
@@ -206,13 +213,29 @@ class DeviceScopes:
             max_new_chunks=_CHUNKS_IN_DEBT if in_debt else sys.maxsize,
         )
         self._slices.do(
-            compilation.steps(),
+            compilation.first_steps(), done=partial(self._go_on_compiling, load, compilation)
+        )
+
+    def _go_on_compiling(
+        self,
+        load: _Load[Scopes],
+        compilation: Compilation,
+        spent: float,
+        error: BaseException | None,
+    ) -> None:
+        if error is not None:
+            self._compiled(load, compilation, spent, error)
+            return
+        self._debts.charge(load.user_id, spent)
+        self._slices.do(
+            compilation.further_steps(),
             done=partial(self._compiled, load, compilation),
             late=partial(self._late, load, compilation),
         )
 
     def _late(self, load: _Load[Scopes], compilation: Compilation) -> None:
-        so_far = compilation.so_far() if compilation.is_begun else Failed()
+        so_far = compilation.so_far()
+        self._reuse_global(load.user_id, so_far)
         load.is_late = True
         load.answer(so_far)
         if load.next is not None:
@@ -251,13 +274,16 @@ class DeviceScopes:
 
     def _keep(self, load: _Load[Scopes], scopes: Scopes) -> None:
         user_id, held = load.user_id, self._held
-        if isinstance(scopes, UserScopes) and scopes.needs_global_match:
-            scopes.silent_global = held.stale_silent_global(user_id)
+        self._reuse_global(user_id, scopes)
         if held.end_reading(user_id):
             held.keep(user_id, scopes)
         elif isinstance(scopes, UserScopes):
             held.keep_stale(user_id, scopes)
         self._end(load, scopes)
+
+    def _reuse_global(self, user_id: str, scopes: Scopes) -> None:
+        if isinstance(scopes, UserScopes) and scopes.needs_global_match:
+            scopes.silent_global = self._held.stale_silent_global(user_id)
 
     def _end(self, load: _Load[Scopes], scopes: Scopes) -> None:
         del self._loads[load.user_id]
@@ -277,16 +303,29 @@ class DeviceScopes:
 
     # --- `global` ---
 
-    async def _know_global(self, user_id: str, scopes: UserScopes, rules: CompiledRules) -> None:
-        """Have what tells whether these `global` rules matched silently."""
+    async def _know_global(self, users: Sequence[tuple[str, UserScopes, CompiledRules]]) -> None:
+        """Have what tells whether these users' `global` rules matched silently.
+
+        For somebody over the bound it is not made: then what is silent counts as a match.
+        """
+        over: set[str] = set()
         for _ in range(_ATTEMPTS):
-            known = scopes.silent_global
-            if known is not None and known.of is rules:
-                return
-            load = self._global_loads.get(user_id) or self._start_global(user_id, rules)
-            known = await load.wait()
-            if known.of is rules:
-                self._keep_global(user_id, scopes, known)
+            waited_for = []
+            for user_id, scopes, rules in users:
+                known = scopes.silent_global
+                if user_id in over or (known is not None and known.of is rules):
+                    continue
+                load = self._global_loads.get(user_id)
+                if load is None and self._debts.is_over(user_id):
+                    over.add(user_id)
+                    self._failures.report(Fallback.COST, user_id, TooCostlyError())
+                    continue
+                load = load or self._start_global(user_id, rules)
+                waited_for.append((user_id, scopes, rules, load))
+            for user_id, scopes, rules, load in waited_for:
+                known = await load.wait()
+                if known.of is rules:
+                    self._keep_global(user_id, scopes, known)
 
     def _start_global(self, user_id: str, rules: CompiledRules) -> _Load[SilentGlobal]:
         load: _Load[SilentGlobal] = _Load(user_id)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Long work on the reactor's thread, done in slices with everything else in between.
 
-Whatever one user's rules take, another request waits no longer than a slice and a step. Of all
-work that there is, what has taken the fewest slices goes on first: a thousand users with a few
-rules are done before one with thousands of them, whoever came first.
+Whatever one user's rules take, another request waits no longer than a slice and a step. Urgent work
+goes first, and then what has taken the fewest slices: a thousand users with a few rules are done
+before one with thousands of them, whoever came first.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ logger = logging.getLogger(__name__)
 #: How much CPU time a slice takes, but for its last step.
 SLICE_SECONDS = 0.001
 
-#: Who waits for a piece of work has what is done of it after this time.
+#: Who waits for a piece of work has what is done of it after this time; and after a shorter one,
+#: where it has taken so much CPU time by then that it is nothing ordinary.
 MAX_WAIT_SECONDS = 2.0
+MAX_WAIT_FOR_MUCH_SECONDS = 0.5
+MUCH_SECONDS = 0.1
 
 #: Runs a coroutine as a background process after so many milliseconds, as `ModuleApi` does it.
 CallLater = Callable[..., Any]
@@ -36,19 +39,19 @@ Pause = Callable[[float], Awaitable[None]]
 class _Work:
     steps: Iterator[object]
     done: Callable[[float, BaseException | None], None]
-    late: Callable[[], None]
-    waited_for_until: float
+    late: Callable[[], None] | None
+    since: float
     number: int
     spent: float = 0.0
-    is_done: bool = False
+    is_waited_for: bool = True
 
     def __lt__(self, other: _Work) -> bool:
         # In the order in which it came, but for what takes longer than a slice.
         return self._rank < other._rank
 
     @property
-    def _rank(self) -> tuple[int, int]:
-        return int(self.spent / SLICE_SECONDS), self.number
+    def _rank(self) -> tuple[bool, int, int]:
+        return self.late is not None, int(self.spent / SLICE_SECONDS), self.number
 
 
 class Slices:
@@ -74,6 +77,8 @@ class Slices:
         self._now = now
         self._work: list[_Work] = []
         self._waited_for: deque[_Work] = deque()
+        # Those of them that have taken much.
+        self._dear: list[_Work] = []
         self._number = 0
         self._is_working = False
         #: How many there were so far.
@@ -83,19 +88,21 @@ class Slices:
         self,
         steps: Iterator[object],
         done: Callable[[float, BaseException | None], None],
-        late: Callable[[], None],
+        late: Callable[[], None] | None = None,
     ) -> None:
         """Do something step by step, soon.
 
         Args:
             steps: each of its steps is short. No one else goes on with them.
             done: called at the end, with the CPU time that it took and what was raised.
-            late: called before that if the end is not there after `MAX_WAIT_SECONDS`.
+            late: called before that if the end is not there after `MAX_WAIT_SECONDS`, or what is
+                said there of much. None for what is urgent: nothing can be done without it.
         """
         self._number += 1
-        work = _Work(steps, done, late, self._now() + MAX_WAIT_SECONDS, self._number)
+        work = _Work(steps, done, late, self._now(), self._number)
         heapq.heappush(self._work, work)
-        self._waited_for.append(work)
+        if late is not None:
+            self._waited_for.append(work)
         if not self._is_working:
             self._is_working = True
             self._call_later(0, self._go_on, desc="msc3881_slices")
@@ -118,23 +125,35 @@ class Slices:
             work = heapq.heappop(self._work)
             goes_on, error = _take_step(work)
             before, now = now, self._clock()
+            was_dear = work.spent >= MUCH_SECONDS
             work.spent += now - before
+            if work.spent >= MUCH_SECONDS and not was_dear:
+                self._dear.append(work)
             if goes_on:
                 heapq.heappush(self._work, work)
             else:
                 ended.append((work, error))
         # Whoever waits goes on within these calls, and may bring more work.
         for work, error in ended:
-            work.is_done = True
+            work.is_waited_for = False
             _call(work.done, work.spent, error)
         self._tell_who_waits()
 
     def _tell_who_waits(self) -> None:
-        waited_for, now = self._waited_for, self._now()
-        while waited_for and (waited_for[0].is_done or waited_for[0].waited_for_until <= now):
-            work = waited_for.popleft()
-            if not work.is_done:
-                _call(work.late)
+        now = self._now()
+        while self._waited_for and _wait_ends(self._waited_for[0], now - MAX_WAIT_SECONDS):
+            self._waited_for.popleft()
+        if self._dear:
+            since = now - MAX_WAIT_FOR_MUCH_SECONDS
+            self._dear = [work for work in self._dear if not _wait_ends(work, since)]
+
+
+def _wait_ends(work: _Work, since: float) -> bool:
+    """Whether nobody waits for the work any more; who has waited since then is told."""
+    if work.is_waited_for and work.late is not None and work.since <= since:
+        work.is_waited_for = False
+        _call(work.late)
+    return not work.is_waited_for
 
 
 def _take_step(work: _Work) -> tuple[bool, BaseException | None]:

@@ -22,7 +22,13 @@ from synapse_msc3881.evaluation.compiling import Chunk, Compilation, Compiler
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.evaluation.held_scopes import Failed, HeldScopes
 from synapse_msc3881.evaluation.matching import UserScopes
-from synapse_msc3881.evaluation.slices import MAX_WAIT_SECONDS, SLICE_SECONDS, Slices
+from synapse_msc3881.evaluation.slices import (
+    MAX_WAIT_FOR_MUCH_SECONDS,
+    MAX_WAIT_SECONDS,
+    MUCH_SECONDS,
+    SLICE_SECONDS,
+    Slices,
+)
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.metrics import Metrics
 from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, Running, facts, runner
@@ -469,6 +475,75 @@ def test_an_event_after_a_change_waits_no_longer_for_the_load_before_it(process:
     assert process.find(ALICE)[ALICE].scopes["phone"].rooms == {"!new": []}
 
 
+def test_muted_rooms_stay_muted_however_many_are_compiled_at_once(process: Process) -> None:
+    """As after a restart, in a room of thousands."""
+    users = [f"@{n}:example.org" for n in range(300)]
+    for number, user in enumerate(users):
+        process.tables.tags[user] = [("phone", "global")]
+        process.tables.rules[user] = [in_room("!muted"), a_rule("phone", number)]
+    event = process.start(*users)
+    while not event.is_done:
+        process.now += MAX_WAIT_SECONDS / 4
+        process.turn()
+    assert process.compiled < len(users)
+    assert process.failures == []
+    for user in users:
+        assert event.found[user].scopes["phone"].rooms == {"!muted": []}
+    process.finish()
+    assert all(rules_in(scopes) == 1 for scopes in process.find(*users).values())
+
+
+def test_who_has_many_rules_makes_no_event_wait_for_long(process: Process) -> None:
+    process.tables.rules[ALICE] = words(9990)
+    process.step = SLICE_SECONDS * 2
+    event = process.start(ALICE)
+    while not event.is_done and process.cpu < 4 * MUCH_SECONDS:
+        process.turn()
+    assert not event.is_done
+    process.now += MAX_WAIT_FOR_MUCH_SECONDS
+    process.turn()
+    assert rules_in(event.found[ALICE]) < 9990
+    process.finish()
+
+
+def test_an_event_that_waits_no_longer_has_what_was_compiled_before(process: Process) -> None:
+    process.tables.rules[ALICE] = words(2000)
+    process.find(ALICE)
+    unchanged = process.tables.rules[ALICE]
+    others = [a_rule("another", n, on_word(-n).conditions) for n in range(9000)]
+    process.tables.rules[ALICE] = [*others, *unchanged]
+    process.tables.tags[ALICE].append(("another",))
+    process.held.invalidate((ALICE,))
+    compiled = process.compiled
+    event = process.start(ALICE)
+    while not event.is_done and process.compiled == compiled:
+        process.turn()
+    process.now += MAX_WAIT_SECONDS
+    process.turn()
+    scopes = event.found[ALICE].scopes
+    assert sum(len(group.needs) for group in scopes["phone"].groups) == 2000
+    assert sum(len(group.needs) for group in scopes["another"].groups) < 9000
+    process.finish()
+
+
+def test_silent_rules_are_compiled_before_others_of_their_sort(process: Process) -> None:
+    mutes = [
+        attr.evolve(on_word(20_000 + n), actions="[]", kind="underride", priority=n)
+        for n in range(30)
+    ]
+    process.tables.rules[ALICE] = [*words(9000), *mutes]
+    event = process.start(ALICE)
+    while not event.is_done and process.compiled < 3:
+        process.turn()
+    process.now += MAX_WAIT_SECONDS
+    process.turn()
+    groups = event.found[ALICE].scopes["phone"].groups
+    actions = [match.actions for group in groups for match in group.matches]
+    assert actions.count([]) == 30
+    assert len(actions) < 9000
+    process.finish()
+
+
 def test_a_bug_at_the_end_of_a_load_leaves_nobody_waiting(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -607,6 +682,34 @@ def test_what_tells_of_global_is_made_anew_for_other_rules(process: Process) -> 
     assert knows_of_global(process.find(ALICE, rules=rules[0])[ALICE], rules[0])
     # None of them is about this room, and no server-default rule matches silently.
     assert not knows_of_global(process.find(ALICE, rules=rules[1])[ALICE], rules[1])
+
+
+def test_what_tells_of_global_is_made_for_all_at_once(process: Process) -> None:
+    users = [f"@{n}:example.org" for n in range(5)]
+    for user in users:
+        process.tables.tags[user] = [("global", "phone")]
+        process.tables.rules[user] = [a_rule("phone")]
+    process.find(*users)
+    event = process.start(*users, rules=muting(1000))
+    process.turn()
+    process.now += MAX_WAIT_SECONDS
+    process.turn()
+    assert set(event.found) == set(users)
+    process.finish()
+
+
+def test_for_somebody_over_the_bound_a_silent_global_counts_as_a_match(process: Process) -> None:
+    process.tables.tags[ALICE] = [("global", "phone")]
+    process.find(ALICE)
+    process.debts.charge(ALICE, MAX_COMPILE_DEBT + 1.0)
+    compiled, rules = process.compiled, muting(1000)
+    scopes = process.find(ALICE, rules=rules)[ALICE]
+    run, event = Running(runner(MESSAGE, EXTENSIBLE_OFF)), facts(MESSAGE, EXTENSIBLE_OFF)
+    assert scopes.matches_global(rules, run, event)
+    assert process.compiled == compiled
+    assert process.failures == [(Fallback.COST, ALICE)]
+    process.now += 1.0 / REPAID_EACH_SECOND + process.cpu / REPAID_EACH_SECOND
+    assert knows_of_global(process.find(ALICE, rules=rules)[ALICE], rules)
 
 
 def test_nobody_else_has_global_compiled(process: Process) -> None:

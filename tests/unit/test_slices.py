@@ -7,7 +7,13 @@ from typing import Any
 import attr
 import pytest
 
-from synapse_msc3881.evaluation.slices import MAX_WAIT_SECONDS, SLICE_SECONDS, Slices
+from synapse_msc3881.evaluation.slices import (
+    MAX_WAIT_FOR_MUCH_SECONDS,
+    MAX_WAIT_SECONDS,
+    MUCH_SECONDS,
+    SLICE_SECONDS,
+    Slices,
+)
 
 STEP = SLICE_SECONDS / 4
 
@@ -30,7 +36,9 @@ class Worker:
     def _call_later(self, _: float, go_on: Callable[[], Any], **__: Any) -> None:
         self.coroutines.append(go_on())
 
-    def do(self, name: str, steps: int, error: BaseException | None = None) -> None:
+    def do(
+        self, name: str, steps: int, error: BaseException | None = None, *, urgent: bool = False
+    ) -> None:
         def take() -> Iterator[None]:
             for _ in range(steps):
                 self.cpu += STEP
@@ -43,7 +51,8 @@ class Worker:
             assert raised is error
             self.said.append(f"{name} done")
 
-        self.slices.do(take(), done, lambda: self.said.append(f"{name} late"))
+        late = None if urgent else lambda: self.said.append(f"{name} late")
+        self.slices.do(take(), done, late)
 
     def turn(self) -> None:
         """One turn of the reactor."""
@@ -98,6 +107,39 @@ def test_who_waits_is_told_after_a_time_and_the_work_goes_on() -> None:
     for _ in range(10):
         worker.turn()
     assert worker.said == ["short done", "long late", "long done"]
+
+
+def test_who_waits_for_much_is_told_sooner() -> None:
+    worker = Worker()
+    worker.do("much", int(4 * MUCH_SECONDS / STEP))
+    worker.do("little", int(MUCH_SECONDS / 2 / STEP))
+    while worker.cpu < 1.8 * MUCH_SECONDS:
+        worker.turn()
+    assert worker.said == ["little done"]
+    worker.now = MAX_WAIT_FOR_MUCH_SECONDS
+    worker.do("little again", int(MUCH_SECONDS / 2 / STEP))
+    worker.turn()
+    assert worker.said[1:] == ["much late"]
+    worker.now = MAX_WAIT_SECONDS
+    while worker.coroutines:
+        worker.turn()
+    assert worker.said[2:] == ["little again done", "much done"]
+
+
+def test_what_is_urgent_goes_first_and_is_never_late() -> None:
+    worker = Worker()
+    worker.do("little", 1)
+    worker.do("urgent", 100, urgent=True)
+    worker.do("urgent too", 1, urgent=True)
+    worker.turn()
+    worker.turn()
+    assert worker.said == ["urgent too done"]
+    worker.now = 10 * MAX_WAIT_SECONDS
+    worker.turn()
+    assert worker.said == ["urgent too done", "little late"]
+    while worker.coroutines:
+        worker.turn()
+    assert worker.said[2:] == ["urgent done", "little done"]
 
 
 def test_an_error_ends_its_own_work_only() -> None:
