@@ -24,6 +24,10 @@ from synapse_msc3881.storage.pusher_tags import PusherKey
 #: How many rows one statement reads.
 BATCH = 100
 
+#: An http pusher keeps so many rows in memory, as many as Synapse asks for at once: a row takes a
+#: kilobyte, and when a gateway fails they wait for all pushers there. The others are read later.
+MAX_WAITING = 20
+
 #: An e-mail pusher keeps so many rows in memory, the newest; it reads older ones again.
 KEPT = 100
 
@@ -57,6 +61,10 @@ class DecidedRow:
 
 
 _Decided = tuple[PushActionRow, Decision | None]
+
+
+def _count_pushed(decided: Sequence[_Decided]) -> int:
+    return sum(decision is not None and decision.pushes for _, decision in decided)
 
 
 class Backlog:
@@ -138,7 +146,7 @@ class Backlog:
         """
         self._forget(after)
         is_next = self.walked_to >= max(self._missed_to, missed_to)
-        if self._is_reading or not is_next or len(self._waiting) > BATCH:
+        if self._is_reading or not is_next or len(self._waiting) >= MAX_WAITING:
             return self.miss(upto)
         new = [row for row in rows if row.stream_ordering > self.walked_to]
         new.sort(key=attrgetter("stream_ordering"))
@@ -168,9 +176,9 @@ class Backlog:
         self._forget(after)
         return self._waiting[0].ordering - 1 if self._waiting else self.walked_to
 
-    def _takes(self, decided: Sequence[_Decided]) -> bool:  # noqa: ARG002 - not all
+    def _takes(self, decided: Sequence[_Decided]) -> bool:
         """Whether rows can be taken as they are offered."""
-        return True
+        return len(self._waiting) + _count_pushed(decided) <= MAX_WAITING
 
     def _has_to_push(self) -> bool:
         # Whatever waits: a pusher pushes 20 and sleeps until it is woken up again.
@@ -187,7 +195,7 @@ class Backlog:
         self._forget(after)
         while True:
             while len(self._waiting) < limit and self.walked_to < upto:
-                await self._walk_on(upto)
+                await self._walk_on(upto, limit)
             await self._drop_read_and_gone()
             if len(self._waiting) < limit and self.walked_to < upto:
                 continue
@@ -206,8 +214,8 @@ class Backlog:
         self._waiting = [waiting for waiting in self._waiting if waiting.ordering > upto]
         self.walked_to = max(self.walked_to, upto)
 
-    async def _walk_on(self, upto: int, *, with_received_ts: bool = False) -> None:
-        """Read some rows more, the oldest, and walk over them."""
+    async def _walk_on(self, upto: int, most: int, *, with_received_ts: bool = False) -> None:
+        """Read some rows more, the oldest, and walk over them until `most` are waiting."""
         self._is_reading = True
         try:
             rows = await self._rows.rows(
@@ -215,8 +223,13 @@ class Backlog:
             )
         finally:
             self._is_reading = False
-        self._waiting += self._keep([(row, self._decide(row)) for row in rows])
-        self.walked_to = upto if len(rows) < BATCH else rows[-1].stream_ordering
+        for row in rows:
+            if len(self._waiting) >= most:
+                return
+            self._waiting += self._keep([(row, self._decide(row))])
+            self.walked_to = row.stream_ordering
+        if len(rows) < BATCH:
+            self.walked_to = upto
 
     def _keep(self, decided: Sequence[_Decided], is_first_time: bool = True) -> list[DecidedRow]:
         """Count what was decided; returns the rows to push."""
@@ -279,7 +292,7 @@ class MailBacklog(Backlog):
         return self.walked_to if is_done else after
 
     def _takes(self, decided: Sequence[_Decided]) -> bool:
-        if any(decision is not None and decision.pushes for _, decision in decided):
+        if _count_pushed(decided):
             return False  # It is read again, with the time at which it was received.
         if self._kept_from is None:  # Nothing was before the first that is offered.
             self._kept_from = self._walked_from = self.walked_to
@@ -300,7 +313,7 @@ class MailBacklog(Backlog):
         while True:
             # Where there is nothing to mail, Synapse takes all to be done that came meanwhile, too.
             while self.walked_to < (newest := max(upto, self._missed_to)):
-                await self._walk_on(newest, with_received_ts=True)
+                await self._walk_on(newest, BATCH + KEPT, with_received_ts=True)
                 if len(self._waiting) > KEPT:
                     self._kept_from = self._waiting[-KEPT - 1].ordering
                     self._waiting = self._waiting[-KEPT:]

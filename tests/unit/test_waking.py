@@ -329,6 +329,42 @@ def test_a_dropped_row_neither_reads_nor_wakes_up() -> None:
     assert pusher.store.backlog.dropped == 3
 
 
+def test_while_the_gateway_fails_few_rows_are_kept() -> None:
+    world = World(Backlog, 100)
+    for _ in range(150):
+        world.store(PUSHED)
+    world.start_pusher()
+    (pusher,) = world.pushers[USER].values()
+
+    def kept() -> int:
+        return len(pusher.store.backlog._waiting)
+
+    # The question whether there is anything, the rows, and which are unread. Then the gateway.
+    for _ in range(3):
+        world.resume(0)
+    assert kept() == LIMIT
+    assert not world.delivered
+    for _ in range(150):
+        world.store(PUSHED)
+        world.ask()
+        world.resume(1)
+    assert kept() == LIMIT
+
+
+def test_few_rows_of_a_burst_are_kept() -> None:
+    world = World(Backlog, 1000)
+    world.start_pusher()
+    world.resume(0)
+    for _ in range(150):
+        world.store(PUSHED)
+    world.ask()
+    world.resume(0)  # The question: the rows are there to be taken.
+    (pusher,) = world.pushers[USER].values()
+    assert pusher.store.backlog._waiting == []
+    world.resume(0)  # It reads them itself.
+    assert len(pusher.store.backlog._waiting) == LIMIT
+
+
 def test_a_pusher_that_cannot_take_what_it_is_offered_reads_it_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
