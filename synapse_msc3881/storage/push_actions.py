@@ -6,6 +6,7 @@ Such a row has ``notif = 0``, so that no count sees it, and starts with our mark
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -44,13 +45,28 @@ class PushActionRow:
         Args:
             report_bad: called where it cannot be read, so that only `global` is left.
         """
-        actions: list[Action] = ["notify"]  # What `global` says, should they not be readable.
         try:
-            actions = seams.deserialize_actions(self.actions, self.highlight)
-            return Outcomes.read(actions, self.notif)
+            return read_outcomes(self.actions, self.highlight, self.notif)
         except Exception as error:  # noqa: BLE001 - a bad row must not stop whoever reads it
             report_bad(error)
-            return Outcomes.of_global(actions, self.notif)
+            return Outcomes.of_global(self._readable_actions(), self.notif)
+
+    def _readable_actions(self) -> list[Action]:
+        try:
+            return seams.deserialize_actions(self.actions, self.highlight)
+        except Exception:  # noqa: BLE001 - as above
+            return ["notify"]  # What `global` says.
+
+
+# Users whose pushers have the same tags mute the same room, and a user's pushers read the same row.
+@functools.lru_cache(maxsize=500)
+def read_outcomes(actions: str, highlight: bool, notif: bool) -> Outcomes:
+    """What a row says of the user's scopes.
+
+    Raises:
+        Exception: it cannot be read.
+    """
+    return Outcomes.read(seams.deserialize_actions(actions, highlight), notif)
 
 
 class PushActionStore:

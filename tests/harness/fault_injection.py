@@ -12,8 +12,8 @@ from synapse.module_api import ModuleApi
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from synapse_msc3881.cascade.outcomes import Outcomes
 from synapse_msc3881.evaluation import device_scopes, evaluator
+from synapse_msc3881.storage import push_actions
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
 PATH = "/_test/fail"
@@ -24,7 +24,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "compile": (device_scopes, "Compilation"),
     "evaluate": (evaluator, "match_scopes"),
     "serialise": (evaluator, "with_outcomes"),
-    "fire": (Outcomes, "read"),
+    "fire": (push_actions, "read_outcomes"),
 }
 
 
