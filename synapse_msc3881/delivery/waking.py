@@ -8,7 +8,7 @@ who pushes nothing is not woken up, and whoever is woken up has the row already.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from synapse_msc3881 import seams
@@ -16,7 +16,7 @@ from synapse_msc3881.delivery.backlog import backlog_of
 from synapse_msc3881.delivery.positions import Positions
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.failures import Failures, Fallback
-from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore
+from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore, UserRow
 
 if TYPE_CHECKING:
     from synapse.server import HomeServer
@@ -104,9 +104,7 @@ class Waking:
         if rows is None:
             users = await self._push_actions.users_to_wake(after + 1, upto)
             return [user_id for user_id in users if self._miss(user_id, upto)]
-        by_user: dict[str, list[PushActionRow]] = {}
-        for user_id, row in rows:
-            by_user.setdefault(user_id, []).append(row)
+        by_user = _by_user(rows)
         if self._asked[0] is not question:
             # The rows of an earlier one are not known yet, so these would not be the next ones.
             return [user_id for user_id in by_user if self._miss(user_id, upto)]
@@ -114,10 +112,14 @@ class Waking:
             user_id for user_id, of_user in by_user.items() if self._offer(user_id, of_user, upto)
         ]
 
-    def _offer(self, user_id: str, rows: Sequence[PushActionRow], upto: int) -> bool:
+    def _offer(self, user_id: str, user_rows: Sequence[UserRow], upto: int) -> bool:
         """Offer a user's rows to the running pushers; returns whether any has to wake up."""
+        pushers = seams.running_pushers(self._hs, user_id)
+        if not pushers:
+            return False
         wakes = False
-        for pusher in seams.running_pushers(self._hs, user_id):
+        rows = list(map(PushActionRow.of, user_rows))
+        for pusher in pushers:
             backlog = backlog_of(pusher)
             if backlog is None:
                 wakes = wakes or any(row.notif for row in rows)
@@ -138,6 +140,15 @@ class Waking:
             if (backlog := backlog_of(pusher)) is not None:
                 backlog.miss(upto)
         return bool(pushers)
+
+
+def _by_user(rows: Sequence[UserRow]) -> Mapping[str, Sequence[UserRow]]:
+    if len({row[0] for row in rows}) == len(rows):  # One event, most of the time.
+        return {row[0]: (row,) for row in rows}
+    by_user: dict[str, list[UserRow]] = {}
+    for row in rows:
+        by_user.setdefault(row[0], []).append(row)
+    return by_user
 
 
 class _Question:

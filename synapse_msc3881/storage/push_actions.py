@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attr
 
@@ -38,6 +38,11 @@ class PushActionRow:
     highlight: bool
     notif: bool
     received_ts: int | None = None  # milliseconds; only read for e-mail
+
+    @classmethod
+    def of(cls, row: UserRow) -> PushActionRow:
+        """The row of whichever user."""
+        return cls(*row[1:])
 
     def outcomes(self, report_bad: Callable[[Exception], None]) -> Outcomes:
         """What the row says of the user's scopes.
@@ -69,6 +74,11 @@ def read_outcomes(actions: str, highlight: bool, notif: bool) -> Outcomes:
     return Outcomes.read(seams.deserialize_actions(actions, highlight), notif)
 
 
+#: A user's id, and the fields of the user's row. A plain tuple, as it is read: there is one for
+#: each member of a room, and Python's garbage collector leaves it out.
+UserRow = tuple[str, str, str, str, int, str, bool, bool]
+
+
 class PushActionStore:
     """Synapse's table of push actions, read only."""
 
@@ -89,9 +99,7 @@ class PushActionStore:
 
         return await self._api.run_db_interaction("msc3881_users_to_wake", users_txn)
 
-    async def rows_of_all(
-        self, after: int, upto: int, limit: int
-    ) -> list[tuple[str, PushActionRow]] | None:
+    async def rows_of_all(self, after: int, upto: int, limit: int) -> list[UserRow] | None:
         """The rows of all users in a range of stream orderings, the first excluded.
 
         Args:
@@ -100,17 +108,17 @@ class PushActionStore:
             limit: how many rows at most.
 
         Returns:
-            Each user with the row, in no certain order; None where there are more than `limit`.
+            The rows, in no certain order; None where there are more than `limit`.
         """
 
-        def rows_txn(txn: LoggingTransaction) -> list[tuple[str, PushActionRow]] | None:
+        def rows_txn(txn: LoggingTransaction) -> list[UserRow] | None:
             txn.execute(
                 "SELECT user_id, event_id, room_id, thread_id, stream_ordering, actions,"
                 " highlight, notif FROM event_push_actions"
                 f" WHERE stream_ordering > ? AND stream_ordering <= ? AND {_RELEVANT} LIMIT ?",
                 (after, upto, limit + 1),
             )
-            rows = [(user_id, PushActionRow(*row)) for user_id, *row in txn]
+            rows = cast("list[UserRow]", txn.fetchall())
             return rows if len(rows) <= limit else None
 
         return await self._api.run_db_interaction("msc3881_push_actions_of_all", rows_txn)

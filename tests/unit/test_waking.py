@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Coroutine, Generator, Iterable
 from types import SimpleNamespace
 from typing import Any
 
+import attr
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from synapse_msc3881.cascade.rulesets import to_json
 from synapse_msc3881.delivery.backlog import Backlog, DecidedRow, MailBacklog, PusherStore
 from synapse_msc3881.delivery.waking import Waking
 from synapse_msc3881.failures import Failures
-from synapse_msc3881.storage.push_actions import PushActionRow
+from synapse_msc3881.storage.push_actions import PushActionRow, UserRow
 from synapse_msc3881.storage.pusher_tags import PusherKey
 
 USER = "@bob:example.org"
@@ -72,13 +73,12 @@ class World:
 
     # The table, as `PushActionStore` reads it
 
-    async def rows_of_all(
-        self, after: int, upto: int, limit: int
-    ) -> list[tuple[str, PushActionRow]] | None:
+    async def rows_of_all(self, after: int, upto: int, limit: int) -> list[UserRow] | None:
         del limit
         found = self._between(after, upto)
         await Wait()
-        return [(USER, row) for row in found] if len(found) <= self._most_rows else None
+        rows = [(USER, *attr.astuple(row)[:-1]) for row in found]
+        return rows if len(rows) <= self._most_rows else None
 
     async def users_to_wake(self, low: int, high: int) -> list[str]:
         found = self._between(low - 1, high)
