@@ -460,8 +460,17 @@ def test_names_are_never_markup_and_break_nothing(home: Home, signed_in: SignedI
 
 
 def assert_fits(page: Page) -> None:
+    """Nothing is wider than the screen."""
+    too_wide = page.evaluate(
+        """() => [...document.querySelectorAll("body *")]
+            .filter((one) => {
+                const { left, right } = one.getBoundingClientRect();
+                return right > innerWidth + 1 || left < -1;
+            })
+            .map((one) => one.outerHTML.slice(0, 200))"""
+    )
     widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert widths[0] <= widths[1], f"wider than the screen: {widths}"
+    assert widths[0] <= widths[1], "\n".join(map(str, [widths, *too_wide]))
 
 
 def look_at_all(page: Page, room: str, event: str) -> None:
