@@ -23,14 +23,29 @@ _WILDCARD = re.compile(r"[*?]")
 _WILDCARDS = re.compile(r"[*?]+")
 
 # Characters of words, for sure. Synapse's evaluator and Python do not always agree. So numbers that
-# are no digits, and the rarer planes of Unicode, are left out here: a word may be taken for two.
+# are no digits, new letters, and the rarer planes of Unicode, are left out here: a word may be
+# taken for two.
 _NUMBERS = (
     "\u00b2\u00b3\u00b9\u00bc-\u00be\u09f4-\u09f9\u0b72-\u0b77\u0bf0-\u0bf2\u0c78-\u0c7e"
     "\u0d58-\u0d5e\u0d70-\u0d78\u0f2a-\u0f33\u1369-\u137c\u16ee-\u16f0\u17f0-\u17f9\u19da"
     "\u2070-\u2bff\u2cfd\u3007\u3021-\u3029\u3038-\u303a\u3192-\u3195\u3220-\u33ff"
     "\ua6e6-\ua6ef\ua830-\ua835"
 )
-_WORD = re.compile(rf"[^\W{_NUMBERS}\U00010000-\U0010ffff]+")
+# Letters that are newer than some of both, or the small ones of such.
+_NEWER = "\u019b\u0264\u1c89\u1c8a\ua7cb-\ua7cf\ua7d2-\ua7d5\ua7da-\ua7dc"
+_WORD = re.compile(rf"[^\W{_NUMBERS}{_NEWER}\U00010000-\U0010ffff]+")
+
+# Letters of Unicode 16 and 17 with the small one of each, which Synapse's evaluator knows and the
+# oldest Python may not.
+_NEWER_CASES = {
+    0x1C89: 0x1C8A,
+    0xA7CB: 0x0264,
+    **{capital: capital + 1 for capital in (0xA7CC, 0xA7CE, 0xA7D2, 0xA7D4, 0xA7DA)},
+    0xA7DC: 0x019B,
+    **{capital: capital + 0x20 for capital in range(0x10D50, 0x10D66)},
+    **{capital: capital + 0x1B for capital in range(0x16EA0, 0x16EB9)},
+}
+_NEWER_CAPITAL = re.compile(f"[{''.join(map(chr, _NEWER_CASES))}]")
 
 _EVENT_MATCH = "event_match"
 _OF_THE_VALUE = ("event_property_is", "event_property_contains")
@@ -63,6 +78,16 @@ _NOTHING: tuple[Any, ...] = ()
 _MISSING = object()
 
 
+def _folded(text: str) -> str:
+    """A text, so that what is the same to Synapse without case is the same.
+
+    To it the long s is an s, and the sign of the unit kelvin a k. Folding makes ASCII of these.
+    """
+    if not text.isascii() and _NEWER_CAPITAL.search(text):
+        text = text.translate(_NEWER_CASES)
+    return text.casefold()
+
+
 class EventText(dict[str, "str | None"]):
     """An event in the form that rules are tested with: for each key its text, in folded case.
 
@@ -89,9 +114,7 @@ class EventText(dict[str, "str | None"]):
         value = self.raw.get(key, _MISSING)
         if value is _MISSING:
             return None
-        # Synapse compares without case, and to it the long s is an s, and the sign of the unit
-        # kelvin a k. Folding makes ASCII of these.
-        text = self[key] = value.casefold() if isinstance(value, str) else ""
+        text = self[key] = _folded(value) if isinstance(value, str) else ""
         return text
 
     def __getattr__(self, name: str) -> Any:
@@ -291,9 +314,9 @@ class _NeedsOfRule:
             if _is_wild(pattern):
                 self._pieces += [(key, piece) for piece in _pieces_between_wildcards(pattern)]
             else:
-                self._values.append((key, pattern.casefold()))
+                self._values.append((key, _folded(pattern)))
             return
-        chunks = _WILDCARDS.split(pattern.casefold())
+        chunks = _WILDCARDS.split(_folded(pattern))
         for number, chunk in enumerate(chunks):
             self._add_chunk(chunk, at_start=number == 0, at_end=number == len(chunks) - 1)
 
@@ -334,7 +357,7 @@ class _NeedsOfRule:
 
 
 def _pieces_between_wildcards(pattern: str) -> list[str]:
-    return [piece.casefold() for piece in _WILDCARDS.split(pattern)]
+    return [_folded(piece) for piece in _WILDCARDS.split(pattern)]
 
 
 def _middle(piece: str) -> str:

@@ -93,6 +93,26 @@ def test_no_match_is_ruled_out(case: tuple[list[Any], Occasion]) -> None:
         note("no match, ruled out" if not possible else "no match, not ruled out")
 
 
+#: Capitals of which the oldest Python does not know the small letters, and these.
+NEWER_CAPITALS = (
+    "\u1c89\ua7cb\ua7cc\ua7ce\ua7d2\ua7d4\ua7da\ua7dc\U00010d50\U00010d65\U00016ea0\U00016eb8"
+)
+NEWER_SMALL = (
+    "\u1c8a\u0264\ua7cd\ua7cf\ua7d3\ua7d5\ua7db\u019b\U00010d70\U00010d85\U00016ebb\U00016ed3"
+)
+
+
+@pytest.mark.parametrize("key", ["content.body", "content.topic"])
+@pytest.mark.parametrize("form", ["{}", "*{}*", "{}?"])
+def test_letters_that_are_newer_than_python_are_ruled_out_by_no_case(key: str, form: str) -> None:
+    for capital, small in zip(NEWER_CAPITALS, NEWER_SMALL, strict=True):
+        for pattern, text in ((capital, small), (small, capital), (capital, capital)):
+            conditions = [{"kind": "event_match", "key": key, "pattern": form.format(pattern)}]
+            event = occasion({key: form.replace("?", "!").replace("*", "").format(text)})
+            possible = could_match([needs_of(conditions)], searchable(event.keys))
+            assert possible >= matches(conditions, event), (pattern, text)
+
+
 def test_the_example_above_is_a_match() -> None:
     """Or else it would show nothing."""
     assert matches([FOLDED], occasion({"content.topic": f"-{LONG_S}{KELVIN}"}))
