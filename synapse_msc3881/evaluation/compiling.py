@@ -276,7 +276,8 @@ def _chunks(rules: Iterable[DeviceRule]) -> Iterator[tuple[DeviceRule, ...]]:
             chunk, size = [], 0
         chunk.append(rule)
         size += of_rule
-        if size >= _MIN_CONDITIONS_OF_CHUNK and _ends_chunk(rule):
+        # Where rules are large, the limit would end all chunks, and one more rule shift them all.
+        if size + 2 * of_rule >= _MIN_CONDITIONS_OF_CHUNK and _ends_chunk(rule):
             yield tuple(chunk)
             chunk, size = [], 0
     if chunk:

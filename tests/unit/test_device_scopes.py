@@ -585,6 +585,23 @@ def test_after_a_change_little_is_compiled(process: Process, change: str) -> Non
     assert process.compiled - compiled <= 4
 
 
+@pytest.mark.parametrize("conditions", [7, 13, 20])
+def test_after_a_change_little_is_compiled_of_large_rules(
+    process: Process, conditions: int
+) -> None:
+    large = [
+        attr.evolve(rule, conditions=json.dumps(json.loads(rule.conditions) * conditions))
+        for rule in words(1000)
+    ]
+    process.tables.rules[ALICE] = large[:-1]
+    process.find(ALICE)
+    compiled = process.compiled
+    process.tables.rules[ALICE] = large
+    process.held.invalidate((ALICE,))
+    assert rules_in(process.find(ALICE)[ALICE]) == 1000
+    assert process.compiled - compiled <= 10
+
+
 def test_who_has_much_compiled_has_what_is_new_first_and_the_rest_later(process: Process) -> None:
     process.find(ALICE)
     process.debts.charge(ALICE, MAX_COMPILE_DEBT + 0.01)
