@@ -427,6 +427,29 @@ def test_a_session_that_is_over_leads_to_signing_in(home: Home, signed_in: Signe
     expect(page.get_by_label("Password", exact=True)).to_be_visible()
 
 
+def test_what_other_servers_may_send_breaks_nothing(home: Home, signed_in: SignedIn) -> None:
+    room = home.room("Choir")
+    event = home.bob.send(room, "Hello")
+    strange = {
+        "type": "m.room.member",
+        "state_key": home.bob.user_id,
+        "content": {"displayname": 5},
+    }
+    message = {
+        "type": "m.room.message",
+        "event_id": event,
+        "sender": home.bob.user_id,
+        "origin_server_ts": 2**53 - 1,
+        "content": {"msgtype": "m.text", "body": "Hello"},
+    }
+    page = signed_in(home.phone)
+    page.route(
+        "**/messages?**", lambda route: route.fulfill(json={"chunk": [message], "state": [strange]})
+    )
+    go(page, "why", room)
+    expect(page.get_by_role("link", name="Hello")).to_contain_text(home.bob.user_id)
+
+
 # ---- For everyone ----
 
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /** The user's devices, put together from what the server says of sessions, pushers and rules. */
 import { SILENCED, WANTED } from "./client.js";
+import { isVisible } from "./i18n.js";
+import { GLOBAL } from "./rules.js";
 import { isOwnSession } from "./session.js";
 
 /** @import {Device, Pusher} from "./types.js" */
@@ -32,7 +34,8 @@ export function devicesOf(sessions, pushers, accountData, ownId) {
 const strayId = (pusher) => `?${pusher["app_id"]} ${pusher["pushkey"]}`;
 
 /** @param {Device} device  whether it can have settings of its own, under the name of its session */
-export const canHaveOwn = (device) => device.pushers.length > 0 && !device.id.startsWith("?");
+export const canHaveOwn = (device) =>
+  device.pushers.length > 0 && !device.id.startsWith("?") && device.id !== GLOBAL;
 
 /**
  * @param {any[]} sessions
@@ -55,7 +58,7 @@ function deviceOf(id, displayName, lastSeen, pushers, accountData) {
   const [first] = pushers;
   const tags = first?.["profile_tags"] ?? ["global"];
   const wanted = accountData[WANTED + id]?.profile_tags;
-  const name = [displayName, first?.["device_display_name"], id].find((text) => text?.trim());
+  const name = [displayName, first?.["device_display_name"], id].find(isVisible);
   return {
     id,
     name: name ?? "?",

@@ -87,6 +87,14 @@ function inSentence(name) {
   return TURNS.test(short) ? `\u2068${short}\u2069` : short;
 }
 
+/**
+ * Whether it is a text in which there is something to see.
+ *
+ * @param {unknown} text
+ * @returns {text is string}
+ */
+export const isVisible = (text) => typeof text === "string" && /[\p{L}\p{N}\p{P}\p{S}]/u.test(text);
+
 /** @param {number} value */
 export const number = (value) => new Intl.NumberFormat(locale()).format(value);
 
@@ -94,9 +102,25 @@ export const number = (value) => new Intl.NumberFormat(locale()).format(value);
 export const list = (items) =>
   new Intl.ListFormat(locale(), { type: "disjunction" }).format(items);
 
-/** @param {number} ms */
+/**
+ * When something was, in words; "" for a number that is no time, which other servers may send.
+ *
+ * @param {number} ms
+ */
 export const dateTime = (ms) =>
-  new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "short" }).format(ms);
+  isTime(ms)
+    ? new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "short" }).format(ms)
+    : "";
+
+/**
+ * The same for a machine.
+ *
+ * @param {number} ms
+ */
+export const isoTime = (ms) => (isTime(ms) ? new Date(ms).toISOString() : undefined);
+
+/** @param {number} ms */
+const isTime = (ms) => !Number.isNaN(new Date(ms).getTime());
 
 /** @type {[Intl.RelativeTimeFormatUnit, number][]} */
 const UNITS = [

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /** The user's rooms: from sliding sync in growing windows, or from one sync where there is none. */
 
+import { isVisible } from "./i18n.js";
+
 /** @import {Client} from "./client.js" */
 /** @import {Room} from "./types.js" */
 
@@ -60,7 +62,7 @@ const isJoined = (room) => !room.invite_state && !room.stripped_state;
  * @returns {Room}
  */
 function roomOf(id, room) {
-  const heroes = (room.heroes ?? []).map((/** @type {any} */ h) => h.displayname || h.user_id);
+  const heroes = (room.heroes ?? []).map((/** @type {any} */ h) => [h.displayname, h.user_id].find(isVisible));
   const last = room.timeline?.at(-1);
   return {
     id,
@@ -76,12 +78,13 @@ function roomOf(id, room) {
 const isEncryption = (event) => event.type === "m.room.encryption" && event.state_key === "";
 
 /**
- * @param {string | undefined} name
+ * @param {unknown} name  whatever another server let through
  * @param {string[]} heroes
  * @param {string} id
+ * @returns {string}
  */
 function nameOf(name, heroes, id) {
-  return name?.trim() || heroes.join(", ").trim() || id;
+  return [name, heroes.join(", ")].find(isVisible)?.trim() ?? id;
 }
 
 /** @param {Map<string, Room>} rooms */
@@ -115,7 +118,7 @@ async function readSync(client, onRooms) {
     rooms.set(id, {
       id,
       name: nameOf(
-        content("m.room.name")?.name || content("m.room.canonical_alias")?.alias,
+        [content("m.room.name")?.name, content("m.room.canonical_alias")?.alias].find(isVisible),
         room.summary?.["m.heroes"] ?? [],
         id,
       ),

@@ -3,7 +3,7 @@
 import { Problem, Switch, Title, useChange } from "../components.js";
 import { canHaveOwn } from "../devices.js";
 import { html, useEffect, useId, useRef, useState } from "../html.js";
-import { ago, dateTime, t } from "../i18n.js";
+import { ago, dateTime, isoTime, t } from "../i18n.js";
 import { link } from "../router.js";
 import * as rules from "../rules.js";
 
@@ -96,7 +96,7 @@ export function Meta({ device }) {
   if (device.app) parts.push(html`<bdi>${device.app}</bdi>`);
   if (device.lastSeen) {
     parts.push(
-      html`<time datetime=${new Date(device.lastSeen).toISOString()} title=${dateTime(device.lastSeen)}
+      html`<time datetime=${isoTime(device.lastSeen)} title=${dateTime(device.lastSeen)}
         >${t("devices.lastSeen", { when: ago(device.lastSeen) })}</time
       >`,
     );

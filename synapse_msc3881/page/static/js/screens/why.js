@@ -2,7 +2,7 @@
 /** "Why did it ring?": the last messages of a room, and what each device made of one of them. */
 import { Loading, Problem, Title } from "../components.js";
 import { html, useEffect, useState } from "../html.js";
-import { dateTime, t } from "../i18n.js";
+import { dateTime, isVisible, isoTime, t } from "../i18n.js";
 import { RoomList } from "../room-list.js";
 import { link } from "../router.js";
 
@@ -11,6 +11,8 @@ import { link } from "../router.js";
 
 const TYPES = ["m.room.message", "m.room.encrypted", "m.sticker", "m.call.invite"];
 const LONGEST = 300;
+/** What may have become of a push, what counts most first. */
+const STATES = ["sent", "waiting", "unknown", "not_sent"];
 
 /** @param {{store: Store, roomId?: string, eventId?: string}} props */
 export function Why({ store, roomId, eventId }) {
@@ -70,14 +72,18 @@ function Messages({ store, roomId }) {
  * @returns {Record<string, string>}
  */
 const namesIn = (state) =>
-  Object.fromEntries((state ?? []).map((e) => [e.state_key, e.content?.displayname]));
+  Object.fromEntries(
+    (state ?? [])
+      .filter((e) => isVisible(e.content?.displayname))
+      .map((e) => [e.state_key, e.content.displayname]),
+  );
 
 /** @param {{event: any, names: Record<string, string>, userId: string}} props */
 function Message({ event, names, userId }) {
-  const sender = event.sender === userId ? t("why.you") : names[event.sender]?.trim() || event.sender;
+  const sender = event.sender === userId ? t("why.you") : names[event.sender] ?? event.sender;
   return html`<span class="room-name">${bodyOf(event)}</span>
     <span class="hint">
-      <bdi>${sender}</bdi> · <time datetime=${new Date(event.origin_server_ts).toISOString()}
+      <bdi>${sender}</bdi> · <time datetime=${isoTime(event.origin_server_ts)}
         >${dateTime(event.origin_server_ts)}</time
       >
     </span>`;
@@ -118,7 +124,16 @@ function Explanation({ store, roomId, answer }) {
     ${answer.recorded &&
     (store.devices ?? []).map((device) => {
       const pushers = answer.pushers.filter((/** @type {any} */ one) => isOf(one, device));
-      return html`<${OnDevice} key=${device.id} device=${device} pusher=${pushers[0]} roomId=${roomId} />`;
+      // Of several, one that rang: then the device did.
+      const pusher = STATES.map((state) =>
+        pushers.find((/** @type {any} */ one) => one.delivery.state === state),
+      ).find(Boolean);
+      return html`<${OnDevice}
+        key=${device.id}
+        device=${device}
+        pusher=${pusher ?? pushers[0]}
+        roomId=${roomId}
+      />`;
     })}
     <p class="further">
       <a class="button" href=${link("rooms", roomId)}>${t("why.change", { room })}</a>
