@@ -25,6 +25,7 @@ from tests.page.screens import (
     make_home,
     switch,
 )
+from tests.server.cascade_helpers import device
 
 SILENCED = "org.matrix.msc3890.local_notification_settings."
 OWN_FIRST = "Its own settings, then everywhere"
@@ -102,6 +103,26 @@ def test_all_but_one_are_silenced_and_it_is_undone(home: Home, signed_in: Signed
     expect(page.get_by_role("switch", checked=True)).to_have_count(2)
     expect(card(page, WEB).get_by_role("switch")).not_to_be_checked()
     assert home.pusher(home.phone)["enabled"] is True
+
+
+def test_undoing_leaves_a_pusher_off_that_was_off(home: Home, signed_in: SignedIn) -> None:
+    old = device(home.phone, home.gateway, enabled=False, app_display_name="Old app")
+    page = signed_in(home.tablet)
+    card(page, TABLET).get_by_role("button", name="Silence all but this device").click()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("switch", checked=True)).to_have_count(3)
+    pushers = home.phone.get_pushers()
+    assert {one["pushkey"] for one in pushers if not one["enabled"]} == {old.pushkey}
+
+
+def test_what_another_tab_sets_on_a_web_client_is_shown(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.phone)
+    where = path("user", home.phone.user_id, "account_data", f"{SILENCED}WEB")
+    home.phone.call("PUT", where, {"is_silenced": True, "other": 1})
+    switch(page, TABLET, False)
+    expect(card(page, WEB).get_by_role("switch")).not_to_be_checked()
+    switch(page, WEB, True)
+    assert home.phone.call("GET", where) == {"is_silenced": False, "other": 1}
 
 
 def test_a_device_whose_gateway_fails_says_so(home: Home, signed_in: SignedIn) -> None:
@@ -194,6 +215,40 @@ def test_keywords_are_added_changed_and_removed(home: Home, signed_in: SignedIn)
     row.get_by_role("button", name="Remove").click()
     expect(row).to_have_count(0)
     assert {rule["pattern"] for rule in home.rules_of(home.phone)["content"]} == {"a/b"}
+
+
+def test_a_keyword_leaves_another_apps_rule_of_that_id_alone(
+    home: Home, signed_in: SignedIn
+) -> None:
+    home.phone.put_rule("PHONE", "content", "pizza", {"pattern": "pizz*", "actions": []})
+    page = signed_in(home.tablet)
+    go(page, "devices", "PHONE")
+    section = page.get_by_role("region", name="Keywords")
+    section.get_by_label("Word", exact=True).fill("pizza")
+    section.get_by_role("button", name="Add").click()
+    expect(section.get_by_role("listitem")).to_have_count(1)
+    patterns = {rule["rule_id"]: rule["pattern"] for rule in home.rules_of(home.phone)["content"]}
+    assert patterns == {"pizza": "pizz*", "pizza_": "pizza"}
+
+
+def test_what_is_set_for_a_room_goes_before_direct_messages(
+    home: Home, signed_in: SignedIn
+) -> None:
+    room = home.direct()
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    choose(page, PHONE, "Mentions and keywords")
+    go(page, "devices", "PHONE")
+    choose(page, "Follows", "Only direct messages and rooms I choose")
+    names = [rule["rule_id"].split(":")[0] for rule in home.rules_of(home.phone)["underride"]]
+    assert names.index("quiet") < names.index("direct")
+    home.bob.send(room, "Not for the phone")
+    mention = home.bob.send(
+        room,
+        {"body": "Alice", "msgtype": "m.text", "m.mentions": {"user_ids": [home.phone.user_id]}},
+    )
+    home.phone_pusher.wait_for(mention)
+    assert [push.event_id for push in home.phone_pusher.pushes()] == [mention]
 
 
 def test_rooms_set_otherwise_are_listed_and_reset(home: Home, signed_in: SignedIn) -> None:

@@ -113,7 +113,7 @@ function Screens({ store }) {
     read();
     // Another tab or another app may have changed something while this page was out of sight.
     const onVisible = () => {
-      if (!document.hidden && store.devices) store.refresh().catch(() => null);
+      if (!document.hidden && store.devices) store.readAgain().catch(() => null);
     };
     document.addEventListener("visibilitychange", onVisible);
     return () => {

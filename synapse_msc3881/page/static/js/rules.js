@@ -143,6 +143,19 @@ export function ruleIdOf(word) {
 
 // ---- Which choice rules are ----
 
+/**
+ * An id for a keyword that no rule has yet: another app's may be called so and be something else.
+ *
+ * @param {RuleSet | undefined} scope
+ * @param {string} word
+ */
+export function freeKeywordId(scope, word) {
+  const taken = new Set(kindOf(scope, "content").map((rule) => rule.rule_id));
+  let id = ruleIdOf(word);
+  while (taken.has(id)) id += "_";
+  return id;
+}
+
 /** @param {Rule} rule */
 const notifies = (rule) => rule.actions.includes("notify");
 
@@ -194,7 +207,8 @@ function ourName(kind, rule) {
  * @param {string} kind
  * @param {Rule} rule
  */
-const isDirect = (kind, rule) => kind === "underride" && rule.rule_id.startsWith("direct:");
+const isDirect = (kind, rule) =>
+  kind === "underride" && /^direct:(invite|call|message|encrypted)$/.test(rule.rule_id);
 
 /**
  * A keyword, whoever wrote it: a pattern, and nothing done that the page does not know.
@@ -319,6 +333,17 @@ export function ownRoomRules(scope, roomId) {
     .filter(({ kind, rule }) => roomId === null || roomOf(kind, rule) === roomId)
     .map(({ kind, rule }) => ({ kind, id: rule.rule_id, silent: isSilent(rule) }))
     .sort((a, b) => Number(b.silent) - Number(a.silent));
+}
+
+/**
+ * The rule that those for direct messages have to come after: what is set for a room goes first.
+ *
+ * @param {RuleSet | undefined} scope
+ * @returns {{kind: string, id: string} | undefined}
+ */
+export function lastRoomRule(scope) {
+  const rule = kindOf(scope, "underride").findLast((one) => ourName("underride", one) !== null);
+  return rule && { kind: "underride", id: rule.rule_id };
 }
 
 /** @param {RuleSet | undefined} scope */

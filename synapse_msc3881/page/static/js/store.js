@@ -88,15 +88,25 @@ export class Store {
     this.putTogether();
   }
 
-  /** Read what a change may have changed: pushers and rules. */
+  /** Read what a change, here or in another tab or app, may have changed: all but the sessions. */
   async refresh() {
-    const [pushers, pushRules] = await Promise.all([
+    const [pushers, pushRules, accountData] = await Promise.all([
       this.client.pushers(),
       this.client.pushRules(),
+      this.client.accountData(),
     ]);
     this.pushers = pushers;
+    this.accountData = accountData;
+    // Not those of the account data, which may come from a process that has not heard of a write yet.
     this.rules = pushRules;
     this.putTogether();
+  }
+
+  /** Read again after another change, so that no older answer comes last. */
+  readAgain() {
+    return this.change(async () => {
+      this.sessions = await this.client.devices();
+    });
   }
 
   putTogether() {
@@ -179,9 +189,22 @@ export class Store {
    * @param {(pusher: Pusher) => {enabled?: boolean, profile_tags?: string[]} | null} wanted
    */
   async setPushers(wanted) {
-    for (const pusher of await this.client.pushers()) {
-      const change = wanted(pusher);
-      if (change && !holds(pusher, change)) await this.client.setPusher(pusher, change);
+    /** @type {Pusher[]} as they were */
+    const changed = [];
+    try {
+      for (const pusher of await this.client.pushers()) {
+        const change = wanted(pusher);
+        if (!change || holds(pusher, change)) continue;
+        changed.push(pusher);
+        await this.client.setPusher(pusher, change);
+      }
+    } catch (/** @type {any} */ error) {
+      // What was refused was not done. An answer that did not come says nothing.
+      if (error.status >= 400 && error.status < 500) changed.pop();
+      for (const { enabled, profile_tags, ...pusher } of changed) {
+        await this.client.setPusher(pusher, { enabled, profile_tags }).catch(() => null);
+      }
+      throw error;
     }
   }
 
@@ -211,9 +234,8 @@ export class Store {
    */
   async silence(deviceId, silenced) {
     const type = SILENCED + deviceId;
-    const content = { ...this.accountData[type], is_silenced: silenced };
-    await this.client.putAccountData(type, content);
-    this.accountData = { ...this.accountData, [type]: content };
+    const now = (await this.client.accountData())[type];
+    await this.client.putAccountData(type, { ...now, is_silenced: silenced });
   }
 
   /**
@@ -235,23 +257,34 @@ export class Store {
   silenceAllBut(kept) {
     return this.change(async () => {
       await this.refresh();
-      const before = (this.devices ?? []).map((device) => ({ device, on: device.on }));
-      const undo = () =>
-        this.change(async () => {
-          for (const { device, on } of before) {
-            if (this.device(device.id)?.on !== on) await this.switch(device, on);
-          }
+      // A device may have several pushers, of which some are off: they go back to what they were.
+      const before = this.pushers;
+      /** @type {{device: Device, on: boolean}[]} */
+      const changed = [];
+      const takeBack = async () => {
+        for (const { device, on } of changed) {
+          if (!device.pushers.length) await this.silence(device.id, !on);
+        }
+        const devices = changed.map(({ device }) => device);
+        await this.setPushers((pusher) => {
+          const was = before.find((one) => isSame(one, pusher));
+          const isChanged = was && devices.some((device) => isOf(was, device));
+          return isChanged ? { enabled: was["enabled"] !== false } : null;
         });
+      };
       try {
-        if (!kept.on) await this.switch(kept, true);
-        for (const { device, on } of before) {
-          if (on && device.id !== kept.id) await this.switch(device, false);
+        /** @type {Device[]} */
+        const devices = this.devices ?? [];
+        const first = devices.filter((device) => device.id === kept.id && !device.on);
+        for (const device of [...first, ...devices.filter(({ id, on }) => on && id !== kept.id)]) {
+          changed.push({ device, on: device.on });
+          await this.switch(device, !device.on);
         }
       } catch (error) {
-        for (const { device, on } of before) await this.switch(device, on).catch(() => null);
+        await takeBack().catch(() => null);
         throw error;
       }
-      return undo;
+      return () => this.change(takeBack);
     });
   }
 
@@ -261,6 +294,25 @@ export class Store {
    */
   setTags(device, tags) {
     return this.change(() => this.attach(device, () => tags));
+  }
+
+  /**
+   * Let two entries of a device's list change places, whatever else is in it by now.
+   *
+   * @param {Device} device
+   * @param {string} one
+   * @param {string} other
+   */
+  swapTags(device, one, other) {
+    const swapped = new Map([
+      [one, other],
+      [other, one],
+    ]);
+    return this.change(() =>
+      this.attach(device, (tags) =>
+        tags.includes(one) && tags.includes(other) ? tags.map((tag) => swapped.get(tag) ?? tag) : tags,
+      ),
+    );
   }
 
   /**
@@ -290,11 +342,13 @@ export class Store {
    */
   async note(deviceId, tags) {
     const type = WANTED + deviceId;
-    const before = this.accountData[type]?.profile_tags ?? [rules.GLOBAL];
-    if (String(before) === String(tags)) return;
-    const content = { profile_tags: tags };
-    await this.client.putAccountData(type, content).catch(() => null);
-    this.accountData = { ...this.accountData, [type]: content };
+    try {
+      const before = (await this.client.accountData())[type]?.profile_tags ?? [rules.GLOBAL];
+      if (String(before) === String(tags)) return;
+      await this.client.putAccountData(type, { profile_tags: tags });
+    } catch {
+      // Then nobody is told when the app undoes it.
+    }
   }
 
   /**
@@ -312,8 +366,12 @@ export class Store {
         "own-only": [device.id],
         chosen: [device.id],
       };
-      await this.writeInOrder(device.id, direct, scope, () =>
-        this.attach(device, () => /** @type {string[]} */ (tags[follow])),
+      await this.writeInOrder(
+        device.id,
+        direct,
+        scope,
+        () => this.attach(device, () => /** @type {string[]} */ (tags[follow])),
+        rules.lastRoomRule(scope),
       );
       if (follow !== "chosen") await this.deleteAll(device.id, rules.ownDirectRules(scope));
     });
@@ -364,7 +422,7 @@ export class Store {
     return this.change(async () => {
       const scope = (await this.client.pushRules()).device?.[device.id];
       const same = rules.keywordsOf(scope).find((rule) => rule.pattern === word);
-      const rule = rules.keywordRule(word, sound, same?.rule_id);
+      const rule = rules.keywordRule(word, sound, same?.rule_id ?? rules.freeKeywordId(scope, word));
       await this.writeInOrder(device.id, [rule], scope, () => this.attachOwn(device));
     });
   }
@@ -413,35 +471,51 @@ export class Store {
    * @param {RuleWrite[]} wanted
    * @param {RuleSet | undefined} scope  as it is
    * @param {() => Promise<void>} [then]
+   * @param {{kind: string, id: string}} [above]  a rule that they are to come after
    */
-  async writeInOrder(scopeName, wanted, scope, then) {
+  async writeInOrder(scopeName, wanted, scope, then, above) {
     const existing = new Map(
       ["override", "content", "room", "underride"].flatMap((kind) =>
         (scope?.[kind] ?? []).map((rule) => [nameOf({ kind, id: rule.rule_id }), rule]),
       ),
     );
-    const order = [...existing.keys()].filter((name) => wanted.some((rule) => nameOf(rule) === name));
+    const names = [...(above ? [above] : []), ...wanted].map(nameOf);
+    const order = [...existing.keys()].filter((name) => names.includes(name));
     const isThere =
-      String(order) === String(wanted.map(nameOf)) &&
+      String(order) === String(names) &&
       wanted.every((rule) => isSameRule(rule, existing.get(nameOf(rule))));
     /** @type {RuleWrite[]} */
     const written = [];
+    let areWritten = false;
     try {
       for (const [index, rule] of (isThere ? [] : wanted).entries()) {
         written.push(rule);
-        await this.client.putRule(scopeName, rule, wanted[index - 1]?.id);
+        await this.client.putRule(scopeName, rule, (wanted[index - 1] ?? above)?.id);
         if (existing.get(nameOf(rule))?.enabled === false) {
           await this.client.enableRule(scopeName, rule.kind, rule.id);
         }
       }
+      areWritten = true;
       await then?.();
     } catch (error) {
+      // Where it cannot be taken back that a device goes by them, it needs them.
+      if (areWritten && (await this.mayBeListed(scopeName))) throw error;
       const fresh = written.filter((rule) => !existing.has(nameOf(rule)));
       for (const { kind, id } of fresh.reverse()) {
         await this.client.deleteRule(scopeName, kind, id).catch(() => null);
       }
       throw error;
     }
+  }
+
+  /**
+   * Whether a pusher may go by a scope: also where the server does not say.
+   *
+   * @param {string} scopeName
+   */
+  async mayBeListed(scopeName) {
+    const pushers = await this.client.pushers().catch(() => null);
+    return pushers?.some((pusher) => pusher["profile_tags"]?.includes(scopeName)) ?? true;
   }
 
   /**

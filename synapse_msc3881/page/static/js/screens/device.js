@@ -11,6 +11,7 @@ import {
   sentenceOnDevice,
   useChange,
 } from "../components.js";
+import { canHaveOwn } from "../devices.js";
 import { html, useId, useRef, useState } from "../html.js";
 import { t } from "../i18n.js";
 import { link } from "../router.js";
@@ -39,7 +40,7 @@ export function DeviceScreen({ store, id }) {
       <${Trouble} store=${store} device=${device} />
       ${!device.pushers.length && html`<p>${t("devices.web")}</p>`}
     </section>
-    ${device.pushers.length > 0 &&
+    ${canHaveOwn(device) &&
     html`<${Follows} store=${store} device=${device} />
       <${OwnRooms} store=${store} device=${device} />
       <${Keywords} store=${store} device=${device} />
@@ -80,9 +81,8 @@ function TagList({ store, device }) {
   const id = useId();
   const items = useRef(/** @type {any} */ (null));
   const move = (/** @type {number} */ from, /** @type {number} */ to) => {
-    const tags = [...device.tags];
-    tags.splice(to, 0, ...tags.splice(from, 1));
-    void run(() => store.setTags(device, tags)).then(() => {
+    const [one, other] = /** @type {[string, string]} */ ([device.tags[from], device.tags[to]]);
+    void run(() => store.swapTags(device, one, other)).then(() => {
       const button = items.current?.children[to]?.querySelector("button:not([disabled])");
       button?.focus();
     });
