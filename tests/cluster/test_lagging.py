@@ -9,7 +9,7 @@ from demo.client import Session
 from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.cluster import CLIENT_WORKERS, MAIN, WORKERS, Cluster
-from tests.harness.held_start import MODULE as HELD_START
+from tests.harness.held_start import HELD_START
 from tests.harness.held_start import PATH as RELEASE
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (

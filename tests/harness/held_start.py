@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A Synapse module for tests: holds the start of the pushers once they are read.
+"""Synapse modules for tests: hold what takes a moment, until ``PUT /_test/release``.
 
-With thousands of pushers a start takes seconds; here it takes until ``PUT /_test/release``. What
-is asked of the server in between finds it as it is at such a start. It comes after ours in the
-config.
+`HELD_START` holds the start of the pushers once they are read, which takes seconds with thousands
+of them; `HELD_SET` the write of a pusher once it is checked. What is asked of the server in between
+finds it as it is then. They come after ours in the config.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 PATH = "/_test/release"
-MODULE = {"module": "tests.harness.held_start.HeldStart", "config": {}}
+HELD_START = {"module": "tests.harness.held_start.HeldStart", "config": {}}
+HELD_SET = {"module": "tests.harness.held_start.HeldSet", "config": {}}
 
 
 class HeldStart:
@@ -38,6 +39,24 @@ class HeldStart:
         api.register_web_resource(PATH, release)
 
 
+class HeldSet:
+    """Serves `PATH` on each HTTP listener of the process."""
+
+    def __init__(self, config: Any, api: ModuleApi) -> None:
+        del config
+        store: Any = api._hs.get_datastores().main
+        native = store.add_pusher
+        release = _ReleaseResource()
+
+        async def add_pusher(*args: Any, **kwargs: Any) -> None:
+            release.held = True
+            await make_deferred_yieldable(release.released)
+            await native(*args, **kwargs)
+
+        store.add_pusher = add_pusher
+        api.register_web_resource(PATH, release)
+
+
 class _ReleaseResource(Resource):
     isLeaf = True  # noqa: N815 - Twisted's name
 
@@ -47,7 +66,7 @@ class _ReleaseResource(Resource):
         self.released: Deferred[None] = Deferred()
 
     def render_GET(self, _request: Request) -> bytes:
-        """Whether the pushers are read."""
+        """Whether something is held."""
         return b"true" if self.held else b"false"
 
     def render_PUT(self, _request: Request) -> bytes:

@@ -16,7 +16,7 @@ from demo.client import Session, path
 from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
-from tests.harness.held_start import MODULE as HELD_START
+from tests.harness.held_start import HELD_SET, HELD_START
 from tests.harness.held_start import PATH as RELEASE
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
@@ -28,8 +28,9 @@ from tests.server.cascade_helpers import (
     fence_off,
     make_scene,
     on_type,
+    tags_in_database,
 )
-from tests.server.helpers import assert_ok, get_pusher, set_pusher
+from tests.server.helpers import assert_ok, assert_refused, get_pusher, set_pusher
 
 ROUNDS = 25
 MOST_APART = 0.02
@@ -131,6 +132,29 @@ def test_a_pusher_that_outlives_a_logout_has_the_tags_that_it_was_set_with(
             # One after the other: it is set and then goes, or the token is unknown.
             assert set_again.status in (200, 401), f"round {number}: {set_again}"
             assert shown == [], f"round {number}: set gave {set_again.status}, {shown}"
+
+
+def test_a_pusher_that_is_made_while_its_device_logs_out_goes_with_it(
+    fresh_deployment: FreshDeployment,
+) -> None:
+    deployment = fresh_deployment(further_modules=[HELD_SET])
+    alice = deployment.register()
+    phone = deployment.login(alice, "PHONE")
+    again = deployment.direct(phone)
+    with two_threads() as pool:
+        made = pool.submit(partial(set_pusher, again, "key", profile_tags=["phone"]))
+        wait_until(lambda: alice.request("GET", RELEASE).json is True, "the write of the pusher")
+        # The logout looks for pushers of the device, and finds none yet.
+        assert_ok(phone.request("POST", LOGOUT, {}))
+        assert_ok(alice.request("PUT", RELEASE))
+        answer = made.result(60)
+    again.close()
+    assert_refused(answer, 401, "M_UNKNOWN_TOKEN")
+    assert alice.get_pushers() == []
+    assert tags_in_database(deployment, alice) == {}
+    # Somebody else's session, which is still there, is not concerned.
+    assert_ok(set_pusher(alice, "key"))
+    assert len(alice.get_pushers()) == 1
 
 
 def test_a_pusher_that_is_removed_and_set_at_once_has_all_its_tags_or_is_gone(
