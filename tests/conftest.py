@@ -8,6 +8,7 @@ rooms. A test that restarts its server or wants another configuration asks for `
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from demo.client import Session
@@ -18,6 +19,12 @@ from tests.harness.postgres import Postgres
 
 # fresh_deployment(with_module=…, module_config=…, extra=…)
 FreshDeployment = Callable[..., Deployment]
+
+# How long one example takes says how busy the machine is, and no more.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 #: The property of a test's report that says how many inputs it tried.
 TRIED = "tried"
