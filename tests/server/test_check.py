@@ -336,7 +336,7 @@ def test_a_worker_with_a_config_of_its_own(workers: Path) -> None:
     answer = check_here("-c", workers / "homeserver.yaml", "-w", workers)
     assert answer.status == 1
     lacks, database, differs = sorted(answer.problems)
-    assert lacks.startswith("pusher1: does not have the module: its pushers go by the `global`")
+    assert lacks.startswith("pusher1: does not have the module: its pushers use the `global`")
     assert str(workers / "pusher1.yaml") in lacks
     assert differs.startswith("pusher2: has other options of the module than main")
     assert database.startswith("pusher2: has another database than main")
