@@ -9,6 +9,7 @@ import { isVisible } from "./i18n.js";
 // The first window is what a screen shows. The next ones grow, so that they are few and none takes long.
 const FIRST = 50;
 const SECOND = 500;
+const BETWEEN_WINDOWS_MS = 100;
 const STATE = [["m.room.encryption", ""]];
 
 /**
@@ -50,6 +51,8 @@ async function readWindows(client, onRooms) {
     const complete = (answer.lists?.rooms?.count ?? 0) <= size;
     onRooms(sorted(rooms), complete);
     if (complete) return;
+    // What there is is shown first: reading thousands of rooms takes the browser and the server a while.
+    await new Promise((resolve) => setTimeout(resolve, BETWEEN_WINDOWS_MS));
   }
 }
 
