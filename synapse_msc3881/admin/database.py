@@ -196,11 +196,9 @@ def _judge_recorded(where: str, contents: _Contents, known: Sequence[str]) -> li
         return [note(where, what, remedy)]
     to_apply = [name for name in known if name not in schema]
     if to_apply:
-        what = (
-            f"the next start with the module applies {', '.join(to_apply)} of its schema; until "
-            "then there are no device rules and no profile tags"
-        )
-        return [note(where, what)]
+        what = f"the next start with the module applies {', '.join(to_apply)} of its schema"
+        until_then = "" if schema else "; until then there are no device rules and no profile tags"
+        return [note(where, what + until_then)]
     if missing:
         what = f"{', '.join(missing)} is missing, though it is recorded as made"
         return [problem(where, what, "Restore it from a backup.")]
