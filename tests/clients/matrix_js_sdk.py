@@ -3,15 +3,14 @@
 
 import itertools
 import json
-import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from demo.client import JsonDict
 from tests.clients.libraries import Action
+from tests.harness.node import node
 from tests.harness.waiting import wait_until
 
 DIRECTORY = Path(__file__).parent / "js"
@@ -39,13 +38,13 @@ class Node:
     """A process of Node with sessions in it."""
 
     def __init__(self, log_file: Path) -> None:
-        # The one that pip installed, if there is one: the newest SDKs do not run on older ones.
-        node = shutil.which("node", path=str(Path(sys.executable).parent)) or shutil.which("node")
-        assert node is not None, "there is no Node; `make test-js` installs one"
+        # Pip's, if there is one: the newest SDKs do not run on older ones.
+        program = node()
+        assert program is not None, "there is no Node; `make test-js` installs one"
         self._log_file = log_file
         with log_file.open("w") as log:
             self._process = subprocess.Popen(
-                [node, "sessions.mjs"],
+                [program, "sessions.mjs"],
                 cwd=DIRECTORY,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from urllib.parse import urlsplit
 
 import attr
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Request, sync_playwright
+
+from tests.harness.node import node
 
 #: What the tests get from npm.
 JS = Path(__file__).parent.parent / "page" / "js"
@@ -32,11 +33,6 @@ _ARGUMENTS = (
     # Whatever the browser itself may want of the world, it does not find it.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
-
-
-def node() -> str | None:
-    """Node: the one that pip installed, else one on the PATH."""
-    return shutil.which("node", path=str(Path(sys.executable).parent)) or shutil.which("node")
 
 
 @attr.s(auto_attribs=True, frozen=True)

@@ -9,7 +9,8 @@ from typing_extensions import Self
 
 from demo.client import JsonDict
 from demo.process import Child, free_port
-from tests.harness.browser import JS, node
+from tests.harness.browser import JS
+from tests.harness.node import node
 
 #: How long an access token lives by default: longer than a test.
 TOKEN_SECONDS = 600

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The harness sees what it is there to see: a test that cannot fail is a defect."""
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import expect
 
+from demo.process import port_in_use
 from tests.harness.browser import Watch
+from tests.harness.oauth_server import OAuthServer, is_installed
 from tests.page.conftest import NewPage, PageServer, assert_accessible, eventually
 
 
@@ -42,3 +46,10 @@ def test_what_shuts_people_out_is_found(new_page: NewPage, page_server: PageServ
     page.evaluate("document.body.append(document.createElement('button'))")
     with pytest.raises(AssertionError, match="button-name"):
         assert_accessible(page)
+
+
+@pytest.mark.skipif(not is_installed(), reason="`make test-page` got no oidc-provider from npm")
+def test_an_oauth_server_that_was_stopped_is_gone(tmp_path: Path) -> None:
+    with OAuthServer(directory=tmp_path) as server:
+        assert port_in_use(server.port)
+    assert not port_in_use(server.port)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.browser import JS, node
+from tests.harness.browser import JS
+from tests.harness.node import node
 from tests.unit.test_page_texts import STATIC
 
 TSC = JS / "node_modules" / "typescript" / "bin" / "tsc"

@@ -11,7 +11,7 @@ import pytest
 
 from synapse_msc3881.page.bundle import BundleError, bundle
 from synapse_msc3881.page.files import load_page
-from tests.harness.browser import node
+from tests.harness.node import node
 
 SOURCES = {
     "js/main.js": """\
