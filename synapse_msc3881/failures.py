@@ -22,8 +22,11 @@ class Fallback(Enum):
         instead: what is done instead, for the log.
     """
 
-    LOAD = "load", "this event uses the `global` rules"
-    COMPILE = "compile", "the user's events use the `global` rules until the rules change"
+    LOAD = "load", "this event uses the rules as they were, or the `global` rules"
+    COMPILE = (
+        "compile",
+        "until the rules change, events use the rules as they were, or the `global` rules",
+    )
     COMPILE_RULE = "compile_rule", "the rule is left out"
     COMPILE_GLOBAL = "compile_global", "`global` counts as matching"
     EVALUATE = "evaluate", "this event uses the `global` rules"

@@ -186,7 +186,7 @@ class DeviceScopes:
             for load in loads:
                 self._failures.report(Fallback.LOAD, load.user_id, error)
                 self._held.end_reading(load.user_id)
-                self._end(load, Failed())
+                self._end(load, self._instead(load.user_id))
             return
         for load in loads:
             if load.user_id in rules:
@@ -268,9 +268,14 @@ class DeviceScopes:
             self._cut_short.add(user_id)
         return compilation.so_far()
 
-    def _failed(self, user_id: str, error: BaseException) -> Failed:
+    def _failed(self, user_id: str, error: BaseException) -> UserScopes | Failed:
         self._failures.report(Fallback.COMPILE, user_id, error)
-        return Failed()
+        return self._instead(user_id)
+
+    def _instead(self, user_id: str) -> UserScopes | Failed:
+        """What was compiled before, where there is no more: what was muted stays muted."""
+        stale = self._held.stale(user_id)
+        return Failed() if stale is None else stale
 
     def _keep(self, load: _Load[Scopes], scopes: Scopes) -> None:
         user_id, held = load.user_id, self._held
@@ -282,8 +287,9 @@ class DeviceScopes:
         self._end(load, scopes)
 
     def _reuse_global(self, user_id: str, scopes: Scopes) -> None:
-        if isinstance(scopes, UserScopes) and scopes.needs_global_match:
-            scopes.silent_global = self._held.stale_silent_global(user_id)
+        stale = self._held.stale(user_id)
+        if stale is not None and isinstance(scopes, UserScopes) and scopes.needs_global_match:
+            scopes.silent_global = stale.silent_global
 
     def _end(self, load: _Load[Scopes], scopes: Scopes) -> None:
         del self._loads[load.user_id]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import attr
 
-from synapse_msc3881.evaluation.matching import SilentGlobal, UserScopes
+from synapse_msc3881.evaluation.matching import UserScopes
 
 #: How many users' compiled scopes a process keeps, and what they may take of its memory.
 MAX_COMPILED = 20_000
@@ -123,10 +123,9 @@ class HeldScopes:
         else:
             self.drop(user_id)
 
-    def stale_silent_global(self, user_id: str) -> SilentGlobal | None:
-        """What was kept before the user's scopes became stale."""
-        stale = self._stale.get(user_id)
-        return stale.silent_global if stale else None
+    def stale(self, user_id: str) -> UserScopes | None:
+        """What was compiled before the user's scopes became stale, if it is still there."""
+        return self._stale.get(user_id)
 
     def drop(self, user_id: str) -> None:
         """Forget a user's compiled scopes."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Nothing of ours fails an event: whatever breaks, it is sent, and pushers use the `global` rules.
 
+Or, where a user's rules cannot be read or compiled, those that were compiled before.
+
 Each failure is logged once with the user and the reason, and counted each time.
 """
 
@@ -97,14 +99,12 @@ REPORTED = {
 def test_a_failure_leaves_the_event_and_goes_by_global(
     breaking: Deployment, scene: Scene, point: str
 ) -> None:
+    """No event has come yet: of Bob's rules, nothing is compiled."""
     phone, only_phone = scene.device(["phone", "global"]), scene.device(["phone"])
     others = scene.device()
     reason = REPORTED[point]
     before = fallbacks(breaking, reason)
     fail_at(breaking, point)
-    if point in ("load", "compile"):
-        # What is compiled already does not fail.
-        scene.bob.put_rule("phone", "override", "more", on_body("more", SIREN))
 
     event_ids = [scene.message("loud") for _ in range(3)]
 
@@ -122,6 +122,28 @@ def test_a_failure_leaves_the_event_and_goes_by_global(
     fail_at(breaking, "")
     scene.bob.put_rule("phone", "override", "again", on_body("again", SIREN))
     assert sound(phone, scene.message("loud")) == "siren"
+
+
+@pytest.mark.parametrize("point", ["load", "compile"])
+def test_what_was_muted_stays_muted_while_rules_cannot_be_read_or_compiled(
+    breaking: Deployment, scene: Scene, point: str
+) -> None:
+    scene.bob.put_rule("phone", "override", "soft", on_body("soft", SILENT))
+    phone, others = scene.device(["phone", "global"]), scene.device()
+    assert sound(phone, scene.message("loud")) == "siren"
+    fail_at(breaking, point)
+    # What is compiled and up to date does not fail.
+    scene.bob.put_rule("phone", "override", "more", on_body("more", SIREN))
+    muted = [scene.message("soft") for _ in range(3)]
+    assert sound(phone, scene.message("loud")) == "siren"
+    assert not set(muted) & set(phone.event_ids())
+    for event_id in muted:
+        assert sound(others, event_id) == "bell"
+    assert log_lines(breaking, scene, REPORTED[point])
+    # And it ends with the failure.
+    fail_at(breaking, "")
+    scene.bob.put_rule("phone", "override", "again", on_body("again", SIREN))
+    assert sound(phone, scene.message("more")) == "siren"
 
 
 BAD_ROWS: dict[str, tuple[str, str]] = {

@@ -362,6 +362,25 @@ def test_a_database_that_fails_is_asked_again_at_the_next_event(process: Process
     assert isinstance(process.find(ALICE)[ALICE], UserScopes)
 
 
+def test_what_was_muted_stays_muted_while_the_database_fails(process: Process) -> None:
+    def fail() -> None:
+        raise OSError("the database is away")
+
+    process.tables.rules[ALICE] = [in_room("!muted")]
+    before = process.find(ALICE)[ALICE]
+    process.tables.rules[ALICE].append(in_room("!muted too"))
+    process.held.invalidate((ALICE,))
+    process.tables.while_reading = fail
+    for _ in range(2):
+        assert process.find(ALICE)[ALICE] is before
+    # It is no more than a way to get by: each event tries again.
+    assert process.failures == [(Fallback.LOAD, ALICE)] * 2
+    assert process.held.compiled == {}
+    process.tables.while_reading = lambda: None
+    rooms = process.find(ALICE)[ALICE].scopes["phone"].rooms
+    assert set(rooms) == {"!muted", "!muted too"}
+
+
 def test_an_event_after_a_change_is_not_hurt_by_the_load_before_it(process: Process) -> None:
     process.tables.gate = Deferred()
     before = process.start(ALICE)
@@ -555,6 +574,26 @@ def test_a_bug_at_the_end_of_a_load_leaves_nobody_waiting(
     process.finish()
     assert all(isinstance(event.found[ALICE], Failed) for event in events)
     assert process.failures == [(Fallback.COMPILE, ALICE)]
+
+
+def test_what_was_muted_stays_muted_where_compiling_has_a_bug(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Compilation) -> None:
+        raise RuntimeError("a bug")
+
+    process.tables.rules[ALICE] = [in_room("!muted")]
+    before = process.find(ALICE)[ALICE]
+    process.tables.rules[ALICE].append(in_room("!new"))
+    process.held.invalidate((ALICE,))
+    with monkeypatch.context() as patch:
+        patch.setattr(Compilation, "so_far", fail)
+        # It is not tried at each event.
+        for _ in range(2):
+            assert process.find(ALICE)[ALICE] is before
+    assert process.failures == [(Fallback.COMPILE, ALICE)]
+    process.held.invalidate((ALICE,))
+    assert set(process.find(ALICE)[ALICE].scopes["phone"].rooms) == {"!muted", "!new"}
 
 
 # --- What it may cost ---------------------------------------------------------------------------
