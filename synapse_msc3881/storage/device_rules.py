@@ -56,6 +56,20 @@ class RuleKey:
         return f"device/{self.profile_tag}/{self.kind}/{self.rule_id}"
 
 
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class _Copy:
+    """What is written for a rule about a room that was upgraded."""
+
+    rule: DeviceRule
+    key: RuleKey
+    conditions: str  # JSON
+    actions: str  # JSON
+
+
+#: Rules that are not copied at a room upgrade, each with the reason.
+_NotCopied = list[tuple[DeviceRule, Exception]]
+
+
 class DeviceRuleStore:
     """The table of device rules. Written only on the process that writes the push rules stream."""
 
@@ -125,34 +139,12 @@ class DeviceRuleStore:
             InvalidRuleException: Synapse cannot parse the rule.
             RuleNotFoundException: there is no rule `before` or `after`.
         """
-        self._check_id_length(key)
-        self._check_size(_encode(conditions), _encode(actions))
-        stored_conditions, stored_actions = normalise(key.kind, conditions, actions)
+        stored = self._checked(key, conditions, actions)
 
         def write_txn(txn: LoggingTransaction) -> None:
-            self._check_room_for_txn(txn, user_id, key)
+            self._check_room_for(key, _existing_txn(txn, user_id))
             priority = _make_place_txn(txn, user_id, key, before, after)
-            txn.execute(
-                """
-                INSERT INTO synapse_msc3881_device_rules
-                    (user_id, profile_tag, kind, rule_id, priority, conditions, actions)
-                VALUES (?, ?, ?, ?, ?, ?, ?)
-                ON CONFLICT (user_id, profile_tag, kind, rule_id) DO UPDATE SET
-                    priority = EXCLUDED.priority,
-                    conditions = EXCLUDED.conditions,
-                    actions = EXCLUDED.actions,
-                    enabled = CASE WHEN synapse_msc3881_device_rules.enabled = 0 THEN 0 ELSE 1 END
-                """,
-                (
-                    user_id,
-                    key.profile_tag,
-                    key.kind,
-                    key.rule_id,
-                    priority,
-                    stored_conditions,
-                    stored_actions,
-                ),
-            )
+            _put_txn(txn, user_id, key, priority, *stored)
 
         await self._change(user_id, key, "ADD", write_txn)
 
@@ -211,38 +203,90 @@ class DeviceRuleStore:
 
         That is from the first to the last of each kind, the copy always in front: of rules that
         get the same id the last is left. What would exceed a limit or cannot be read is left out:
-        nothing here may fail a room upgrade.
+        nothing here may fail a room upgrade. All of it is one change, however many rules there are.
         """
-        for rules in by_scope(await self.for_user(user_id)).values():
-            for rule in rules:
-                if not rule.enabled:
+
+        def find_txn(txn: LoggingTransaction) -> tuple[list[_Copy], _NotCopied]:
+            # Here, and not on the reactor's thread, since there may be thousands.
+            rules, _ = _read_txn(txn, [user_id])
+            return self._find_copies(rules[user_id], old_room_id, new_room_id)
+
+        def copy_txn(txn: LoggingTransaction) -> _NotCopied:
+            not_copied = self._put_copies_txn(txn, user_id, copies)
+            self._invalidate_txn(txn, user_id)
+            return not_copied
+
+        async with self._queue.queue(user_id):
+            copies, not_copied = await self._api.run_db_interaction("msc3881_find_copies", find_txn)
+            if copies:
+                name = copies[-1].key.stream_name
+                not_copied += await self._stream.change(user_id, name, "ADD", copy_txn)
+        self._report_not_copied(user_id, new_room_id, not_copied)
+
+    def _find_copies(
+        self, rules: list[DeviceRule], old_room_id: str, new_room_id: str
+    ) -> tuple[list[_Copy], _NotCopied]:
+        """The copies that are left in the end, one of a kind in each scope, and what is not."""
+        copies: dict[RuleKey, _Copy] = {}
+        not_copied: _NotCopied = []
+        mention = to_json(old_room_id)
+        for of_scope in by_scope(rules).values():
+            for rule in reversed(of_scope):
+                key = RuleKey(rule.profile_tag, rule.kind, new_room_id)
+                if key in copies or not rule.enabled or mention not in rule.conditions:
                     continue
                 try:
-                    await self._copy_rule(user_id, rule, old_room_id, new_room_id)
-                except SynapseError as error:
-                    logger.warning(
-                        "msc3881: a device rule of %s was not copied to %s: %s",
-                        user_id,
-                        new_room_id,
-                        error.msg,
-                    )
-                except (ValueError, TypeError, InvalidRuleException) as error:
-                    self._failures.report(Fallback.COPY, user_id, error, rule.where)
+                    copy = self._copy_of(rule, key, old_room_id)
+                except (ValueError, TypeError, SynapseError, InvalidRuleException) as error:
+                    not_copied.append((rule, error))
+                else:
+                    if copy is not None:
+                        copies[key] = copy
+        return list(copies.values()), not_copied
 
-    async def _copy_rule(
-        self, user_id: str, rule: DeviceRule, old_room_id: str, new_room_id: str
-    ) -> None:
+    def _copy_of(self, rule: DeviceRule, key: RuleKey, old_room_id: str) -> _Copy | None:
         conditions = from_json(rule.conditions)
         if not isinstance(conditions, list):
             raise TypeError("the conditions of a rule are no list")
         if not any(_is_about(condition, old_room_id) for condition in conditions):
-            return
+            return None
         copied = [
-            {**condition, "pattern": new_room_id} if _is_room_condition(condition) else condition
+            {**condition, "pattern": key.rule_id} if _is_room_condition(condition) else condition
             for condition in conditions
         ]
-        key = RuleKey(rule.profile_tag, rule.kind, new_room_id)
-        await self.put(user_id, key, copied, parse_actions(rule.actions))
+        return _Copy(rule, key, *self._checked(key, copied, parse_actions(rule.actions)))
+
+    def _put_copies_txn(
+        self, txn: LoggingTransaction, user_id: str, copies: Sequence[_Copy]
+    ) -> _NotCopied:
+        existing = _existing_txn(txn, user_id)
+        not_copied: _NotCopied = []
+        for copy in copies:
+            try:
+                self._check_room_for(copy.key, existing)
+            except SynapseError as error:
+                not_copied.append((copy.rule, error))
+            else:
+                existing.add(copy.key)
+                priority = _make_place_txn(txn, user_id, copy.key, None, None)
+                _put_txn(txn, user_id, copy.key, priority, copy.conditions, copy.actions)
+        return not_copied
+
+    def _report_not_copied(
+        self, user_id: str, new_room_id: str, not_copied: Sequence[tuple[DeviceRule, Exception]]
+    ) -> None:
+        refused = [error.msg for _, error in not_copied if isinstance(error, SynapseError)]
+        if refused:
+            logger.warning(
+                "msc3881: %d device rules of %s were not copied to %s: %s",
+                len(refused),
+                user_id,
+                new_room_id,
+                refused[0],
+            )
+        for rule, error in not_copied:
+            if not isinstance(error, SynapseError):
+                self._failures.report(Fallback.COPY, user_id, error, rule.where)
 
     async def delete_all(self, user_id: str) -> None:
         """Delete all device rules of a user, who is gone: nobody needs to hear of it by sync."""
@@ -263,6 +307,14 @@ class DeviceRuleStore:
 
         async with self._queue.queue(user_id):
             await self._stream.change(user_id, key.stream_name, op, change_txn)
+
+    def _checked(
+        self, key: RuleKey, conditions: list[object], actions: list[object]
+    ) -> tuple[str, str]:
+        """A rule's conditions and actions as they are stored, or what is wrong with them."""
+        self._check_id_length(key)
+        self._check_size(_encode(conditions), _encode(actions))
+        return normalise(key.kind, conditions, actions)
 
     def _check_id_length(self, key: RuleKey) -> None:
         # As long as the same rule's name in `global`: the profile tag does not count.
@@ -285,12 +337,7 @@ class DeviceRuleStore:
                 Codes.UNKNOWN,
             )
 
-    def _check_room_for_txn(self, txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
-        txn.execute(
-            "SELECT profile_tag, kind, rule_id FROM synapse_msc3881_device_rules WHERE user_id = ?",
-            (user_id,),
-        )
-        existing = {RuleKey(*row) for row in txn}
+    def _check_room_for(self, key: RuleKey, existing: Collection[RuleKey]) -> None:
         if key in existing:
             return
         if len(existing) >= self._limits.rule_count:
@@ -313,6 +360,37 @@ _IS_RULE = "user_id = ? AND profile_tag = ? AND kind = ? AND rule_id = ?"
 
 def _args(user_id: str, key: RuleKey) -> tuple[str, str, str, str]:
     return user_id, key.profile_tag, key.kind, key.rule_id
+
+
+def _existing_txn(txn: LoggingTransaction, user_id: str) -> set[RuleKey]:
+    txn.execute(
+        "SELECT profile_tag, kind, rule_id FROM synapse_msc3881_device_rules WHERE user_id = ?",
+        (user_id,),
+    )
+    return {RuleKey(*row) for row in txn}
+
+
+def _put_txn(
+    txn: LoggingTransaction,
+    user_id: str,
+    key: RuleKey,
+    priority: int,
+    conditions: str,
+    actions: str,
+) -> None:
+    txn.execute(
+        """
+        INSERT INTO synapse_msc3881_device_rules
+            (user_id, profile_tag, kind, rule_id, priority, conditions, actions)
+        VALUES (?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (user_id, profile_tag, kind, rule_id) DO UPDATE SET
+            priority = EXCLUDED.priority,
+            conditions = EXCLUDED.conditions,
+            actions = EXCLUDED.actions,
+            enabled = CASE WHEN synapse_msc3881_device_rules.enabled = 0 THEN 0 ELSE 1 END
+        """,
+        (user_id, key.profile_tag, key.kind, key.rule_id, priority, conditions, actions),
+    )
 
 
 def _require_one(txn: LoggingTransaction) -> None:

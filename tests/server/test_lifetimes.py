@@ -192,6 +192,31 @@ def test_of_rules_that_get_the_same_id_the_same_one_wins_as_in_global(scene: Sce
     assert order("phone")["underride"][0][1] == sounds["b"]
 
 
+def test_a_room_upgrade_is_one_change_however_many_rules_are_about_the_room(scene: Scene) -> None:
+    bob, old, deployment = scene.bob, scene.room, scene.deployment
+    bob.put_rule("phone", "room", old, on_all(SIREN))
+    rule = about_room(old, SILENT)
+    columns = ("user_id", "profile_tag", "kind", "rule_id", "priority", "conditions", "actions")
+    rows = [
+        (bob.user_id, scope, "override", f"r{n}", n, json.dumps(rule["conditions"]), "[]")
+        for scope in ("phone", "tablet")
+        for n in range(1500)
+    ]
+    deployment.insert("synapse_msc3881_device_rules", columns, rows)
+
+    def changes() -> int:
+        ((count,),) = deployment.sql(
+            "SELECT COUNT(*) FROM push_rules_stream WHERE user_id = ?", [bob.user_id]
+        )
+        return int(count)
+
+    before = changes()
+    bob.join(scene.alice.upgrade_room(old, "10"))
+
+    assert changes() == before + 1
+    assert rules_in_database(deployment, bob) == 1 + len(rows) + 3
+
+
 # --- The module, taken out and put back ---------------------------------------------------------
 
 
