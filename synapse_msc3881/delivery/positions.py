@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from synapse.module_api import ModuleApi
 
 from synapse_msc3881 import seams
-from synapse_msc3881.delivery.backlog import Backlog, backlog_of
+from synapse_msc3881.delivery.backlog import Backlog
+from synapse_msc3881.delivery.pusher_store import backlog_of
 from synapse_msc3881.storage.pusher_positions import PusherPosition, PusherPositionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey
 

@@ -15,8 +15,10 @@ from synapse.module_api.errors import Codes, SynapseError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
-from synapse_msc3881.delivery.backlog import Backlog, MailBacklog, PusherStore
+from synapse_msc3881.delivery.backlog import Backlog
+from synapse_msc3881.delivery.mail_backlog import MailBacklog
 from synapse_msc3881.delivery.positions import Positions
+from synapse_msc3881.delivery.pusher_store import PusherStore
 from synapse_msc3881.delivery.starting import PusherStart
 from synapse_msc3881.delivery.stopping import Stop
 from synapse_msc3881.failures import Failures

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from synapse_msc3881 import seams
-from synapse_msc3881.delivery.backlog import backlog_of
 from synapse_msc3881.delivery.positions import Positions
+from synapse_msc3881.delivery.pusher_store import backlog_of
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore, UserRow

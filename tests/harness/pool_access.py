@@ -12,7 +12,7 @@ from typing import Any
 from synapse.module_api import DirectServeJsonResource, ModuleApi
 from twisted.web.server import Request
 
-from synapse_msc3881.delivery.backlog import PusherStore
+from synapse_msc3881.delivery.pusher_store import PusherStore
 
 PATH = "/_test/pool"
 MODULE = {"module": "tests.harness.pool_access.PoolAccess", "config": {}}

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from synapse_msc3881.cascade.outcomes import with_outcomes
 from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.cascade.rulesets import to_json
-from synapse_msc3881.delivery.backlog import Backlog, DecidedRow, MailBacklog, PusherStore
+from synapse_msc3881.delivery.backlog import Backlog, DecidedRow
+from synapse_msc3881.delivery.mail_backlog import MailBacklog
+from synapse_msc3881.delivery.pusher_store import PusherStore
 from synapse_msc3881.delivery.waking import Waking
 from synapse_msc3881.failures import Failures
 from synapse_msc3881.storage.push_actions import PushActionRow, UserRow
