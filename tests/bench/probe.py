@@ -33,9 +33,9 @@ from synapse_msc3881 import seams
 from synapse_msc3881.cascade.outcomes import MARK
 from synapse_msc3881.cascade.rulesets import DeviceRule
 from synapse_msc3881.delivery.pusher_store import backlog_of
-from synapse_msc3881.evaluation.compiling import compile_user
 from synapse_msc3881.evaluation.held_scopes import HeldScopes
 from synapse_msc3881.seams import RuleCompiler
+from tests.harness.compiling import compile_user
 
 PATH = "/_bench"
 

@@ -21,7 +21,6 @@ from synapse.storage.databases.main.push_rule import _load_rules
 
 from synapse_msc3881.cascade.outcomes import MARK
 from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, to_json
-from synapse_msc3881.evaluation.compiling import compile_user
 from synapse_msc3881.evaluation.evaluator import (
     Evaluation,
     EventScopes,
@@ -40,6 +39,7 @@ from synapse_msc3881.failures import Failures
 from synapse_msc3881.metrics import Metrics
 from tests.fuzz import budget
 from tests.fuzz.budget import spend
+from tests.harness.compiling import compile_user
 from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, Occasion
 
 #: Synapse's limits.

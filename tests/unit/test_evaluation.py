@@ -12,7 +12,6 @@ from synapse.storage.databases.main.push_rule import _load_rules
 from synapse_msc3881.cascade.outcomes import MARK, Outcomes, fingerprint
 from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.cascade.rulesets import DeviceRule
-from synapse_msc3881.evaluation.compiling import compile_user
 from synapse_msc3881.evaluation.evaluator import (
     Evaluation,
     EventScopes,
@@ -22,6 +21,7 @@ from synapse_msc3881.evaluation.evaluator import (
 from synapse_msc3881.evaluation.spending import MAX_DEBT_SECONDS, Spending
 from synapse_msc3881.failures import Failures
 from synapse_msc3881.metrics import Metrics
+from tests.harness.compiling import compile_user
 from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, USER, Occasion, rule
 
 # Passes the test before the evaluator for the body "hello", and does not match.

@@ -27,8 +27,6 @@ from synapse_msc3881.evaluation.compiling import (
     GlobalCompilation,
     RawRule,
     compile_always,
-    compile_scope,
-    compile_user,
 )
 from synapse_msc3881.evaluation.evaluator import EventScopes, ScopedEvaluator, match_scopes
 from synapse_msc3881.evaluation.matching import (
@@ -40,6 +38,7 @@ from synapse_msc3881.evaluation.matching import (
 )
 from synapse_msc3881.evaluation.prefilter import is_costly, searchable
 from synapse_msc3881.seams import RuleCompiler
+from tests.harness.compiling import compile_scope, compile_user
 
 USER = "@bob:example.org"
 ROOMS = ("!room:example.org", "!Room:example.org", "!other:example.org", "!*")
