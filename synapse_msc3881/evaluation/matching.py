@@ -16,7 +16,7 @@ they count as not matching, and all others are decided as ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attr
@@ -41,6 +41,9 @@ _MARK = "mark"
 
 #: What Synapse's evaluator runs. Opaque here.
 CompiledRules = Any
+
+#: Synapse's `run`, for the event at hand: the rules, and then what it needs of the user.
+RunNative = Callable[..., Sequence[Any]]
 
 # Where rules that only compare do so with much text, or may be followed by the server-default
 # rules: what a rule takes for each of the characters, and a group, in nanoseconds, about.

@@ -14,7 +14,7 @@ matches, and who has none that is silent *and* about the user needs nothing more
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import attr
@@ -22,7 +22,7 @@ import attr
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.outcomes import Suppressed
 from synapse_msc3881.cascade.profile_tags import Match
-from synapse_msc3881.evaluation.matching import CompiledRules, actions_with_mark, mark_of
+from synapse_msc3881.evaluation.matching import CompiledRules, RunNative, actions_with_mark, mark_of
 
 #: How many users' default rules a process remembers, and how many `global` rules of theirs it may
 #: keep in memory for that, beyond what Synapse's own cache does.
@@ -50,9 +50,6 @@ class DefaultRules:
 
 #: For an event: which rule matches that no user matters for. None where none does.
 Memo = MutableMapping[DefaultRules, int | None]
-
-#: Synapse's `run`, for the event at hand.
-RunNative = Callable[..., Sequence[Any]]
 
 
 def rings_below_overrides(outcomes: Mapping[str, Match]) -> bool:
