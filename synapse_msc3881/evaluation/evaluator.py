@@ -13,7 +13,7 @@ only rules with patterns do not match (see `spending`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,15 +28,13 @@ from synapse_msc3881.evaluation.matching import (
     CompiledRules,
     EventFacts,
     Run,
-    RunNative,
     UserScopes,
     mark_of,
 )
-from synapse_msc3881.evaluation.prefilter import LOOK_NS, searchable
+from synapse_msc3881.evaluation.prefilter import searchable
 from synapse_msc3881.evaluation.spending import (
-    ALWAYS_FREE_NS,
-    FREE_NS,
-    FREE_OF_EVENT_NS,
+    EventShare,
+    MeteredRun,
     Spending,
     TooCostlyError,
 )
@@ -49,99 +47,6 @@ from synapse_msc3881.evaluation.suppression import (
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.metrics import Metrics
 from synapse_msc3881.seams import RuleCompiler
-
-
-@attr.s(auto_attribs=True, slots=True, eq=False)
-class EventShare:
-    """What all users' patterns may still take of one event for nothing, in nanoseconds."""
-
-    left_ns: int = FREE_OF_EVENT_NS
-
-    def take(self, work_ns: int) -> bool:
-        """Take of it; whether so much was left."""
-        self.left_ns -= work_ns
-        return self.left_ns >= 0
-
-
-class MeteredRun:
-    """Runs rules for one event and one user, who pays for what is beyond the event's share."""
-
-    __slots__ = (
-        "_limit",
-        "_run_native",
-        "_share",
-        "_spending",
-        "_spent",
-        "_started",
-        "_user",
-        "_work",
-        "is_over",
-        "skipped",
-    )
-
-    def __init__(
-        self,
-        run_native: RunNative,
-        user: tuple[Any, ...],
-        spending: Spending,
-        share: EventShare,
-    ) -> None:
-        """
-        Args:
-            run_native: runs rules on the event.
-            user: what it needs of the user, the user id first.
-            spending: what this user and others have spent.
-            share: what is left of the event's.
-        """
-        self._run_native = run_native
-        self._user = user
-        self._spending = spending
-        self._share = share
-        self._work = 0
-        self._started: float | None = None
-        self._limit = 0.0
-        self._spent: float | None = None
-        self.is_over = spending.is_over(user[0])
-        self.skipped = 0
-
-    def __call__(self, rules: CompiledRules) -> Sequence[Any]:
-        """The actions of the first rule that matches."""
-        return self._run_native(rules, *self._user)
-
-    def may(self, work_ns: int) -> bool:
-        """Whether work may be done that takes so long, about; if not, it counts as skipped."""
-        if not self.is_over:
-            self._work += work_ns
-            if self._work <= FREE_NS and self._is_free(work_ns):
-                return True
-            now = self._spending.clock()
-            if self._started is None:
-                self._started = now
-                self._limit = now + self._spending.left(self._user[0])
-            if now < self._limit:
-                return True
-            self._spent = now - self._started
-            self.is_over = True
-        self.skipped += 1
-        return False
-
-    def _is_free(self, work_ns: int) -> bool:
-        beyond = self._work - ALWAYS_FREE_NS
-        return beyond <= 0 or self._share.take(min(work_ns, beyond))
-
-    def look_at(self, groups: int) -> None:
-        """Let the user pay for looking at so many groups of rules: more than usual."""
-        if not self.is_over:
-            self.may(LOOK_NS * groups)
-
-    def settle(self) -> None:
-        """Charge the user with what it took."""
-        if self._started is None:
-            return
-        # What comes after the account said no is nothing that counts.
-        spent = self._spending.clock() - self._started if self._spent is None else self._spent
-        if spent > 0:
-            self._spending.charge(self._user[0], spent)
 
 
 @attr.s(auto_attribs=True, slots=True, eq=False)
