@@ -29,6 +29,7 @@ from synapse_msc3881.evaluation.prefilter import (
     Needs,
     could_match,
     is_hinted_at,
+    searchable,
 )
 
 # What these take of memory, in bytes, about: a rule that is looked up by id, the scopes of a user
@@ -83,6 +84,27 @@ class EventFacts:
     is_costly: bool  # Whether running rules on it may take time that counts, whatever they are.
     # What groups said of which the users do not matter.
     matches: dict[RuleGroup, Match | None] = attr.ib(factory=dict)
+
+
+def find_facts(
+    run_native: RunNative, always: CompiledRules, flattened_keys: Mapping[str, Any]
+) -> EventFacts:
+    """What matching needs of an event.
+
+    Args:
+        run_native: runs rules on it.
+        always: a marked rule without conditions.
+        flattened_keys: the event, as Synapse's evaluator gets it.
+    """
+    matches = mark_of(run_native(always, None, None)) is not None
+    by_id = flattened_keys if matches else {}
+    return EventFacts(
+        room_id=by_id.get("room_id"),
+        sender=by_id.get("sender"),
+        text=searchable(flattened_keys),
+        # Where the rule above does not match, a group goes on to the server-default rules.
+        is_costly=not matches,
+    )
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)

@@ -127,7 +127,12 @@ class EventShare:
 
 
 class MeteredRun:
-    """Runs rules for one event and one user, who pays for what is beyond the event's share."""
+    """Runs rules for one event and one user, who pays for what is beyond the event's share.
+
+    Attributes:
+        user: what running rules needs of the user, the user id first.
+        is_over, skipped: as in `matching.Run`.
+    """
 
     __slots__ = (
         "_limit",
@@ -136,10 +141,10 @@ class MeteredRun:
         "_spending",
         "_spent",
         "_started",
-        "_user",
         "_work",
         "is_over",
         "skipped",
+        "user",
     )
 
     def __init__(
@@ -152,12 +157,12 @@ class MeteredRun:
         """
         Args:
             run_native: runs rules on the event.
-            user: what it needs of the user, the user id first.
+            user: as above.
             spending: what this user and others have spent.
             share: what is left of the event's.
         """
         self._run_native = run_native
-        self._user = user
+        self.user = user
         self._spending = spending
         self._share = share
         self._work = 0
@@ -169,7 +174,7 @@ class MeteredRun:
 
     def __call__(self, rules: CompiledRules) -> Sequence[Any]:
         """The actions of the first rule that matches."""
-        return self._run_native(rules, *self._user)
+        return self._run_native(rules, *self.user)
 
     def may(self, work_ns: int) -> bool:
         """Whether work may be done that takes so long, about; if not, it counts as skipped."""
@@ -180,7 +185,7 @@ class MeteredRun:
             now = self._spending.clock()
             if self._started is None:
                 self._started = now
-                self._limit = now + self._spending.left(self._user[0])
+                self._limit = now + self._spending.left(self.user[0])
             if now < self._limit:
                 return True
             self._spent = now - self._started
@@ -204,4 +209,4 @@ class MeteredRun:
         # What comes after the account said no is nothing that counts.
         spent = self._spending.clock() - self._started if self._spent is None else self._spent
         if spent > 0:
-            self._spending.charge(self._user[0], spent)
+            self._spending.charge(self.user[0], spent)

@@ -23,8 +23,7 @@ from synapse_msc3881.cascade.outcomes import MARK
 from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, to_json
 from synapse_msc3881.evaluation.evaluator import (
     Evaluation,
-    EventScopes,
-    ScopedEvaluator,
+    EventEvaluation,
     StagedActions,
 )
 from synapse_msc3881.evaluation.matching import UserScopes
@@ -313,9 +312,8 @@ class Room:
 
     def evaluate(self, native: Any) -> dict[str, list[Any]]:
         """What would be stored of the event for each user."""
-        evaluator = ScopedEvaluator(
-            native, self._occasion.keys, EventScopes(self.users, self._evaluation)
-        )
+        event = EventEvaluation(self._evaluation.tools, self.users)
+        evaluator = event.in_place_of(native, self._occasion.keys)
         return {
             user_id: _stored(evaluator.run(self.native_rules, user_id, *self._rest))
             for user_id in self.users

@@ -14,8 +14,7 @@ from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.cascade.rulesets import DeviceRule
 from synapse_msc3881.evaluation.evaluator import (
     Evaluation,
-    EventScopes,
-    ScopedEvaluator,
+    EventEvaluation,
     StagedActions,
 )
 from synapse_msc3881.evaluation.spending import MAX_DEBT_SECONDS, Spending
@@ -67,8 +66,8 @@ class Server:
         scopes = compile_user(rules, [tags], EXTENSIBLE_OFF.compiler.compile)
         assert scopes is not None
         native = _load_rules([], {}, EXTENSIBLE_OFF.experimental)
-        event_scopes = EventScopes({USER: scopes}, self.evaluation)
-        evaluator = ScopedEvaluator(occasion.evaluator(EXTENSIBLE_OFF), occasion.keys, event_scopes)
+        event = EventEvaluation(self.evaluation.tools, {USER: scopes})
+        evaluator = event.in_place_of(occasion.evaluator(EXTENSIBLE_OFF), occasion.keys)
         actions = evaluator.run(native, *occasion.user())
         return list(actions.stored if isinstance(actions, StagedActions) else actions)
 
@@ -80,16 +79,15 @@ class Server:
         assert scopes is not None
         native = _load_rules([], {}, EXTENSIBLE_OFF.experimental)
         names = [f"@user{n}:example.org" for n in range(users)]
-        event_scopes = EventScopes(dict.fromkeys(names, scopes), self.evaluation)
-        evaluator = ScopedEvaluator(occasion.evaluator(EXTENSIBLE_OFF), occasion.keys, event_scopes)
+        event = EventEvaluation(self.evaluation.tools, dict.fromkeys(names, scopes))
+        evaluator = event.in_place_of(occasion.evaluator(EXTENSIBLE_OFF), occasion.keys)
         run_native = evaluator.run_native
         runs: list[int] = []
 
         def count(compiled: Any, *user: Any) -> Any:
-            runs[-1] += compiled is not native
+            runs[-1] += compiled not in (native, self.evaluation.tools.always)
             return run_native(compiled, *user)
 
-        evaluator.find_facts(self.evaluation._always)
         evaluator.run_native = count
         for name in names:
             runs.append(0)

@@ -28,12 +28,13 @@ from synapse_msc3881.evaluation.compiling import (
     RawRule,
     compile_always,
 )
-from synapse_msc3881.evaluation.evaluator import EventScopes, ScopedEvaluator, match_scopes
+from synapse_msc3881.evaluation.evaluator import match_scopes
 from synapse_msc3881.evaluation.matching import (
     CompiledScope,
     EventFacts,
     SilentGlobal,
     UserScopes,
+    find_facts,
     mark_of,
 )
 from synapse_msc3881.evaluation.prefilter import is_costly, searchable
@@ -323,10 +324,8 @@ def found_match(rules: list[DeviceRule], occasion: Occasion, setting: Setting) -
 
 
 def facts(occasion: Occasion, setting: Setting) -> EventFacts:
-    evaluation: Any = SimpleNamespace(cascade=None)
-    event_scopes = EventScopes({}, evaluation)
-    evaluator = ScopedEvaluator(occasion.evaluator(setting), occasion.keys, event_scopes)
-    return evaluator.find_facts(compile_always(setting.compiler.compile))
+    always = compile_always(setting.compiler.compile)
+    return find_facts(occasion.evaluator(setting).run, always, occasion.keys)
 
 
 # --- Compiling and matching ---------------------------------------------------------------------
