@@ -20,7 +20,7 @@ from synapse_msc3881.delivery.mail_backlog import MailBacklog
 from synapse_msc3881.delivery.positions import Positions
 from synapse_msc3881.delivery.pusher_store import PusherStore
 from synapse_msc3881.delivery.starting import PusherStart
-from synapse_msc3881.delivery.stopping import Stop
+from synapse_msc3881.delivery.stopping import Stopping
 from synapse_msc3881.failures import Failures
 from synapse_msc3881.storage.push_actions import PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey, PusherTagStore
@@ -119,6 +119,7 @@ class Pushers:
         self._positions = positions
         self._failures = failures
         self._start = PusherStart()
+        self._stopping = Stopping()
 
     # --- Set and removed ---
 
@@ -302,19 +303,28 @@ class Pushers:
         self, native: Callable[..., None], app_id: str, pushkey: str, user_id: str
     ) -> None:
         """Stop a pusher that was removed or disabled."""
-        self._start.overtake(PusherKey(user_id, app_id, pushkey))
-        native(app_id, pushkey, user_id)
+        key = PusherKey(user_id, app_id, pushkey)
+        self._stop(key, lambda: native(app_id, pushkey, user_id))
 
     def stop_replicated(
         self, native: Callable[..., None], user_id: str, app_id: str, pushkey: str
     ) -> None:
         """The same on a worker, which hears of it."""
-        self._start.overtake(PusherKey(user_id, app_id, pushkey))
-        native(user_id, app_id, pushkey)
+        key = PusherKey(user_id, app_id, pushkey)
+        self._stop(key, lambda: native(user_id, app_id, pushkey))
+
+    def _stop(self, key: PusherKey, native: Callable[[], None]) -> None:
+        self._start.overtake(key)
+        pusher = seams.running_pusher(self._hs, key.user_id, key.app_id, key.pushkey)
+        native()
+        if pusher is not None:
+            self._stopping.end(pusher)
 
     def equip(self, pusher: seams.Pusher, config: seams.PusherConfig) -> seams.Pusher:
-        """Give a new pusher what stops it for good, and what walks its profile tags."""
-        pusher.on_stop = Stop(pusher, self._running(pusher), self._is_running)  # type: ignore[method-assign]
+        """Give a new pusher what walks its profile tags."""
+        replaced = seams.running_pusher(self._hs, pusher.user_id, pusher.app_id, pusher.pushkey)
+        if replaced is not None:
+            self._stopping.replace(replaced, pusher)
         tags = profile_tags_of(config)
         if tags != DEFAULT_TAGS:
             seams.ensure_position(pusher)
@@ -334,12 +344,6 @@ class Pushers:
                 pusher.store, pusher, backlog, self._positions.note
             )
         return pusher
-
-    def _running(self, pusher: seams.Pusher) -> seams.Pusher | None:
-        return seams.running_pusher(self._hs, pusher.user_id, pusher.app_id, pusher.pushkey)
-
-    def _is_running(self, pusher: seams.Pusher) -> bool:
-        return self._running(pusher) is not None
 
 
 def _key_of(config: seams.PusherConfig) -> PusherKey:

@@ -9,56 +9,35 @@ in its way: what ends its work is put there when it is stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from synapse_msc3881 import seams
 
 
-class Stop:
-    """A pusher's `on_stop`, which ends its work for good unless it is being replaced."""
+class Stopping:
+    """Ends the work of the pushers of one process."""
 
-    # There is one for each pusher of the server.
-    __slots__ = ("_is_running", "_pusher", "generations")
+    def __init__(self) -> None:
+        # For each pusher that replaced another or was replaced: all of its name, which may still
+        # be at work. Most pushers never are.
+        self._generations: WeakKeyDictionary[seams.Pusher, WeakSet[seams.Pusher]] = (
+            WeakKeyDictionary()
+        )
 
-    def __init__(
-        self,
-        pusher: seams.Pusher,
-        replaced: seams.Pusher | None,
-        is_running: Callable[[seams.Pusher], bool],
-    ) -> None:
-        """
-        Args:
-            pusher: whose `on_stop` this becomes.
-            replaced: the running pusher of the same name.
-            is_running: whether a pusher of the same name runs in this process.
-        """
-        self._pusher = pusher
-        self._is_running = is_running
-        #: All of the same name that may still be at work, once there was more than one.
-        self.generations: WeakSet[seams.Pusher] | None = None
-        if replaced is not None:
-            self.generations = _generations_of(replaced)
-            self.generations.add(pusher)
+    def replace(self, replaced: seams.Pusher, pusher: seams.Pusher) -> None:
+        """A pusher takes the place of the one that runs by the same name."""
+        generations = self._generations.setdefault(replaced, WeakSet([replaced]))
+        generations.add(pusher)
+        self._generations[pusher] = generations
 
-    def __call__(self) -> None:
-        """Stop the pusher, as its own method does."""
-        # One that is being replaced, or that finds itself deleted, is not the running one.
-        if not self._is_running(self._pusher):
-            for pusher in self.generations or (self._pusher,):
-                _end_work(pusher)
-        type(self._pusher).on_stop(self._pusher)
-
-
-def _generations_of(replaced: seams.Pusher) -> WeakSet[seams.Pusher]:
-    stop: object = replaced.on_stop
-    generations = stop.generations if isinstance(stop, Stop) else None
-    return WeakSet([replaced]) if generations is None else generations
+    def end(self, pusher: seams.Pusher) -> None:
+        """Have a pusher, and those that it replaced, push and write nothing from now on."""
+        for each in self._generations.get(pusher, (pusher,)):
+            _end_work(each)
 
 
 def _end_work(pusher: seams.Pusher) -> None:
-    """Have a pusher find nothing to push, write nothing and send nothing from now on."""
     pusher.store = StoppedStore(pusher.store)  # type: ignore[assignment]
     if isinstance(pusher, seams.HttpPusher):
         pusher.http_client = StoppedHttpClient(pusher.http_client)  # type: ignore[assignment]

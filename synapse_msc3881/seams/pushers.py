@@ -191,10 +191,6 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("uri", "post_json"),
     ),
     Seam(
-        "synapse.push:Pusher.on_stop",
-        "called when a pusher stops",
-    ),
-    Seam(
         "synapse.push.httppusher:HttpPusher._unsafe_process",
         "reads what to push from store.get_unread_push_actions_for_user_in_range_for_http, posts "
         "with http_client.post_json_get_json, and ends when "
