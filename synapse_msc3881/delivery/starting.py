@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Starting the pushers of a process: what changes meanwhile is not undone.
+"""Starting the pushers of a process.
 
-Synapse reads all pushers at once and then starts them one by one, which takes seconds where there
-are many. One that is set, disabled or removed in that time is started or stopped by that change,
-and what was read of it before is of yesterday.
+Synapse reads all pushers at once and then starts them a few at a time, which takes seconds where
+there are many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+import contextlib
+import logging
+from collections.abc import Collection, Iterable, Iterator
 
+from synapse_msc3881 import seams
+from synapse_msc3881.storage.push_actions import PushActionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey
 
-if TYPE_CHECKING:
-    from synapse_msc3881 import seams
+logger = logging.getLogger(__name__)
 
 
 class PusherStart:
-    """The start of the pushers of one process, and what overtook it."""
+    """The start of the pushers of one process, and what overtook it.
+
+    A pusher that is set, disabled or removed in that time is started or stopped by that change, and
+    what was read of it before is of yesterday.
+    """
 
     def __init__(self) -> None:
         # None while no start is under way.
@@ -38,7 +43,60 @@ class PusherStart:
         overtaken = self._overtaken if self._overtaken is not None else set()
         try:
             for pusher in pushers:
-                if PusherKey(pusher.user_name, pusher.app_id, pusher.pushkey) not in overtaken:
+                # Nothing is looked up, for each pusher of the server, where nothing overtook.
+                if not overtaken or _key_of(pusher) not in overtaken:
                     yield pusher
         finally:
             self._overtaken = None
+
+
+def _key_of(config: seams.PusherConfig) -> PusherKey:
+    return PusherKey(config.user_name, config.app_id, config.pushkey)
+
+
+class FirstLook:
+    """Whether pushers that start may have something to push, asked for several at once.
+
+    One question is under way at a time. Those who come meanwhile go into the next one together.
+    """
+
+    def __init__(self, push_actions: PushActionStore) -> None:
+        self._push_actions = push_actions
+        self._next: _Question | None = None
+        self._under_way: _Question | None = None
+
+    async def may_have_push(self, user_id: str, after: int) -> bool:
+        """Whether a user may have something to push after a stream ordering."""
+        question = self._next
+        if question is not None:
+            question.about.append((user_id, after))
+            found = await question.answer.wait()
+        else:
+            question = self._next = _Question([(user_id, after)])
+            found = await self._ask(question)
+        return (user_id, after) in found
+
+    async def _ask(self, question: _Question) -> Collection[tuple[str, int]]:
+        if self._under_way is not None:
+            with contextlib.suppress(Exception):  # Others wait for this one: it has to go on.
+                await self._under_way.answer.wait()
+        self._next, self._under_way = None, question
+        found: Collection[tuple[str, int]]
+        try:
+            found = await self._push_actions.which_have_any(question.about)
+        except Exception:
+            logger.warning("Could not ask which pushers may have something to push", exc_info=True)
+            found = question.about  # Each looks for itself.
+        self._under_way = None
+        question.answer.set(found)
+        return found
+
+
+class _Question:
+    """One question for several pushers, each by its user and its position."""
+
+    __slots__ = ("about", "answer")
+
+    def __init__(self, about: list[tuple[str, int]]) -> None:
+        self.about = about
+        self.answer: seams.Shared[Collection[tuple[str, int]]] = seams.Shared()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from synapse_msc3881 import seams
 from synapse_msc3881.delivery.positions import Positions
 from synapse_msc3881.delivery.pusher_store import backlog_of
+from synapse_msc3881.delivery.starting import FirstLook
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore, UserRow
@@ -49,6 +50,7 @@ class Waking:
         self._push_actions = push_actions
         self._positions = positions
         self._failures = failures
+        self._first_look = FirstLook(push_actions)
         # The questions under way, the earliest first, each by its last stream ordering.
         self._asked: list[_Question] = []
         # Up to here, users were told whom it concerned.
@@ -93,7 +95,7 @@ class Waking:
             if (backlog := backlog_of(pusher)) is not None
             and pusher.last_stream_ordering >= min_stream_ordering
         }
-        may_have = await self._push_actions.has_any(user_id, min_stream_ordering)
+        may_have = await self._first_look.may_have_push(user_id, min_stream_ordering)
         if not may_have:
             for backlog, ordering in upto.items():
                 backlog.skip(min_stream_ordering, ordering)

@@ -7,7 +7,7 @@ Such a row has ``notif = 0``, so that no count sees it, and starts with our mark
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, cast
 
 import attr
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # SQLite would plan each statement anew.
 _OURS = f'[{{"{MARK}"'
 _RELEVANT = f"(notif = 1 OR SUBSTR(actions, 1, {len(_OURS)}) = '{_OURS}')"
+
+# In one statement: SQLite may take few parameters.
+_PAIRS_AT_ONCE = 100
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -123,18 +126,33 @@ class PushActionStore:
 
         return await self._api.run_db_interaction("msc3881_push_actions_of_all", rows_txn)
 
-    async def has_any(self, user_id: str, after: int) -> bool:
-        """Whether a user may have something to push after a stream ordering."""
+    async def which_have_any(self, pairs: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Which users may have something to push after a stream ordering.
 
-        def has_any_txn(txn: LoggingTransaction) -> bool:
-            txn.execute(
-                "SELECT 1 FROM event_push_actions"
-                f" WHERE user_id = ? AND stream_ordering > ? AND {_RELEVANT} LIMIT 1",
-                (user_id, after),
-            )
-            return txn.fetchone() is not None
+        Args:
+            pairs: user ids, each with a stream ordering.
 
-        return await self._api.run_db_interaction("msc3881_has_any_push", has_any_txn)
+        Returns:
+            Those of them that may.
+        """
+
+        def which_have_any_txn(txn: LoggingTransaction) -> set[tuple[str, int]]:
+            found: set[tuple[str, int]] = set()
+            for first in range(0, len(pairs), _PAIRS_AT_ONCE):
+                some = pairs[first : first + _PAIRS_AT_ONCE]
+                marks = ", ".join(["(?, ?)"] * len(some))
+                txn.execute(
+                    f"WITH pairs (of_user, after) AS (VALUES {marks})"
+                    # A subquery with LIMIT is run for each pair: one look at an index.
+                    " SELECT of_user, after FROM pairs WHERE 1 = ("
+                    " SELECT 1 FROM event_push_actions WHERE user_id = of_user"
+                    f" AND stream_ordering > after AND {_RELEVANT} LIMIT 1)",
+                    [value for pair in some for value in pair],
+                )
+                found.update((user_id, after) for user_id, after in txn)
+            return found
+
+        return await self._api.run_db_interaction("msc3881_which_have_any", which_have_any_txn)
 
     async def rows(
         self,

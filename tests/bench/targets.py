@@ -177,7 +177,7 @@ def _other_targets(results: Results) -> Iterator[Target]:
         for quantity in (start.PUSHERS_TIME, start.PUSHERS_CPU):
             yield _at_most(
                 f"start, {quantity}: {start.HALF.name}",
-                1.02,
+                1.05,
                 find(results["start"].comparisons, quantity=quantity, variant=start.HALF.name),
             )
     if "memory" in results:

@@ -322,6 +322,7 @@ class _Attributes(ast.NodeVisitor):
 
 _SQL = re.compile(r"\b(SELECT|FROM|WHERE|JOIN|INSERT INTO|UPDATE|DELETE|ORDER BY|SUBSTR)\b|\bAND\b")
 _NAMED = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE|LOCK TABLE)\s+(?!SET\b)([\w.]+)(?:\s+AS\s+(\w+))?")
+_WITH = re.compile(r"\bWITH\s+(\w+)\s+\(([\w, ]+)\)\s+AS\b")
 _CATALOGUES = re.compile(r"information_schema\.|pg_|sqlite_master")
 _OUR_TABLE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+) \((.*?)\n\)", re.DOTALL)
 
@@ -387,14 +388,18 @@ class _Statement:
     def problems(self) -> Iterator[str]:
         text = re.sub(r"'[^']*'", "''", self.text)
         named = _NAMED.findall(text)
+        columns = {
+            **self.columns,
+            **{name: set(listed.split(", ")) for name, listed in _WITH.findall(text)},
+        }
         aliases = {alias or table: table for table, alias in named}
         for table in {table for table, _ in named}:
-            if table not in self.columns:
+            if table not in columns:
                 yield f"the table {table} is not declared"
-        known = [self.columns[table] for table in aliases.values() if table in self.columns]
-        anywhere: set[str] = set().union(*(known or self.columns.values()))
+        known = [columns[table] for table in aliases.values() if table in columns]
+        anywhere: set[str] = set().union(*(known or columns.values()))
         for owner, column in re.findall(r"\b(\w+)\.(\w+)", text):
-            if owner in aliases and column not in self.columns.get(aliases[owner], {column}):
+            if owner in aliases and column not in columns.get(aliases[owner], {column}):
                 yield f"the column {aliases[owner]}.{column} is not declared"
         if "{}" in text and not named:
             return  # Its tables stand elsewhere.

@@ -7,7 +7,7 @@ the database or for the gateway, and there it may fail. At the end an event come
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Generator, Iterable
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,11 +87,10 @@ class World:
         await Wait()
         return [USER] if found else []
 
-    async def has_any(self, user_id: str, after: int) -> bool:
-        del user_id
-        found = self._between(after, self.token)
+    async def which_have_any(self, pairs: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        found = {pair for pair in pairs if self._between(pair[1], self.token)}
         await Wait()
-        return bool(found)
+        return found
 
     async def rows(
         self,
