@@ -131,10 +131,10 @@ def _refuse_foreign(
             f"{directory} has files in it and no {MANIFEST}, so they are not ours. "
             "Name an empty directory, or one that does not exist"
         )
+    for path in {MANIFEST, *files, *earlier}:
+        _refuse_links(directory, path)
     for path in {*files, *earlier}:
         file = directory / path
-        if file.is_symlink():
-            raise ExportError(f"{file} is a link, which this command does not make")
         if not file.exists():
             continue
         if path not in earlier or not file.is_file():
@@ -145,10 +145,24 @@ def _refuse_foreign(
             )
 
 
+def _refuse_links(directory: Path, path: str) -> None:
+    """The directory itself may be a link; what is in it leads nowhere else."""
+    within = [directory]
+    for part in Path(path).parts:
+        within.append(within[-1] / part)
+    for place in (*within[1:], _unfinished(directory / path)):
+        if place.is_symlink():
+            raise ExportError(f"{place} is a link, which this command does not make")
+
+
+def _unfinished(file: Path) -> Path:
+    return file.with_name(f"{file.name}.new")
+
+
 def _write(file: Path, body: bytes) -> None:
     """Write a file as a whole: a web server may be reading it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f"{file.name}.new")
+    new = _unfinished(file)
     new.write_bytes(body)
     new.replace(file)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from synapse_msc3881.page.export import ExportError
 from synapse_msc3881.page.export import export as write
 from synapse_msc3881.page.files import PATH, Page, load_page
 from tests.conftest import FreshDeployment
@@ -141,6 +142,36 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (to / "index.html").unlink()
     (to / "index.html").symlink_to(target)
     assert export(to).status == 1
+    assert target.read_text() == "mine"
+
+
+def test_a_directory_in_it_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    to = tmp_path / "www"
+    export(to)
+    [version] = [place for place in to.iterdir() if place.is_dir()]
+    version.rename(elsewhere)
+    version.symlink_to(elsewhere)
+    before = contents(elsewhere)
+    newer = {
+        f"fedcba987654/{path.partition('/')[2]}": one for path, one in load_page().assets.items()
+    }
+    for page in (load_page(), Page(load_page().index, newer)):
+        with pytest.raises(ExportError, match=f"{version.name} is a link"):
+            write(page, to, {})
+    assert contents(elsewhere) == before
+
+
+@pytest.mark.parametrize("name", ["index.html.new", "synapse_msc3881.json.new"])
+def test_an_unfinished_file_that_is_a_link_is_not_followed(tmp_path: Path, name: str) -> None:
+    to = tmp_path / "www"
+    export(to)
+    target = tmp_path / "target"
+    target.write_text("mine")
+    (to / name).symlink_to(target)
+    answer = export(to)
+    assert answer.status == 1
+    assert "is a link" in answer.errors
     assert target.read_text() == "mine"
 
 
