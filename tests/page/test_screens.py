@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from demo.client import JsonDict, path
 from demo.gateway import Behaviour, Gateway
 from tests.harness.waiting import wait_until
-from tests.page.conftest import PageServer, SignedIn, assert_accessible
+from tests.page.conftest import PageServer, SignedIn, assert_accessible, eventually
 from tests.page.screens import (
     PHONE,
     TABLET,
@@ -27,6 +27,7 @@ from tests.page.screens import (
 )
 from tests.server.cascade_helpers import device
 
+SLIDING = "**/org.matrix.simplified_msc3575/sync?*"
 SILENCED = "org.matrix.msc3890.local_notification_settings."
 OWN_FIRST = "Its own settings, then everywhere"
 
@@ -103,6 +104,98 @@ def test_all_but_one_are_silenced_and_it_is_undone(home: Home, signed_in: Signed
     expect(page.get_by_role("switch", checked=True)).to_have_count(2)
     expect(card(page, WEB).get_by_role("switch")).not_to_be_checked()
     assert home.pusher(home.phone)["enabled"] is True
+
+
+def test_an_e_mail_pusher_that_stays_on_is_told_of(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.tablet)
+    mail = {"kind": "email", "app_id": "m.email", "pushkey": "alice@example.org", "enabled": True}
+
+    def read(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={"pushers": [*answer.json()["pushers"], mail]})
+
+    def write(route: Route) -> None:
+        sent: JsonDict = route.request.post_data_json or {}
+        if sent["kind"] != "email":
+            route.continue_()
+            return
+        mail["enabled"] = sent["enabled"]
+        route.fulfill(json={})
+
+    page.route("**/pushers", read)
+    page.route("**/pushers/set", write)
+    card(page, TABLET).get_by_role("button", name="Silence all but this device").click()
+    said = page.get_by_role("group").filter(has_text="Undo")
+    expect(said).to_contain_text(f"Of your devices, only “{TABLET}” notifies you now.")
+    expect(said).to_contain_text("You still get e-mail.")
+    assert mail["enabled"] is True
+    switch(page, "E-mail", False)
+    expect(said).to_contain_text(f"Only “{TABLET}” notifies you now.")
+
+
+def test_what_was_silenced_can_be_undone_when_the_read_after_it_fails(
+    home: Home, signed_in: SignedIn
+) -> None:
+    page = signed_in(home.phone)
+    button = card(page, TABLET).get_by_role("button", name="Silence all but this device")
+    # The first is what all that holds is read with before; the second comes after the change.
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.continue_()
+        else:
+            route.abort()
+
+    page.route("**/pushrules/", answer)
+    button.click()
+    expect(card(page, TABLET).get_by_role("alert")).to_contain_text("cannot be reached")
+    page.unroute("**/pushrules/")
+    assert home.pusher(home.phone)["enabled"] is False
+    # Not lost by looking elsewhere, nor by doing it again.
+    go(page, "rooms")
+    go(page, "devices")
+    card(page, TABLET).get_by_role("button", name="Silence all but this device").click()
+    expect(page.get_by_role("switch", checked=True)).to_have_count(1)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("switch", checked=True)).to_have_count(3)
+    expect(page.get_by_role("button", name="Undo")).to_have_count(0)
+    assert home.pusher(home.phone)["enabled"] is True
+
+
+def test_a_device_that_has_just_signed_in_appears(
+    home: Home, page_server: PageServer, signed_in: SignedIn
+) -> None:
+    page = signed_in(home.phone)
+    page.clock.install()
+    page.reload()
+    expect(card(page, TABLET)).to_be_visible()
+    page_server.login(home.phone, "FIRST")
+    page.get_by_role("button", name="Look for new devices").click()
+    expect(card(page, "FIRST")).to_be_visible()
+    page_server.login(home.phone, "SECOND")
+    page.clock.fast_forward(10_000)
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(card(page, "SECOND")).to_be_visible()
+    page_server.login(home.phone, "THIRD")
+    page.clock.fast_forward(60_000)
+    expect(card(page, "THIRD")).to_be_visible()
+
+
+def test_looking_for_devices_asks_seldom(home: Home, signed_in: SignedIn, watch: Any) -> None:
+    page = signed_in(home.phone)
+    page.clock.install()
+    page.reload()
+    expect(card(page, TABLET)).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    watch.requests.clear()
+    for _ in range(20):
+        page.evaluate("dispatchEvent(new Event('focus'))")
+    for _ in range(5):
+        page.clock.fast_forward(60_000)
+        page.wait_for_load_state("networkidle")
+    assert len(watch.requests) <= 10, watch.requests
 
 
 def test_undoing_leaves_a_pusher_off_that_was_off(home: Home, signed_in: SignedIn) -> None:
@@ -290,6 +383,86 @@ def test_a_device_is_reset(home: Home, signed_in: SignedIn) -> None:
     expect(page.get_by_role("region", name="Set by another app")).to_contain_text("blinking")
 
 
+def test_a_reset_leaves_the_switch_as_it_is_and_says_so(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.tablet)
+    switch(page, PHONE, False)
+    go(page, "devices", "PHONE")
+    choose(page, "Follows", OWN_FIRST)
+    page.get_by_role("button", name="Reset this device").click()
+    dialog = page.get_by_role("dialog", name="Reset this device?")
+    expect(dialog).to_contain_text("It stays on or off, as it is.")
+    dialog.get_by_role("button", name="Reset this device").click()
+    expect(choices(page, "Follows").get_by_role("radio").first).to_be_checked()
+    expect(page.get_by_role("status").filter(has_text="Saved")).to_be_visible()
+    assert home.pusher(home.phone)["enabled"] is False
+
+
+@pytest.mark.parametrize(
+    ("follow", "everywhere", "says"),
+    [
+        ("Only its own settings", None, "Rings only for the keywords of this device: pizza."),
+        (
+            "Only direct messages and rooms I choose",
+            None,
+            "Rings only for the keywords of this device: pizza.",
+        ),
+        (OWN_FIRST, "Muted", "As everywhere: silent, but for the keywords of this device: pizza."),
+        (OWN_FIRST, "Mentions and keywords", "On this device also for: pizza."),
+        (OWN_FIRST, "All messages", "As everywhere: rings for every message."),
+        ("The same as everywhere", "Muted", "As everywhere: silent."),
+    ],
+)
+def test_a_sentence_says_which_keywords_of_the_device_ring(
+    follow: str, everywhere: str | None, says: str, home: Home, signed_in: SignedIn
+) -> None:
+    room = home.room("Choir")
+    rule: JsonDict = {"pattern": "pizza", "actions": ["notify"]}
+    home.phone.put_rule("PHONE", "content", "pizza", rule)
+    page = signed_in(home.tablet)
+    go(page, "devices", "PHONE")
+    choose(page, "Follows", follow)
+    in_use = 0 if follow != "The same as everywhere" else 1
+    keywords = page.get_by_role("region", name="Keywords")
+    expect(keywords.get_by_text("Not in use")).to_have_count(in_use)
+    go(page, "rooms", room)
+    if everywhere:
+        choose(page, "Everywhere", everywhere)
+    expect(choices(page, PHONE).locator(".note")).to_contain_text(says)
+    pizza = home.bob.send(room, "There is pizza")
+    home.tablet_pusher.wait_for(home.bob.send(home.fence_room, "fence"))
+    rings = follow != "The same as everywhere"
+    if rings:
+        home.phone_pusher.wait_for(pizza)
+    else:
+        assert pizza not in home.phone_pusher.event_ids()
+
+
+def test_the_keywords_of_the_account_are_followed_when_the_page_is_opened(
+    home: Home, signed_in: SignedIn
+) -> None:
+    room = home.room("Choir")
+
+    def keyword(word: str) -> None:
+        home.phone.put_rule("global", "content", word, {"pattern": word, "actions": ["notify"]})
+
+    keyword("pizza")
+    keyword("a/b".replace("/", ""))
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    choose(page, PHONE, "Mentions and keywords")
+    expect(choices(page, PHONE)).to_contain_text("or for: ab or pizza.")
+    keyword("pasta")
+    home.phone.delete_rule("global", "content", "pizza")
+    page.reload()
+    expect(choices(page, PHONE)).to_contain_text("or for: pasta or ab.")
+    names = [
+        rule["rule_id"].rpartition(f":{room}")[0] for rule in home.rules_of(home.phone)["underride"]
+    ]
+    assert names == ["invite", "mention", "keyword:pasta", "everyone", "keyword:ab", "quiet"]
+    rings = home.bob.send(room, "There is pasta")
+    home.phone_pusher.wait_for(rings)
+
+
 def test_a_list_of_another_app_is_shown_put_in_order_and_kept(
     home: Home, signed_in: SignedIn
 ) -> None:
@@ -374,6 +547,49 @@ def test_two_tabs_do_not_undo_each_other(home: Home, signed_in: SignedIn) -> Non
     # What the server holds is shown after the next change, whoever changed it.
     choose(other, TABLET, "Muted")
     expect(choices(other, PHONE).get_by_label("All messages")).to_be_checked()
+
+
+def test_two_tabs_read_the_rooms_at_once(
+    home: Home, page_server: PageServer, signed_in: SignedIn
+) -> None:
+    home.room("Choir")
+    one = signed_in(home.phone)
+    expect(card(one, PHONE)).to_be_visible()
+    one.wait_for_load_state("networkidle")
+    held: list[Route] = []
+
+    def between(route: Route) -> None:
+        """Say in the first window that there are more rooms, and hold the second."""
+        if "pos=" in route.request.url:
+            held.append(route)
+            return
+        answer = route.fetch()
+        content = answer.json()
+        content["lists"]["rooms"]["count"] = 51
+        route.fulfill(response=answer, json=content)
+
+    one.route(SLIDING, between)
+    one.reload()
+    eventually(one, lambda: held)
+    other = one.context.new_page()
+    other.goto(page_server.page_url + "#/rooms")
+    expect(other.get_by_role("link", name="Choir")).to_be_visible()
+    with one.expect_response(lambda answer: "pos=" in answer.url) as second:
+        held[0].continue_()
+    assert second.value.status == 200
+
+
+def test_a_tab_that_was_copied_finds_a_connection_of_its_own(
+    home: Home, signed_in: SignedIn
+) -> None:
+    home.room("Choir")
+    page = signed_in(home.phone)
+    unknown = {"errcode": "M_UNKNOWN_POS", "error": "Unknown position"}
+    page.route(SLIDING, lambda route: route.fulfill(status=400, json=unknown), times=1)
+    page.reload()
+    go(page, "rooms")
+    expect(page.get_by_role("link", name="Choir")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_without_sliding_sync_the_rooms_come_from_a_sync(home: Home, signed_in: SignedIn) -> None:
@@ -473,6 +689,29 @@ def test_it_waits_when_the_server_asks_to(home: Home, signed_in: SignedIn) -> No
     card(page, PHONE).get_by_role("switch").uncheck()
     expect(page.get_by_text("The server asks to wait for 2 seconds")).to_be_visible()
     wait_until(lambda: home.pusher(home.phone)["enabled"] is False)
+
+
+def test_after_a_wait_for_what_is_only_read_nothing_is_said_to_be_saved(
+    home: Home, signed_in: SignedIn
+) -> None:
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    limited = {"errcode": "M_LIMIT_EXCEEDED", "error": "Slow down", "retry_after_ms": 1000}
+    page.route("**/messages?*", lambda route: route.fulfill(status=429, json=limited), times=1)
+    page.evaluate(
+        """() => {
+            window.said = [];
+            new MutationObserver(() => said.push(document.querySelector(".announcer").textContent))
+                .observe(document.body, {subtree: true, childList: true, characterData: true});
+        }"""
+    )
+    go(page, "why", room)
+    expect(page.get_by_text("The server asks to wait for a second")).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Choir")
+    expect(page.locator(".announcer.empty")).to_be_attached()
+    said = page.evaluate("said")
+    assert any("asks to wait" in text for text in said)
+    assert not any("Saving" in text for text in said)
 
 
 def test_a_session_that_is_over_leads_to_signing_in(home: Home, signed_in: SignedIn) -> None:

@@ -3,6 +3,7 @@
 
 import contextlib
 import re
+import time
 
 import pytest
 from playwright.sync_api import Error, Page, Route, expect
@@ -149,6 +150,28 @@ def test_signing_out_while_the_page_still_loads_asks_for_nothing_more(
     fill_in(page, alice.user_id, PASSWORD)
     page.get_by_role("heading", name="Devices").wait_for()
     assert not [url for _, url in watch.requests if url.endswith("/refresh")]
+
+
+def test_a_server_that_hangs_does_not_keep_anybody_signed_in(
+    alice: Session, signed_in: SignedIn, watch: Watch
+) -> None:
+    watch.allow(FAILED_LOAD)
+    page = signed_in(alice)
+    held: list[Route] = []
+    page.route("**/logout", lambda route: held.extend([route]))
+    started = time.monotonic()
+    page.get_by_role("button", name="Sign out").click()
+    is_signed_out(page, "The server has not confirmed it")
+    assert time.monotonic() - started < 10
+    assert stored_session(page) is None
+    # Whoever signs in again stays signed in.
+    fill_in(page, alice.user_id, PASSWORD)
+    page.get_by_role("heading", name="Devices").wait_for()
+    with contextlib.suppress(Error):  # The page does not want it any more.
+        held[0].continue_()
+    page.reload()
+    page.get_by_role("heading", name="Devices").wait_for()
+    assert len(sessions_of(alice)) == 1
 
 
 # --- How it ends --------------------------------------------------------------------------------

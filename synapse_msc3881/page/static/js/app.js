@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /** The frame around the screens, and which of them is shown. */
 import { Client } from "./client.js";
-import { Announcer, Loading, Problem, Title, announce } from "./components.js";
+import { Announcer, Loading, Problem, Title, announce, announceWait } from "./components.js";
 import { html, useEffect, useRef, useState } from "./html.js";
 import { LANGUAGES, language, loadTexts, t } from "./i18n.js";
 import { link, useRoute } from "./router.js";
@@ -13,6 +13,9 @@ import { SignIn } from "./signin.js";
 import { Store } from "./store.js";
 
 /** @import {Session} from "./types.js" */
+
+/** How often to look for new devices while the page is seen: one request. */
+const LOOK_MS = 60_000;
 
 /** @param {{session: Session | null}} props  null where nobody is signed in */
 export function App({ session: first }) {
@@ -26,7 +29,7 @@ export function App({ session: first }) {
       setSession(null);
       setStore(null);
     });
-    setStore(new Store(new Client(session, sayWait)));
+    setStore(new Store(new Client(session, announceWait)));
   }, [session]);
 
   const choose = (/** @type {any} */ event) =>
@@ -57,11 +60,6 @@ export function App({ session: first }) {
     <${Announcer} />`;
 }
 
-/** @param {number} ms */
-function sayWait(ms) {
-  announce(ms ? t("status.waiting", { count: Math.ceil(ms / 1000) }) : t("status.saving"));
-}
-
 /** @param {any} event  of the link to the content, which must not become the route */
 function skip(event) {
   event.preventDefault();
@@ -87,8 +85,14 @@ function Navigation() {
 
 /** @param {{session: Session}} props */
 function SignedIn({ session }) {
+  const [leaving, setLeaving] = useState(false);
+  const signOut = () => {
+    setLeaving(true);
+    announce(t("app.signingOut"));
+    void session.signOut().then(() => announce(""));
+  };
   return html`<p class="who"><bdi>${session.userId}</bdi></p>
-    <button type="button" class="button-quiet" onClick=${() => session.signOut()}>
+    <button type="button" class="button-quiet" aria-busy=${leaving} onClick=${signOut}>
       ${t("app.signOut")}
     </button>`;
 }
@@ -106,19 +110,24 @@ function Screens({ store }) {
       .readDevices()
       .then(() => store.readRooms())
       .then(() => store.readTrouble())
+      .then(() => store.followWords())
       .catch(setError);
   };
   useEffect(() => {
     const stop = store.subscribe(() => setVersion((/** @type {number} */ version) => version + 1));
     read();
-    // Another tab or another app may have changed something while this page was out of sight.
-    const onVisible = () => {
-      if (!document.hidden && store.devices) store.readAgain().catch(() => null);
-    };
-    document.addEventListener("visibilitychange", onVisible);
+    // Another tab or app may have changed something while somebody was there, and a device that has
+    // just been signed in is to be seen.
+    const isShown = () => !document.hidden && store.devices !== null;
+    const look = () => isShown() && void store.readIfOld().catch(() => null);
+    const timer = setInterval(() => isShown() && void store.lookForDevices().catch(() => null), LOOK_MS);
+    document.addEventListener("visibilitychange", look);
+    addEventListener("focus", look);
     return () => {
       stop();
-      document.removeEventListener("visibilitychange", onVisible);
+      clearInterval(timer);
+      document.removeEventListener("visibilitychange", look);
+      removeEventListener("focus", look);
     };
   }, [store]);
 

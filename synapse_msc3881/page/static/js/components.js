@@ -15,6 +15,15 @@ const announcer = { listener: () => undefined };
 /** @param {string} text  that a screen reader is to say */
 export const announce = (text) => announcer.listener(text);
 
+/** How many changes are under way. */
+let saving = 0;
+
+/** @param {number} ms  that the server asks to wait; 0 when that is over */
+export function announceWait(ms) {
+  if (ms) announce(t("status.waiting", { count: Math.ceil(ms / 1000) }));
+  else announce(saving ? t("status.saving") : "");
+}
+
 /** Says what changed: seen for a moment at the edge of the screen, and read out. */
 export function Announcer() {
   const [text, setText] = useState("");
@@ -35,6 +44,7 @@ export function Announcer() {
  * @param {any} error
  */
 export function sentenceOf(error) {
+  if (error instanceof rules.TakenError) return t("problem.taken");
   switch (error.status) {
     case 0:
       return t("problem.offline");
@@ -55,7 +65,8 @@ export function sentenceOf(error) {
 /** @param {{error: any, onRetry?: () => void}} props */
 export function Problem({ error, onRetry }) {
   if (!error) return null;
-  const retry = onRetry && error.status !== 401 && error.status !== 403;
+  const isFinal = error.status === 401 || error.status === 403 || error instanceof rules.TakenError;
+  const retry = onRetry && !isFinal;
   return html`<div class="problem" role="alert">
     <p>${sentenceOf(error)}</p>
     ${retry &&
@@ -81,6 +92,7 @@ export function useChange() {
     if (current.running) return;
     current.running = true;
     setBusy(true);
+    saving++;
     announce(t("status.saving"));
     try {
       while (current.next) {
@@ -95,6 +107,7 @@ export function useChange() {
       setError(caught);
       announce("");
     } finally {
+      saving--;
       current.running = false;
       setBusy(false);
     }
@@ -262,12 +275,8 @@ export const choiceOptions = () =>
  * @param {Device} device
  */
 export function sentenceOnDevice(store, room, device) {
-  const key = rules.deviceSentence(store.rules, room, device);
-  const { words } = rules.roomChoice(store.scope(device.id), room.id);
-  const keywords = rules.keywordsOf(store.scope(device.id)).map((rule) => String(rule.pattern));
-  const all = [...new Set([...words, ...keywords])];
-  if (key === "mentions" && all.length) return t("sentence.mentionsWords", { words: list(all) });
-  return t(`sentence.${key}`);
+  const { key, words } = rules.deviceSentence(store.rules, room, device);
+  return t(`sentence.${key}`, { words: list(words) });
 }
 
 /**
@@ -278,7 +287,7 @@ export function sentenceOnDevice(store, room, device) {
  */
 export function sentenceEverywhere(store, room) {
   const key = rules.everywhereSentence(store.rules, room);
-  const words = rules.globalWords(store.rules);
+  const words = rules.wordsOf(store.rules.global);
   if (key === "mentions" && words.length) return t("sentence.mentionsWords", { words: list(words) });
   return t(`sentence.${key}`);
 }

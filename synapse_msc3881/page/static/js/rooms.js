@@ -11,6 +11,21 @@ const FIRST = 50;
 const SECOND = 500;
 const BETWEEN_WINDOWS_MS = 100;
 const STATE = [["m.room.encryption", ""]];
+const KEY = "synapse_msc3881.connection";
+
+/**
+ * The name of this tab's connection: with the same one, two tabs would end each other's. It stays
+ * for the tab, as the server keeps what it has sent on each.
+ *
+ * @param {boolean} isNew
+ */
+function connection(isNew) {
+  const kept = JSON.parse(sessionStorage.getItem(KEY) ?? "null");
+  if (typeof kept === "string" && !isNew) return kept;
+  const made = `rooms-${crypto.getRandomValues(new Uint32Array(1))[0]?.toString(36)}`;
+  sessionStorage.setItem(KEY, JSON.stringify(made));
+  return made;
+}
 
 /**
  * Read all rooms, and tell of them as they come.
@@ -20,7 +35,11 @@ const STATE = [["m.room.encryption", ""]];
  */
 export async function readRooms(client, onRooms) {
   try {
-    await readWindows(client, onRooms);
+    await readWindows(client, onRooms, connection(false)).catch((error) => {
+      // The tab was copied, and the other one has taken it over.
+      if (error.errcode !== "M_UNKNOWN_POS") throw error;
+      return readWindows(client, onRooms, connection(true));
+    });
   } catch (/** @type {any} */ error) {
     if (error.errcode !== "M_UNRECOGNIZED" && error.status !== 404) throw error;
     await readSync(client, onRooms);
@@ -30,8 +49,9 @@ export async function readRooms(client, onRooms) {
 /**
  * @param {Client} client
  * @param {(rooms: Room[], complete: boolean) => void} onRooms
+ * @param {string} name  of the connection
  */
-async function readWindows(client, onRooms) {
+async function readWindows(client, onRooms, name) {
   /** @type {Map<string, Room>} */
   const rooms = new Map();
   let pos;
@@ -42,7 +62,7 @@ async function readWindows(client, onRooms) {
       required_state: STATE,
       timeline_limit: 1,
     };
-    const answer = await client.slidingSync({ conn_id: "rooms", lists: { rooms: list } }, pos);
+    const answer = await client.slidingSync({ conn_id: name, lists: { rooms: list } }, pos);
     pos = answer.pos;
     for (const [id, room] of Object.entries(answer.rooms ?? {})) {
       if (!isJoined(room)) continue;

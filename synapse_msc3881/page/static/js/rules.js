@@ -13,6 +13,9 @@
 
 export const GLOBAL = "global";
 
+/** A choice needs the place of a rule that another app has made and the page does not understand. */
+export class TakenError extends Error {}
+
 const SOUND = { set_tweak: "sound", value: "default" };
 const HIGHLIGHT = { set_tweak: "highlight" };
 const RING = { set_tweak: "sound", value: "ring" };
@@ -20,20 +23,56 @@ const RING = { set_tweak: "sound", value: "ring" };
 /** @type {(key: string, pattern: string) => Condition} */
 const matches = (key, pattern) => ({ kind: "event_match", key, pattern });
 
-const INVITED = (/** @type {string} */ userId) => [
+/** @type {(userId: string) => Condition[]} */
+const INVITED = (userId) => [
   matches("type", "m.room.member"),
   matches("content.membership", "invite"),
   matches("state_key", userId),
 ];
 // A dot that belongs to a name has a backslash before it.
-const MENTIONED = (/** @type {string} */ userId) => [
-  { kind: "event_property_contains", key: "content.m\\.mentions.user_ids", value: userId },
-];
-const EVERYONE = [
-  { kind: "event_property_is", key: "content.m\\.mentions.room", value: true },
-  { kind: "sender_notification_permission", key: "room" },
-];
+const MENTIONED_KEY = "content.m\\.mentions.user_ids";
 const ONE_TO_ONE = { kind: "room_member_count", is: "2" };
+const CALL = matches("type", "m.call.invite");
+const MESSAGE = matches("type", "m.room.message");
+const ENCRYPTED = matches("type", "m.room.encrypted");
+
+/**
+ * What a rule about a room asks for besides the room, by its name.
+ *
+ * @type {Record<string, (userId: string) => Condition[]>}
+ */
+const IN_ROOM = {
+  invite: INVITED,
+  mention: (userId) => [{ kind: "event_property_contains", key: MENTIONED_KEY, value: userId }],
+  everyone: () => [
+    { kind: "event_property_is", key: "content.m\\.mentions.room", value: true },
+    { kind: "sender_notification_permission", key: "room" },
+  ],
+  call: () => [CALL],
+  message: () => [MESSAGE],
+  encrypted: () => [ENCRYPTED],
+  quiet: () => [],
+};
+
+/**
+ * What the rules for direct messages ask for, by name.
+ *
+ * @type {Record<string, (userId: string) => Condition[]>}
+ */
+const DIRECT = {
+  invite: INVITED,
+  call: () => [ONE_TO_ONE, CALL],
+  message: () => [ONE_TO_ONE, MESSAGE],
+  encrypted: () => [ONE_TO_ONE, ENCRYPTED],
+};
+
+/** @type {Record<string, Action[]>} */
+const ACTIONS = {
+  mention: ["notify", SOUND, HIGHLIGHT],
+  everyone: ["notify", SOUND, HIGHLIGHT],
+  call: ["notify", RING],
+  quiet: [],
+};
 
 // ---- What rules a choice is made of ----
 
@@ -44,64 +83,86 @@ const ONE_TO_ONE = { kind: "room_member_count", is: "2" };
  * @param {string} roomId
  * @param {string} userId
  * @param {string[]} words  keywords that hold everywhere, and so have to hold here
+ * @param {RuleSet} [scope]  the device's: what others have there keeps its id
  * @returns {RuleWrite[]}
  */
-export function roomRules(choice, roomId, userId, words) {
-  const here = matches("room_id", roomId);
-  /** @type {(name: string, conditions: Condition[], actions: Action[]) => RuleWrite} */
-  const rule = (name, conditions, actions) => ({
-    kind: "underride",
-    id: `${name}:${roomId}`,
-    body: { conditions: [here, ...conditions], actions },
-  });
+export function roomRules(choice, roomId, userId, words, scope) {
   if (choice === "everywhere") return [];
-  if (choice === "muted") {
-    return [{ kind: "override", id: roomId, body: { conditions: [here], actions: [] } }];
-  }
-  const common = [
-    rule("invite", INVITED(userId), ["notify", SOUND]),
-    rule("mention", MENTIONED(userId), ["notify", SOUND, HIGHLIGHT]),
-    rule("everyone", EVERYONE, ["notify", SOUND, HIGHLIGHT]),
-  ];
-  const quiet = rule("quiet", [], []);
-  if (choice === "mentions") {
-    const keywords = words.map((word) =>
-      rule(`keyword:${ruleIdOf(word)}`, [matches("content.body", word)], [
-        "notify",
-        SOUND,
-        HIGHLIGHT,
-      ]),
-    );
-    return [...common, ...keywords, quiet];
-  }
+  if (choice === "muted") return [muteRule(roomId, scope)];
+  /** @param {string} name */
+  const rule = (name) => {
+    const conditions = [matches("room_id", roomId), .../** @type {any} */ (IN_ROOM[name])(userId)];
+    const body = { conditions, actions: ACTIONS[name] ?? ["notify", SOUND] };
+    const id = (/** @type {string} */ more) => `${name}${more}:${roomId}`;
+    return withFreeId("underride", id, body, scope);
+  };
+  const keywords = choice === "mentions" ? words : [];
+  const further = choice === "all" ? ["call", "message", "encrypted", "quiet"] : ["quiet"];
   return [
-    ...common,
-    rule("call", [matches("type", "m.call.invite")], ["notify", RING]),
-    rule("message", [matches("type", "m.room.message")], ["notify", SOUND]),
-    rule("encrypted", [matches("type", "m.room.encrypted")], ["notify", SOUND]),
-    quiet,
+    ...["invite", "mention", "everyone"].map(rule),
+    ...keywords.map((word) => wordRule(word, roomId, scope)),
+    ...further.map(rule),
   ];
+}
+
+/**
+ * @param {string} roomId
+ * @param {RuleSet} [scope]
+ */
+function muteRule(roomId, scope) {
+  const body = { conditions: [matches("room_id", roomId)], actions: [] };
+  const id = (/** @type {string} */ more) => (more ? `mute${more.slice(1)}:${roomId}` : roomId);
+  return withFreeId("override", id, body, scope);
+}
+
+/**
+ * A keyword of the account, for a room that is kept from `global` on a device.
+ *
+ * @param {string} word
+ * @param {string} roomId
+ * @param {RuleSet} [scope]
+ */
+export function wordRule(word, roomId, scope) {
+  const conditions = [matches("room_id", roomId), matches("content.body", word)];
+  const body = { conditions, actions: ["notify", SOUND, HIGHLIGHT] };
+  const id = (/** @type {string} */ more) => `keyword:${ruleIdOf(word)}${more}:${roomId}`;
+  return withFreeId("underride", id, body, scope);
 }
 
 /**
  * The rules of a device that rings for direct messages, and for what else is chosen.
  *
  * @param {string} userId
+ * @param {RuleSet} [scope]  the device's: what others have there keeps its id
  * @returns {RuleWrite[]}
  */
-export function directRules(userId) {
-  /** @type {(name: string, conditions: Condition[], actions: Action[]) => RuleWrite} */
-  const rule = (name, conditions, actions) => ({
-    kind: "underride",
-    id: `direct:${name}`,
-    body: { conditions, actions },
+export function directRules(userId, scope) {
+  return Object.entries(DIRECT).map(([name, conditions]) => {
+    const body = { conditions: conditions(userId), actions: ACTIONS[name] ?? ["notify", SOUND] };
+    return withFreeId("underride", (more) => `direct:${name}${more}`, body, scope);
   });
-  return [
-    rule("invite", INVITED(userId), ["notify", SOUND]),
-    rule("call", [ONE_TO_ONE, matches("type", "m.call.invite")], ["notify", RING]),
-    rule("message", [ONE_TO_ONE, matches("type", "m.room.message")], ["notify", SOUND]),
-    rule("encrypted", [ONE_TO_ONE, matches("type", "m.room.encrypted")], ["notify", SOUND]),
-  ];
+}
+
+/**
+ * A rule with the first of some ids that no rule of another app has.
+ *
+ * @param {RuleWrite["kind"]} kind
+ * @param {(more: string) => string} idWith  the id with so many "_" in it
+ * @param {{conditions: Condition[], actions: Action[]}} body
+ * @param {RuleSet | undefined} scope
+ * @returns {RuleWrite}
+ */
+function withFreeId(kind, idWith, body, scope) {
+  const existing = kindOf(scope, kind);
+  const isTaken = (/** @type {string} */ id) =>
+    existing.some(
+      (rule) =>
+        rule.rule_id === id &&
+        !(isUnderstood(rule) && notifies(rule) === notifies(body) && asks(rule, body.conditions)),
+    );
+  let more = "";
+  while (isTaken(idWith(more))) more += "_";
+  return { kind, id: idWith(more), body };
 }
 
 /**
@@ -109,13 +170,11 @@ export function directRules(userId) {
  *
  * @param {Choice} choice
  * @param {string} roomId
+ * @param {RuleSet} [scope]  as it is: what others have there keeps its id
  * @returns {RuleWrite | null}
  */
-export function everywhereRule(choice, roomId) {
-  if (choice === "muted") {
-    const conditions = [matches("room_id", roomId)];
-    return { kind: "override", id: roomId, body: { conditions, actions: [] } };
-  }
+export function everywhereRule(choice, roomId, scope) {
+  if (choice === "muted") return muteRule(roomId, scope);
   if (choice === "mentions") return { kind: "room", id: roomId, body: { actions: [] } };
   if (choice === "all") return { kind: "room", id: roomId, body: { actions: ["notify", SOUND] } };
   return null;
@@ -156,11 +215,64 @@ export function freeKeywordId(scope, word) {
   return id;
 }
 
-/** @param {Rule} rule */
+/** @param {{actions: Action[]}} rule */
 const notifies = (rule) => rule.actions.includes("notify");
 
 /** @param {Rule} rule */
 const isSilent = (rule) => rule.actions.every((action) => action === "dont_notify");
+
+/**
+ * Whether a rule does nothing that the page does not know.
+ *
+ * @param {Rule} rule
+ */
+const isUnderstood = (rule) =>
+  rule.actions.every((action) =>
+    typeof action === "string"
+      ? ["notify", "dont_notify", "coalesce"].includes(action)
+      : ["sound", "highlight"].includes(action.set_tweak),
+  );
+
+const ANYBODY = "*";
+
+/**
+ * What a rule of that name asks for, whoever the user is.
+ *
+ * @param {typeof IN_ROOM} table
+ * @param {string} name
+ */
+const asked = (table, name) =>
+  Object.hasOwn(table, name) ? table[name]?.(ANYBODY) : undefined;
+
+/**
+ * Whether a rule has just these conditions, whoever the user is.
+ *
+ * @param {Rule} rule
+ * @param {Condition[]} conditions
+ */
+function asks(rule, conditions) {
+  const forAnybody = (/** @type {Condition} */ condition) => ({
+    ...condition,
+    ...(condition.key === "state_key" && { pattern: ANYBODY }),
+    ...(condition.key === MENTIONED_KEY && { value: ANYBODY }),
+  });
+  return (
+    canonical((rule.conditions ?? []).map(forAnybody)) === canonical(conditions.map(forAnybody))
+  );
+}
+
+/**
+ * JSON that is the same for the same members in another order.
+ *
+ * @param {unknown} value
+ */
+export function canonical(value) {
+  return JSON.stringify(value, (_key, part) =>
+    part && typeof part === "object" && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part,
+  );
+}
 
 /**
  * @param {RuleSet | undefined} scope
@@ -182,33 +294,50 @@ export function roomOf(kind, rule) {
   return condition?.pattern ?? null;
 }
 
-const OUR_NAMES = /^(invite|mention|everyone|keyword:.*|call|message|encrypted|quiet)$/s;
-
 /**
- * Whether it is a rule that the page may have written about a room, and its name there.
+ * Whether it is a rule that the page may have written about a room, and its name there. Only its id
+ * does not make it one.
  *
  * @param {string} kind
  * @param {Rule} rule
  * @returns {string | null}  "mute", or the name as in `roomRules`
  */
-function ourName(kind, rule) {
+export function ourName(kind, rule) {
   const roomId = roomOf(kind, rule);
-  if (roomId === null) return null;
+  if (roomId === null || !isUnderstood(rule)) return null;
+  const here = matches("room_id", roomId);
   if (kind === "override") {
-    const plain = rule.rule_id === roomId && rule.conditions?.length === 1;
-    return plain && isSilent(rule) ? "mute" : null;
+    const isOurs = [roomId, `mute:${roomId}`].includes(rule.rule_id.replace(/^mute_+:/, "mute:"));
+    return isOurs && isSilent(rule) && asks(rule, [here]) ? "mute" : null;
   }
   if (kind !== "underride" || !rule.rule_id.endsWith(`:${roomId}`)) return null;
-  const name = rule.rule_id.slice(0, -roomId.length - 1);
-  return OUR_NAMES.test(name) && notifies(rule) === (name !== "quiet") ? name : null;
+  const full = rule.rule_id.slice(0, -roomId.length - 1);
+  if (full.startsWith("keyword:")) {
+    const word = matches("content.body", wordOf(rule));
+    return notifies(rule) && asks(rule, [here, word]) ? full : null;
+  }
+  const name = full.replace(/_+$/, "");
+  const conditions = asked(IN_ROOM, name);
+  const isOurs =
+    conditions && asks(rule, [here, ...conditions]) && notifies(rule) === (name !== "quiet");
+  return isOurs ? name : null;
 }
+
+/** @param {Rule} rule  with a condition on the text */
+const wordOf = (rule) =>
+  String(rule.conditions?.find((condition) => condition.key === "content.body")?.pattern);
 
 /**
  * @param {string} kind
  * @param {Rule} rule
  */
-const isDirect = (kind, rule) =>
-  kind === "underride" && /^direct:(invite|call|message|encrypted)$/.test(rule.rule_id);
+export function isDirect(kind, rule) {
+  const name = /^direct:([a-z]+)_*$/.exec(rule.rule_id)?.[1] ?? "";
+  const conditions = asked(DIRECT, name);
+  return Boolean(
+    kind === "underride" && conditions && notifies(rule) && isUnderstood(rule) && asks(rule, conditions),
+  );
+}
 
 /**
  * A keyword, whoever wrote it: a pattern, and nothing done that the page does not know.
@@ -217,14 +346,8 @@ const isDirect = (kind, rule) =>
  * @param {Rule} rule
  */
 export function isKeyword(kind, rule) {
-  if (kind !== "content" || rule.default || !rule.enabled) return false;
   return (
-    notifies(rule) &&
-    rule.actions.every(
-      (action) =>
-        action === "notify" ||
-        (typeof action === "object" && ["sound", "highlight"].includes(action.set_tweak)),
-    )
+    kind === "content" && !rule.default && rule.enabled && notifies(rule) && isUnderstood(rule)
   );
 }
 
@@ -260,7 +383,7 @@ export function roomChoice(scope, roomId) {
   );
   const words = [...names]
     .filter(([name]) => name?.startsWith("keyword:"))
-    .map(([, rule]) => String(rule.conditions?.find((c) => c.key === "content.body")?.pattern));
+    .map(([, rule]) => wordOf(rule));
   const has = (/** @type {string[]} */ ...wanted) => wanted.every((name) => names.has(name));
   const foreign = about.some(({ kind, rule }) => rule.enabled && ourName(kind, rule) === null);
   /** @type {Choice | "unfinished"} */
@@ -270,6 +393,31 @@ export function roomChoice(scope, roomId) {
   else if (has("message", "encrypted") && quietIsLast) choice = "all";
   else if (has("mention") && !has("message") && quietIsLast) choice = "mentions";
   return { choice, words, foreign };
+}
+
+/**
+ * The rooms that ring for mentions and keywords on a device, but not for these keywords.
+ *
+ * @param {RuleSet | undefined} scope  the device's
+ * @param {string[]} words
+ * @returns {{roomId: string, after: string, missing: string[], old: {kind: string, id: string}[]}[]}
+ *   the rule that new ones come after, and what there is to be added and removed
+ */
+export function staleWords(scope, words) {
+  return roomsOf(scope).flatMap((roomId) => {
+    if (roomChoice(scope, roomId).choice !== "mentions") return [];
+    const ours = kindOf(scope, "underride")
+      .filter((rule) => roomOf("underride", rule) === roomId)
+      .map((rule) => ({ rule, name: ourName("underride", rule) }));
+    const copies = ours.filter(({ name }) => name?.startsWith("keyword:")).map(({ rule }) => rule);
+    const there = new Set(copies.filter((rule) => rule.enabled).map(wordOf));
+    const missing = words.filter((word) => !there.has(word));
+    const old = copies
+      .filter((rule) => !words.includes(wordOf(rule)))
+      .map((rule) => ({ kind: "underride", id: rule.rule_id }));
+    const after = ours.find(({ name }) => name === "mention")?.rule.rule_id ?? "";
+    return missing.length || old.length ? [{ roomId, after, missing, old }] : [];
+  });
 }
 
 /**
@@ -379,20 +527,21 @@ export function foreignRules(scope) {
 /**
  * What the rules for all devices say of a room.
  *
- * @param {RuleSet} scope  `global`
+ * @param {RuleSet | undefined} scope  `global`
  * @param {string} roomId
- * @returns {{choice: Choice, rules: {kind: string, id: string}[], foreign: boolean}}  the rules that
- *   make the choice
+ * @returns {{choice: Choice, rules: {kind: string, id: string}[], foreign: boolean, taken: boolean}}
+ *   the rules that make the choice; `taken`: another app has the one `room` rule that there can be
  */
 export function everywhereChoice(scope, roomId) {
   const mutes = kindOf(scope, "override").filter(
     (rule) => rule.conditions?.length === 1 && roomOf("override", rule) === roomId && isSilent(rule),
   );
   const rooms = kindOf(scope, "room").filter((rule) => rule.rule_id === roomId);
-  const understood = [
+  const known = [
     ...mutes.map((rule) => ({ kind: "override", rule })),
     ...rooms.map((rule) => ({ kind: "room", rule })),
   ];
+  const understood = known.filter(({ rule }) => isUnderstood(rule));
   const foreign = all(scope).some(
     ({ kind, rule }) =>
       !rule.default &&
@@ -400,13 +549,13 @@ export function everywhereChoice(scope, roomId) {
       roomOf(kind, rule) === roomId &&
       !understood.some((one) => one.rule === rule),
   );
-  const deciding = understood.find(({ rule }) => rule.enabled);
+  const deciding = known.find(({ rule }) => rule.enabled);
   /** @type {Choice} */
   let choice = "everywhere";
   if (deciding?.kind === "override") choice = "muted";
   else if (deciding) choice = notifies(deciding.rule) ? "all" : "mentions";
   const rules = understood.map(({ kind, rule }) => ({ kind, id: rule.rule_id }));
-  return { choice, rules, foreign };
+  return { choice, rules, foreign, taken: !rooms.every(isUnderstood) };
 }
 
 /**
@@ -448,10 +597,11 @@ export function isAccountOff(rules) {
   );
 }
 
-/** @param {PushRules} rules */
-export function globalWords(rules) {
-  return keywordsOf(rules.global).map((rule) => String(rule.pattern));
-}
+/**
+ * @param {RuleSet | undefined} scope
+ * @returns {string[]}
+ */
+export const wordsOf = (scope) => keywordsOf(scope).map((rule) => String(rule.pattern));
 
 // ---- What will happen ----
 
@@ -486,13 +636,30 @@ export function everywhereSentence(rules, room) {
 }
 
 /**
- * The name of the sentence that says what will happen on a device.
+ * The name of the sentence that says what will happen on a device, and the words that it rings for.
  *
  * @param {PushRules} rules
  * @param {Room} room
  * @param {Device} device
+ * @returns {{key: string, words: string[]}}
  */
 export function deviceSentence(rules, room, device) {
+  const key = deviceEffect(rules, room, device);
+  const scope = rules.device?.[device.id];
+  const own = isOwnFirst(device) && !room.encrypted ? wordsOf(scope) : [];
+  const words = [...new Set([...(key === "mentions" ? roomChoice(scope, room.id).words : []), ...own])];
+  return { key: words.length && WITH_WORDS.has(key) ? `${key}Words` : key, words };
+}
+
+/** What is said otherwise where a device rings for words of its own besides. */
+const WITH_WORDS = new Set(["mentions", "notChosen", "ownOnly", "follows.mentions", "follows.muted"]);
+
+/**
+ * @param {PushRules} rules
+ * @param {Room} room
+ * @param {Device} device
+ */
+function deviceEffect(rules, room, device) {
   if (isAccountOff(rules)) return "accountOff";
   if (!device.on) return "deviceOff";
   if (!device.pushers.length) return `web.${everywhereSentence(rules, room)}`;
@@ -509,4 +676,14 @@ export function deviceSentence(rules, room, device) {
   const direct = ownDirectRules(scope).length > 0 && device.tags.includes(device.id);
   if (direct) return room.members === 2 ? "direct" : "notChosen";
   return "ownOnly";
+}
+
+/**
+ * Whether a device goes by its own scope before that of all devices.
+ *
+ * @param {Device} device
+ */
+function isOwnFirst({ id, tags }) {
+  const own = tags.indexOf(id);
+  return own >= 0 && (!tags.includes(GLOBAL) || own < tags.indexOf(GLOBAL));
 }

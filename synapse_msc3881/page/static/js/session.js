@@ -26,6 +26,8 @@ const ACTIVITY_MS = 5_000;
 const EARLY_MS = 15_000;
 /** How long other tabs of this browser may take to say that they are signed in. */
 const TABS_MS = 150;
+/** How long the server may take to sign out. Here it is done then all the same. */
+const LEAVE_MS = 2_000;
 
 /**
  * @typedef {object} Stored
@@ -79,8 +81,8 @@ function written(name) {
 }
 
 /**
- * Why there is no session, for a sentence: "signed-out", "idle", "expired", "elsewhere", "refused",
- * "failed" (with an error), or where there can be none "framed" or "blocked"; null on a first visit.
+ * Why there is no session, for a sentence: "signed-out", "signed-out-here" (the server has not said
+ * so), "idle", "expired", "elsewhere", "refused", "failed" (with an error), or where there can be none "framed" or "blocked"; null on a first visit.
  */
 export function lastEnd() {
   return ended;
@@ -361,10 +363,19 @@ export class Session {
     if (this.#leaving) return this.#leaving;
     // What is under way would be refused, and would look for another token.
     for (const request of this.#underWay) request.abort();
-    // Here it ends all the same: nobody must be able to go on because the network is down.
-    this.#leaving = this.#endAtServer()
-      .catch(() => null)
-      .then(() => this.#end(reason));
+    // Here it ends all the same, and soon: nobody must be able to go on because the network is down.
+    const leaving = new AbortController();
+    const late = new Promise((resolve) => setTimeout(resolve, LEAVE_MS, false));
+    const atServer = this.#endAtServer(leaving.signal).then(
+      () => true,
+      // A token that is over is signed out.
+      (error) => error instanceof MatrixError && error.status === 401,
+    );
+    this.#leaving = Promise.race([atServer, late]).then((done) => {
+      // Nothing more is asked: somebody may have signed in again by then.
+      leaving.abort();
+      this.#end(done || reason !== "signed-out" ? reason : "signed-out-here");
+    });
     return this.#leaving;
   }
 
@@ -421,10 +432,11 @@ export class Session {
     }
   }
 
-  async #endAtServer() {
+  /** @param {AbortSignal} signal */
+  async #endAtServer(signal) {
     const { oauth, refreshToken, accessToken } = this.#stored;
     if (!oauth?.revoke) {
-      await this.#askAlways("POST", "/_matrix/client/v3/logout", { json: {} });
+      await this.#askAlways("POST", "/_matrix/client/v3/logout", { json: {}, signal });
     } else if (refreshToken) {
       await revokeToken(oauth, refreshToken, "refresh_token");
     } else {

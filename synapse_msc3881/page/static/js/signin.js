@@ -132,6 +132,8 @@ function noticeOfEnd() {
   switch (end?.reason) {
     case "signed-out":
       return t("signin.signedOut");
+    case "signed-out-here":
+      return t("signin.signedOutHere");
     case "idle":
       return t("signin.idle");
     case "expired":

@@ -9,6 +9,10 @@ import * as rules from "./rules.js";
 /** @import {Choice, Device, Follow, Pusher, PushRules, Room, RuleSet, RuleWrite} from "./types.js" */
 
 const FRESH_MS = 30_000;
+/** What was read just now is not read again because somebody comes back. */
+const READ_MS = 5_000;
+/** How many words are written or removed when the page is opened, at most. */
+const MOST_WORDS = 100;
 
 export class Store {
   /** @param {Client} client */
@@ -38,6 +42,10 @@ export class Store {
     /** @type {Set<() => void>} */
     this.listeners = new Set();
     this.queue = Promise.resolve();
+    /** When all was read last. */
+    this.readAt = 0;
+    /** @type {{name: string, run: () => Promise<void>} | null} how to undo what was silenced */
+    this.undo = null;
   }
 
   /** @param {() => void} listener  called after each change; returns how to stop that */
@@ -103,13 +111,26 @@ export class Store {
   }
 
   /** Read again after another change, so that no older answer comes last. */
-  readAgain() {
-    return this.change(async () => {
+  async readAgain() {
+    await this.change(async () => {
       this.sessions = await this.client.devices();
     });
+    await this.readTrouble();
+  }
+
+  /** Read again, unless that was done just now. */
+  async readIfOld() {
+    if (Date.now() - this.readAt > READ_MS) await this.readAgain();
+  }
+
+  /** Read again where devices were signed in or out. */
+  async lookForDevices() {
+    const ids = (/** @type {any[]} */ sessions) => String(sessions.map((one) => one.device_id).sort());
+    if (ids(await this.client.devices()) !== ids(this.sessions)) await this.readAgain();
   }
 
   putTogether() {
+    this.readAt = Date.now();
     this.devices = devicesOf(
       this.sessions,
       this.pushers,
@@ -251,8 +272,9 @@ export class Store {
   /**
    * Switch all devices off but one.
    *
+   * Leaves in `undo` what brings back all that was on, also after several of these.
+   *
    * @param {Device} kept
-   * @returns {Promise<() => Promise<void>>}  undoes it
    */
   silenceAllBut(kept) {
     return this.change(async () => {
@@ -284,8 +306,21 @@ export class Store {
         await takeBack().catch(() => null);
         throw error;
       }
-      return () => this.change(takeBack);
+      const earlier = this.undo;
+      const run = async () => {
+        await this.change(takeBack);
+        await earlier?.run();
+        this.forgetUndo();
+      };
+      // Before anything else can fail.
+      this.undo = { name: kept.name, run };
+      this.changed();
     });
+  }
+
+  forgetUndo() {
+    this.undo = null;
+    this.changed();
   }
 
   /**
@@ -358,7 +393,7 @@ export class Store {
   setFollow(device, follow) {
     return this.change(async () => {
       const scope = (await this.client.pushRules()).device?.[device.id];
-      const direct = follow === "chosen" ? rules.directRules(this.userId) : [];
+      const direct = follow === "chosen" ? rules.directRules(this.userId, scope) : [];
       /** @type {Record<string, string[]>} */
       const tags = {
         everywhere: [rules.GLOBAL],
@@ -386,7 +421,8 @@ export class Store {
     return this.change(async () => {
       const now = await this.client.pushRules();
       const scope = now.device?.[device.id];
-      const wanted = rules.roomRules(choice, roomId, this.userId, rules.globalWords(now));
+      const words = rules.wordsOf(now.global);
+      const wanted = rules.roomRules(choice, roomId, this.userId, words, scope);
       await this.writeInOrder(device.id, wanted, scope, async () => {
         if (wanted.length) await this.attachOwn(device);
       });
@@ -397,14 +433,44 @@ export class Store {
   }
 
   /**
+   * Have the rooms that are set to "Mentions and keywords" on a device ring for the account's keywords
+   * as they are by now: the device has copies of them. What does not get done is done the next time.
+   */
+  async followWords() {
+    const words = rules.wordsOf(this.rules.global);
+    /** @type {Device[]} */
+    const devices = this.devices ?? [];
+    const isBehind = devices.some((one) => rules.staleWords(this.scope(one.id), words).length > 0);
+    if (!isBehind) return;
+    await this.change(async () => {
+      const now = await this.client.pushRules();
+      const wanted = rules.wordsOf(now.global);
+      let left = MOST_WORDS;
+      for (const { id } of devices) {
+        const scope = now.device?.[id];
+        for (const { roomId, after, missing, old } of rules.staleWords(scope, wanted)) {
+          left -= missing.length + old.length;
+          if (left < 0) return;
+          for (const word of missing) {
+            await this.client.putRule(id, rules.wordRule(word, roomId, scope), after);
+          }
+          await this.deleteAll(id, old);
+        }
+      }
+    }).catch(() => null);
+  }
+
+  /**
    * @param {string} roomId
    * @param {Choice} choice
    */
   setEverywhere(roomId, choice) {
     return this.change(async () => {
       const scope = (await this.client.pushRules()).global;
-      const wanted = rules.everywhereRule(choice, roomId);
-      const old = rules.everywhereChoice(scope, roomId).rules;
+      const wanted = rules.everywhereRule(choice, roomId, scope);
+      const { rules: old, taken } = rules.everywhereChoice(scope, roomId);
+      const needsIt = wanted ? wanted.kind === "room" : !old.length;
+      if (taken && needsIt) throw new rules.TakenError();
       if (wanted) await this.writeInOrder(rules.GLOBAL, [wanted], scope);
       await this.deleteAll(
         rules.GLOBAL,
@@ -459,7 +525,6 @@ export class Store {
         ...rules.ownDirectRules(scope),
         ...rules.keywordsOf(scope).map((rule) => ({ kind: "content", id: rule.rule_id })),
       ]);
-      if (!device.on) await this.switch(device, true);
     });
   }
 
@@ -536,25 +601,12 @@ const nameOf = ({ kind, id }) => `${kind}/${id}`;
  */
 function isSameRule(wanted, rule) {
   const { actions, conditions, pattern } = wanted.body;
-  const same = (/** @type {unknown} */ a, /** @type {unknown} */ b) => canonical(a) === canonical(b);
+  const same = (/** @type {unknown} */ a, /** @type {unknown} */ b) => rules.canonical(a) === rules.canonical(b);
   return (
     rule.enabled &&
     same(actions, rule.actions) &&
     same(conditions ?? [], wanted.kind === "room" ? [] : (rule.conditions ?? [])) &&
     same(pattern, rule.pattern)
-  );
-}
-
-/**
- * JSON that is the same for the same members in another order.
- *
- * @param {unknown} value
- */
-function canonical(value) {
-  return JSON.stringify(value, (_key, part) =>
-    part && typeof part === "object" && !Array.isArray(part)
-      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : part,
   );
 }
 

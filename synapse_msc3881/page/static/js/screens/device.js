@@ -201,6 +201,9 @@ function Keywords({ store, device }) {
   return html`<section class="card" aria-labelledby=${id}>
     <h2 id=${id}>${t("device.keywords")}</h2>
     <p id=${hintId}>${t("device.keywordsHint")}</p>
+    ${keywords.length > 0 &&
+    !device.tags.includes(device.id) &&
+    html`<p class="note">${t("sentence.notInUse")}</p>`}
     <ul class="rows">
       ${keywords.map(
         (rule) => html`<${Keyword} key=${rule.rule_id} store=${store} device=${device} rule=${rule} />`,

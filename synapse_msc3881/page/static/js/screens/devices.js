@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /** "Devices": every device, its switch, what it follows, and what is wrong with it. */
-import { Problem, Switch, Title, useChange } from "../components.js";
+import { Problem, Switch, Title, announce, useChange } from "../components.js";
 import { canHaveOwn } from "../devices.js";
 import { html, useEffect, useId, useRef, useState } from "../html.js";
 import { ago, dateTime, isoTime, t } from "../i18n.js";
@@ -12,14 +12,12 @@ import * as rules from "../rules.js";
 
 /** @param {{store: Store}} props */
 export function Devices({ store }) {
-  const [undo, setUndo] = useState(
-    /** @type {{name: string, run: () => Promise<void>} | null} */ (null),
-  );
+  useEffect(() => void store.readIfOld().catch(() => null), []);
   const devices = store.devices ?? [];
   return html`<${Title} lead=${t("devices.lead")}>${t("devices.title")}<//>
     ${rules.isAccountOff(store.rules) &&
     html`<p class="notice warning">${t("devices.accountOff")}</p>`}
-    ${undo && html`<${Undo} key=${undo} undo=${undo} onDone=${() => setUndo(null)} />`}
+    ${store.undo && html`<${Undo} key=${store.undo} store=${store} />`}
     ${!devices.length && html`<p class="card">${t("devices.none")}</p>`}
     <div class="cards">
       ${devices.map(
@@ -29,37 +27,62 @@ export function Devices({ store }) {
             store=${store}
             device=${device}
             many=${devices.length > 1}
-            onSilenced=${setUndo}
           />`,
       )}
     </div>
+    <${Refresh} store=${store} />
     ${store.emails.length > 0 && html`<${Emails} store=${store} />`}`;
 }
 
-/** @param {{undo: {name: string, run: () => Promise<void>}, onDone: () => void}} props */
-function Undo({ undo, onDone }) {
+/** @param {{store: Store}} props */
+function Undo({ store }) {
   const { busy, error, run, retry } = useChange();
   const self = useRef(/** @type {any} */ (null));
+  const undo = /** @type {NonNullable<Store["undo"]>} */ (store.undo);
   useEffect(() => self.current.focus(), []);
-  const takeBack = () => run(() => undo.run().then(onDone));
+  const byMail = store.emails.some((email) => email["enabled"] !== false);
+  const silenced = byMail ? t("devices.silencedButMail", { device: undo.name }) : t("devices.silenced", { device: undo.name });
   return html`<div class="notice" role="group" tabindex="-1" ref=${self} aria-busy=${busy}>
-    <p>${t("devices.silenced", { device: undo.name })}</p>
-    <button type="button" class="button" onClick=${takeBack}>${t("devices.undo")}</button>
-    <button type="button" class="button-quiet" onClick=${onDone}>${t("devices.keep")}</button>
+    <p>${silenced}</p>
+    <button type="button" class="button" onClick=${() => run(undo.run)}>${t("devices.undo")}</button>
+    <button type="button" class="button-quiet" onClick=${() => store.forgetUndo()}>
+      ${t("devices.keep")}
+    </button>
     <${Problem} error=${error} onRetry=${retry} />
   </div>`;
 }
 
-/** @param {{store: Store, device: Device, many: boolean, onSilenced: (undo: any) => void}} props */
-function DeviceCard({ store, device, many, onSilenced }) {
+/** @param {{store: Store}} props  for a device that has just been signed in */
+function Refresh({ store }) {
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const [busy, setBusy] = useState(false);
+  const read = () => {
+    setBusy(true);
+    setError(null);
+    announce(t("status.loading"));
+    store
+      .readAgain()
+      .then(() => announce(t("devices.refreshed")), (/** @type {any} */ failed) => {
+        announce("");
+        setError(failed);
+      })
+      .finally(() => setBusy(false));
+  };
+  return html`<p class="further">
+      <button type="button" class="button-quiet" aria-busy=${busy} onClick=${read}>
+        ${t("devices.refresh")}
+      </button>
+    </p>
+    <${Problem} error=${error} onRetry=${read} />`;
+}
+
+/** @param {{store: Store, device: Device, many: boolean}} props */
+function DeviceCard({ store, device, many }) {
   const id = useId();
   const { busy, error, run, retry } = useChange();
   const own = canHaveOwn(device);
   const href = link("devices", device.id);
-  const silenceOthers = () =>
-    run(async () =>
-      onSilenced({ name: device.name, run: await store.silenceAllBut(device) }),
-    );
+  const silenceOthers = () => run(() => store.silenceAllBut(device));
   return html`<section class="card" aria-labelledby=${id}>
     <h2 id=${id}>
       ${own ? html`<a href=${href}><bdi>${device.name}</bdi></a>` : html`<bdi>${device.name}</bdi>`}

@@ -5,8 +5,9 @@ import { html, useEffect, useState } from "../html.js";
 import { dateTime, isVisible, isoTime, t } from "../i18n.js";
 import { RoomList } from "../room-list.js";
 import { link } from "../router.js";
+import * as rules from "../rules.js";
 
-/** @import {Device, Room} from "../types.js" */
+/** @import {Device, Room, RuleSet} from "../types.js" */
 /** @import {Store} from "../store.js" */
 
 const TYPES = ["m.room.message", "m.room.encrypted", "m.sticker", "m.call.invite"];
@@ -130,6 +131,7 @@ function Explanation({ store, roomId, answer }) {
       ).find(Boolean);
       return html`<${OnDevice}
         key=${device.id}
+        store=${store}
         device=${device}
         pusher=${pusher ?? pushers[0]}
         roomId=${roomId}
@@ -150,10 +152,10 @@ const isOf = (pusher, device) =>
     (one) => one["app_id"] === pusher.app_id && one["pushkey"] === pusher.pushkey,
   );
 
-/** @param {{device: Device, pusher: any, roomId: string}} props */
-function OnDevice({ device, pusher, roomId }) {
+/** @param {{store: Store, device: Device, pusher: any, roomId: string}} props */
+function OnDevice({ store, device, pusher, roomId }) {
   const { rang, says, href } = pusher
-    ? verdict(pusher, device, roomId)
+    ? verdict(pusher, device, store.scope(device.id), roomId)
     : { rang: "self", says: t("why.web"), href: link("rooms", roomId) };
   return html`<section class="card">
     <h2><bdi>${device.name}</bdi></h2>
@@ -168,10 +170,11 @@ function OnDevice({ device, pusher, roomId }) {
  *
  * @param {any} pusher
  * @param {Device} device
+ * @param {RuleSet | undefined} scope  the device's
  * @param {string} roomId
  * @returns {{rang: string, says: string, href: string}}
  */
-function verdict(pusher, device, roomId) {
+function verdict(pusher, device, scope, roomId) {
   const { state, reason } = pusher.delivery;
   const rang = { sent: "yes", waiting: "waiting", not_sent: "no" }[/** @type {string} */ (state)] ?? "unknown";
   if (reason && !["silent", "no_match"].includes(reason)) {
@@ -179,16 +182,17 @@ function verdict(pusher, device, roomId) {
     return { rang, says: t(`why.reason.${reason}`), href };
   }
   const waits = state === "waiting" && pusher.failing_since ? `${t("why.failing")} ` : "";
-  const { says, href } = decision(pusher, device, roomId);
+  const { says, href } = decision(pusher, device, scope, roomId);
   return { rang, says: waits + says, href };
 }
 
 /**
  * @param {any} pusher
  * @param {Device} device
+ * @param {RuleSet | undefined} scope  the device's
  * @param {string} roomId
  */
-function decision(pusher, device, roomId) {
+function decision(pusher, device, scope, roomId) {
   const step = pusher.walk.at(-1);
   const room = link("rooms", roomId);
   const own = link("devices", device.id);
@@ -202,28 +206,14 @@ function decision(pusher, device, roomId) {
   if (step.profile_tag !== device.id) {
     return { says: t("why.foreign", { name: step.profile_tag }), href: own };
   }
-  if (!step.rule) return { says: t("why.rule.gone"), href: room };
-  const [kind, ...rest] = step.rule.split("/");
-  const id = rest.join("/");
-  if (kind === "content") return { says: t("why.rule.keyword", { word: id }), href: own };
-  const name = nameOf(kind ?? "", id, roomId);
-  return name.startsWith("direct")
-    ? { says: t("why.rule.direct"), href: own }
-    : { says: t(`why.rule.${name}`), href: room };
-}
-
-/**
- * @param {string} kind
- * @param {string} id
- * @param {string} roomId
- */
-function nameOf(kind, id, roomId) {
-  if (kind === "override" && id === roomId) return "muted";
-  if (kind !== "underride") return "other";
-  if (id.startsWith("direct:")) return "direct";
-  if (!id.endsWith(`:${roomId}`)) return "other";
-  const name = id.slice(0, -roomId.length - 1);
-  if (name.startsWith("keyword:")) return "roomKeyword";
-  const known = ["invite", "mention", "everyone", "call", "message", "encrypted", "quiet"];
-  return known.includes(name) ? name : "other";
+  const [kind = "", ...rest] = (step.rule ?? "").split("/");
+  const rule = scope?.[kind]?.find((one) => one.rule_id === rest.join("/"));
+  if (!rule) return { says: t("why.rule.gone"), href: room };
+  if (rules.isKeyword(kind, rule)) {
+    return { says: t("why.rule.keyword", { word: String(rule.pattern) }), href: own };
+  }
+  if (rules.isDirect(kind, rule)) return { says: t("why.rule.direct"), href: own };
+  const name = rules.roomOf(kind, rule) === roomId ? rules.ourName(kind, rule) : null;
+  const known = name?.startsWith("keyword:") ? "roomKeyword" : (name ?? "other");
+  return { says: t(`why.rule.${known}`), href: room };
 }
