@@ -71,7 +71,8 @@ class PusherControl:
             logger.warning("msc3881: the module is in the config twice; the first one counts")
             return
 
-        held = HeldScopes(prepare_tables(hs, is_main))
+        users = prepare_tables(hs, is_main)
+        held = HeldScopes(users.tagged | users.own)
         cache = seams.CrossProcessCache(hs, "synapse_msc3881.evaluation.device_scopes", held)
         metrics = Metrics(api.server_name)
         self.failures = failures = Failures(metrics.fell_back, time.monotonic)
@@ -79,7 +80,12 @@ class PusherControl:
         spending = Spending()
 
         rules = DeviceRuleStore(
-            hs, api, self.config.limits.device_scopes_per_user, cache.invalidate_txn, failures
+            hs,
+            api,
+            self.config.limits.device_scopes_per_user,
+            cache.invalidate_txn,
+            failures,
+            users.own,
         )
         tags = PusherTagStore(api, cache.invalidate_txn, failures)
         scopes = DeviceScopes(

@@ -57,7 +57,7 @@ SEAMS: tuple[Seam, ...] = (
         "which stays when its actions are changed",
         parameters=("rawrules", "enabled_map", "experimental_config"),
     ),
-    Seam("hs:config.experimental", "the flags that the compiler asks for"),
+    Seam("hs:config.experimental", "the flags that compiling asks for"),
     Seam(
         "synapse.synapse_rust.push:FilteredPushRules.rules",
         "a user's rules, the server-default ones too, each with whether it is enabled",

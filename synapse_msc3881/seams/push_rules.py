@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attr
 from synapse.handlers.push_rules import RuleSpec
 from synapse.module_api.errors import InvalidRuleException
+from synapse.push.clientformat import format_push_rules_for_user
 from synapse.rest.client import push_rule as push_rule_servlets
+from synapse.storage.databases.main.push_rule import _load_rules
 from synapse.synapse_rust.push import PushRule
 
 from synapse_msc3881.seams.declaring import STORE, Seam
 from synapse_msc3881.seams.homeserver import main_store
 
 if TYPE_CHECKING:
-    from synapse.module_api import LoggingTransaction, ModuleApi
+    from synapse.module_api import LoggingTransaction, ModuleApi, UserID
     from synapse.server import HomeServer
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "PushRuleLimits",
     "PushRulesStream",
     "RuleSpec",
+    "complete_rules",
+    "format_rules",
     "normalise_rule",
     "part_of_ruleset",
     "priority_class",
@@ -58,6 +62,11 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("rule_id", "priority_class", "conditions", "actions"),
     ),
     PUSH_RULES_FOR_USER,
+    Seam(
+        "synapse.push.clientformat:format_push_rules_for_user",
+        "such rules as clients read them, below `global`",
+        parameters=("user", "ruleslist"),
+    ),
     Seam(
         HANDLER + "notify_user",
         "wakes up the user's waiting syncs after a change",
@@ -143,6 +152,32 @@ def normalise_rule(
         # The error's text holds a stack trace of the Rust code; the first line says it all.
         summary = str(error).splitlines()[0]
         raise InvalidRuleException(f"The rule cannot be parsed: {summary}") from error
+
+
+def complete_rules(
+    hs: HomeServer, rows: Sequence[tuple[str, int, str, str]], enabled: Mapping[str, bool]
+) -> Any:
+    """The complete ruleset of a user or a device, with the server-default rules.
+
+    Args:
+        hs: the homeserver.
+        rows: for each rule its full name in `global`, priority class, conditions and actions in
+            JSON, in the order in which they are evaluated.
+        enabled: which rules are on, by their full names.
+
+    Returns:
+        What Synapse's store gives for `global`: ``rules()`` has each rule, and whether it is on.
+
+    Raises:
+        Exception: a row is no rule.
+    """
+    return _load_rules(list(rows), dict(enabled), hs.config.experimental)
+
+
+def format_rules(user: UserID, rules: Any) -> dict[str, Any]:
+    """Rules of `complete_rules` as clients read those of `global`."""
+    formatted: dict[str, Any] = format_push_rules_for_user(user, rules)["global"]
+    return formatted
 
 
 def rule_spec(path: Sequence[str]) -> RuleSpec:

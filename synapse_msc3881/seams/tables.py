@@ -68,7 +68,17 @@ TABLES: tuple[Table, ...] = (
         ),
         "when an event was received, for e-mail and `explain`",
     ),
-    Table("devices", ("user_id", "device_id"), "whether a device is still logged in"),
+    Table("devices", ("user_id", "device_id", "hidden"), "whether a device is still logged in"),
+    Table(
+        "push_rules",
+        ("user_name", "rule_id", "priority_class", "priority", "conditions", "actions"),
+        "the rules of `global`, copied for a device with settings of its own",
+    ),
+    Table(
+        "push_rules_enable",
+        ("user_name", "rule_id", "enabled"),
+        "which rules of `global` are on, copied too",
+    ),
     Table("redactions", ("redacts",), "whether an event was redacted, for `explain`"),
     Table(
         "receipts_linearized",

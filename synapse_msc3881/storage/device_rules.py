@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attr
 from synapse.module_api.errors import (
@@ -17,6 +17,7 @@ from synapse.module_api.errors import (
 )
 
 from synapse_msc3881 import seams
+from synapse_msc3881.cascade.own_settings import OwnSettings, read_own_settings
 from synapse_msc3881.cascade.rulesets import (
     KINDS,
     BadRowError,
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _COLUMNS = "profile_tag, kind, rule_id, priority, conditions, actions, enabled"
 
 #: How many users one statement asks for.
-_BATCH = 500
+_BATCH = 400
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -54,6 +57,19 @@ class RuleKey:
     def stream_name(self) -> str:
         """The rule's full name, for the row in Synapse's push rules stream."""
         return f"device/{self.profile_tag}/{self.kind}/{self.rule_id}"
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class StoredRules:
+    """All that is stored of a user's rules in device scopes.
+
+    Attributes:
+        rules: the rules, in no particular order.
+        own: the devices with settings of their own, by their ids.
+    """
+
+    rules: list[DeviceRule] = attr.Factory(list)
+    own: dict[str, OwnSettings] = attr.Factory(dict)
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -80,6 +96,8 @@ class DeviceRuleStore:
         device_scopes_per_user: int,
         invalidate_txn: Callable[[LoggingTransaction, str], None],
         failures: Failures,
+        own_users: set[str],
+        own_changed_txn: Callable[[LoggingTransaction, str], None] = lambda _txn, _user_id: None,
     ) -> None:
         """
         Args:
@@ -88,11 +106,17 @@ class DeviceRuleStore:
             device_scopes_per_user: how many scopes a user may have.
             invalidate_txn: tells all processes, with the transaction, that a user's rules changed.
             failures: where bad rows are reported.
+            own_users: the users who have devices with settings of their own. On the process that
+                writes push rules it has all of them, and perhaps some more.
+            own_changed_txn: tells all processes, with the transaction, that own settings of a
+                user's device were switched on or off.
         """
+        self.own_users = own_users
+        self.own_changed_txn = own_changed_txn
         self._api = api
         self._stream = seams.PushRulesStream(hs, api)
-        self._limits = seams.push_rule_limits(hs)
-        self._scope_limit = device_scopes_per_user
+        self.limits = seams.push_rule_limits(hs)
+        self.scope_limit = device_scopes_per_user
         self._invalidate_txn = invalidate_txn
         self._failures = failures
         # One change of a user at a time, so that parallel requests cannot exceed the limits.
@@ -107,12 +131,38 @@ class DeviceRuleStore:
 
         A row that is no rule is left out, and reported. The JSON in the others may still be bad.
         """
-        rules, bad = await self._api.run_db_interaction(
+        return {user_id: stored.rules for user_id, stored in (await self.read(user_ids)).items()}
+
+    async def read(self, user_ids: Collection[str]) -> dict[str, StoredRules]:
+        """The device rules of each of the users, and which of their devices have own settings.
+
+        In one statement, so that both are of the same moment. A row that is bad is left out, and
+        reported; where it is the one of a device's own settings, the server-default rules are as
+        the server has them. The JSON in rules may still be bad.
+        """
+        stored, bad = await self._api.run_db_interaction(
             "msc3881_get_device_rules", _read_txn, user_ids
         )
         for user_id, error in bad:
             self._failures.report(Fallback.READ_RULES, user_id, error, str(error))
-        return rules
+        return stored
+
+    async def own_devices(self, user_ids: Collection[str]) -> dict[str, set[str]]:
+        """The devices with settings of their own; users who have none are left out."""
+
+        def own_devices_txn(txn: LoggingTransaction) -> dict[str, set[str]]:
+            found: dict[str, set[str]] = {}
+            for batch in _batches(user_ids):
+                txn.execute(
+                    "SELECT user_id, device_id FROM synapse_msc3881_own_settings"
+                    f" WHERE user_id IN ({_marks(batch)})",
+                    batch,
+                )
+                for user_id, device_id in txn:
+                    found.setdefault(user_id, set()).add(device_id)
+            return found
+
+        return await self._api.run_db_interaction("msc3881_get_own_devices", own_devices_txn)
 
     async def put(
         self,
@@ -142,9 +192,12 @@ class DeviceRuleStore:
         stored = self._checked(key, conditions, actions)
 
         def write_txn(txn: LoggingTransaction) -> None:
-            self._check_room_for(key, _existing_txn(txn, user_id))
-            priority = _make_place_txn(txn, user_id, key, before, after)
-            _put_txn(txn, user_id, key, priority, *stored)
+            own = own_devices_txn(txn, user_id) if user_id in self.own_users else ()
+            self._check_room_for(key, _existing_txn(txn, user_id), own)
+            priority = make_place_txn(txn, user_id, key, before, after)
+            upsert_txn(txn, user_id, key, priority, *stored)
+            if key.profile_tag in own:
+                _keep_txn(txn, user_id, key)
 
         await self._change(user_id, key, "ADD", write_txn)
 
@@ -152,24 +205,19 @@ class DeviceRuleStore:
         """Delete a rule; raises RuleNotFoundException where there is none."""
 
         def delete_txn(txn: LoggingTransaction) -> None:
-            txn.execute(
-                "DELETE FROM synapse_msc3881_device_rules WHERE " + _IS_RULE, _args(user_id, key)
-            )
-            _require_one(txn)
+            delete_rule_txn(txn, user_id, key)
+            if user_id in self.own_users:
+                forget_kept_txn(txn, user_id, key)
 
         await self._change(user_id, key, "DELETE", delete_txn)
 
     async def set_enabled(self, user_id: str, key: RuleKey, enabled: bool) -> None:
         """Turn a rule on or off; raises RuleNotFoundException where there is none."""
 
-        def set_enabled_txn(txn: LoggingTransaction) -> None:
-            txn.execute(
-                "UPDATE synapse_msc3881_device_rules SET enabled = ? WHERE " + _IS_RULE,
-                (int(enabled), *_args(user_id, key)),
-            )
-            _require_one(txn)
+        def write_txn(txn: LoggingTransaction) -> None:
+            set_enabled_txn(txn, user_id, key, enabled)
 
-        await self._change(user_id, key, "ENABLE" if enabled else "DISABLE", set_enabled_txn)
+        await self._change(user_id, key, "ENABLE" if enabled else "DISABLE", write_txn)
 
     async def set_actions(self, user_id: str, key: RuleKey, actions: list[object]) -> None:
         """Change a rule's actions.
@@ -183,18 +231,8 @@ class DeviceRuleStore:
         _, normal = normalise(key.kind, [], actions)
 
         def set_actions_txn(txn: LoggingTransaction) -> None:
-            txn.execute(
-                "SELECT conditions FROM synapse_msc3881_device_rules WHERE " + _IS_RULE,
-                _args(user_id, key),
-            )
-            row = txn.fetchone()
-            if row is None:
-                raise RuleNotFoundException("Push rule does not exist")
-            self._check_size(row[0], raw)
-            txn.execute(
-                "UPDATE synapse_msc3881_device_rules SET actions = ? WHERE " + _IS_RULE,
-                (normal, *_args(user_id, key)),
-            )
+            self._check_size(conditions_txn(txn, user_id, key), raw)
+            update_actions_txn(txn, user_id, key, normal)
 
         await self._change(user_id, key, "ACTIONS", set_actions_txn)
 
@@ -208,8 +246,8 @@ class DeviceRuleStore:
 
         def find_txn(txn: LoggingTransaction) -> tuple[list[_Copy], _NotCopied]:
             # Here, and not on the reactor's thread, since there may be thousands.
-            rules, _ = _read_txn(txn, [user_id])
-            return self._find_copies(rules[user_id], old_room_id, new_room_id)
+            stored, _ = _read_txn(txn, [user_id])
+            return self._find_copies(stored[user_id].rules, old_room_id, new_room_id)
 
         def copy_txn(txn: LoggingTransaction) -> _NotCopied:
             not_copied = self._put_copies_txn(txn, user_id, copies)
@@ -268,8 +306,10 @@ class DeviceRuleStore:
                 not_copied.append((copy.rule, error))
             else:
                 existing.add(copy.key)
-                priority = _make_place_txn(txn, user_id, copy.key, None, None)
-                _put_txn(txn, user_id, copy.key, priority, copy.conditions, copy.actions)
+                priority = make_place_txn(txn, user_id, copy.key, None, None)
+                upsert_txn(txn, user_id, copy.key, priority, copy.conditions, copy.actions)
+                if user_id in self.own_users:
+                    _keep_copy_txn(txn, user_id, copy.key, copy.rule.rule_id)
         return not_copied
 
     def _report_not_copied(
@@ -292,7 +332,8 @@ class DeviceRuleStore:
         """Delete all device rules of a user, who is gone: nobody needs to hear of it by sync."""
 
         def delete_all_txn(txn: LoggingTransaction) -> None:
-            txn.execute("DELETE FROM synapse_msc3881_device_rules WHERE user_id = ?", (user_id,))
+            for delete in _DELETE_ALL:
+                txn.execute(delete, (user_id,))
             self._invalidate_txn(txn, user_id)
 
         async with self._queue.queue(user_id):
@@ -301,12 +342,27 @@ class DeviceRuleStore:
     async def _change(
         self, user_id: str, key: RuleKey, op: str, write: Callable[[LoggingTransaction], None]
     ) -> None:
-        def change_txn(txn: LoggingTransaction) -> None:
-            write(txn)
+        await self.change(user_id, key.stream_name, op, write)
+
+    async def change(
+        self, user_id: str, name: str, op: str, write: Callable[[LoggingTransaction], T]
+    ) -> T:
+        """Change a user's device scopes, one change at a time, and tell all who need to know.
+
+        Args:
+            user_id: whose.
+            name: what is changed, for the row in Synapse's push rules stream.
+            op: what becomes of it, in the words of the stream.
+            write: makes the change. What it raises undoes it.
+        """
+
+        def change_txn(txn: LoggingTransaction) -> T:
+            result = write(txn)
             self._invalidate_txn(txn, user_id)
+            return result
 
         async with self._queue.queue(user_id):
-            await self._stream.change(user_id, key.stream_name, op, change_txn)
+            return await self._stream.change(user_id, name, op, change_txn)
 
     def _checked(
         self, key: RuleKey, conditions: list[object], actions: list[object]
@@ -319,41 +375,54 @@ class DeviceRuleStore:
     def _check_id_length(self, key: RuleKey) -> None:
         # As long as the same rule's name in `global`: the profile tag does not count.
         length = len(f"global/{key.kind}/{key.rule_id}".encode())
-        if length > self._limits.rule_id_length:
+        if length > self.limits.rule_id_length:
             raise SynapseError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"The push rule's id is too long: {length} bytes with its kind, the limit is "
-                f"{self._limits.rule_id_length}",
+                f"{self.limits.rule_id_length}",
                 Codes.UNKNOWN,
             )
 
     def _check_size(self, conditions: str, actions: str) -> None:
         size = len(conditions) + len(actions)
-        if size > self._limits.rule_size:
+        if size > self.limits.rule_size:
             raise SynapseError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"The push rule is too large: {size} bytes of conditions and actions, the limit "
-                f"is {self._limits.rule_size}",
+                f"is {self.limits.rule_size}",
                 Codes.UNKNOWN,
             )
 
-    def _check_room_for(self, key: RuleKey, existing: Collection[RuleKey]) -> None:
+    def _check_room_for(
+        self, key: RuleKey, existing: Collection[RuleKey], own: Collection[str] = ()
+    ) -> None:
         if key in existing:
             return
-        if len(existing) >= self._limits.rule_count:
+        if len(existing) >= self.limits.rule_count:
             raise SynapseError(
                 HTTPStatus.BAD_REQUEST,
-                f"Too many device push rules: the limit is {self._limits.rule_count}",
+                f"Too many device push rules: the limit is {self.limits.rule_count}",
                 Codes.UNKNOWN,
             )
-        scopes = {rule.profile_tag for rule in existing}
-        if key.profile_tag not in scopes and len(scopes) >= self._scope_limit:
+        self.check_scopes({*own, *(rule.profile_tag for rule in existing)}, key.profile_tag)
+
+    def check_scopes(self, scopes: Collection[str], profile_tag: str) -> None:
+        """Raise SynapseError where a user who has these scopes may have no further one."""
+        if profile_tag not in scopes and len(scopes) >= self.scope_limit:
             raise SynapseError(
                 HTTPStatus.BAD_REQUEST,
-                f"Too many device scopes: the limit is {self._scope_limit}",
+                f"Too many device scopes: the limit is {self.scope_limit}",
                 Codes.UNKNOWN,
             )
 
+
+# --- Statements ---
+
+_DELETE_ALL = (
+    "DELETE FROM synapse_msc3881_own_settings WHERE user_id = ?",
+    "DELETE FROM synapse_msc3881_kept_rules WHERE user_id = ?",
+    "DELETE FROM synapse_msc3881_device_rules WHERE user_id = ?",
+)
 
 _IS_RULE = "user_id = ? AND profile_tag = ? AND kind = ? AND rule_id = ?"
 
@@ -370,7 +439,7 @@ def _existing_txn(txn: LoggingTransaction, user_id: str) -> set[RuleKey]:
     return {RuleKey(*row) for row in txn}
 
 
-def _put_txn(
+def upsert_txn(
     txn: LoggingTransaction,
     user_id: str,
     key: RuleKey,
@@ -378,6 +447,7 @@ def _put_txn(
     conditions: str,
     actions: str,
 ) -> None:
+    """Write a rule, which keeps its `enabled` where it is there already."""
     txn.execute(
         """
         INSERT INTO synapse_msc3881_device_rules
@@ -389,8 +459,81 @@ def _put_txn(
             actions = EXCLUDED.actions,
             enabled = CASE WHEN synapse_msc3881_device_rules.enabled = 0 THEN 0 ELSE 1 END
         """,
-        (user_id, key.profile_tag, key.kind, key.rule_id, priority, conditions, actions),
+        (*_args(user_id, key), priority, conditions, actions),
     )
+
+
+def delete_rule_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
+    """Delete a rule; raises RuleNotFoundException where there is none."""
+    txn.execute("DELETE FROM synapse_msc3881_device_rules WHERE " + _IS_RULE, _args(user_id, key))
+    _require_one(txn)
+
+
+def set_enabled_txn(txn: LoggingTransaction, user_id: str, key: RuleKey, enabled: bool) -> None:
+    """Turn a rule on or off; raises RuleNotFoundException where there is none."""
+    txn.execute(
+        "UPDATE synapse_msc3881_device_rules SET enabled = ? WHERE " + _IS_RULE,
+        (int(enabled), *_args(user_id, key)),
+    )
+    _require_one(txn)
+
+
+def conditions_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> str:
+    """A rule's conditions in JSON; raises RuleNotFoundException where there is no such rule."""
+    txn.execute(
+        "SELECT conditions FROM synapse_msc3881_device_rules WHERE " + _IS_RULE,
+        _args(user_id, key),
+    )
+    row = txn.fetchone()
+    if row is None:
+        raise RuleNotFoundException("Push rule does not exist")
+    return str(row[0])
+
+
+def update_actions_txn(txn: LoggingTransaction, user_id: str, key: RuleKey, actions: str) -> None:
+    """Change a rule's actions, in JSON."""
+    txn.execute(
+        "UPDATE synapse_msc3881_device_rules SET actions = ? WHERE " + _IS_RULE,
+        (actions, *_args(user_id, key)),
+    )
+
+
+def own_devices_txn(txn: LoggingTransaction, user_id: str) -> set[str]:
+    """The devices of a user with settings of their own."""
+    txn.execute("SELECT device_id FROM synapse_msc3881_own_settings WHERE user_id = ?", (user_id,))
+    return {device_id for (device_id,) in txn}
+
+
+def _keep_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
+    """Have a rule stay when the device's own settings are switched off.
+
+    It was written by somebody who means the device scope, not `global`.
+    """
+    txn.execute(
+        """
+        INSERT INTO synapse_msc3881_kept_rules (user_id, profile_tag, kind, rule_id)
+        VALUES (?, ?, ?, ?)
+        ON CONFLICT (user_id, profile_tag, kind, rule_id) DO NOTHING
+        """,
+        _args(user_id, key),
+    )
+
+
+def _keep_copy_txn(txn: LoggingTransaction, user_id: str, copy: RuleKey, copied_from: str) -> None:
+    """Have the copy of a rule stay as the rule itself does."""
+    txn.execute(
+        f"""
+        INSERT INTO synapse_msc3881_kept_rules (user_id, profile_tag, kind, rule_id)
+        SELECT user_id, profile_tag, kind, ? FROM synapse_msc3881_kept_rules WHERE {_IS_RULE}
+        ON CONFLICT (user_id, profile_tag, kind, rule_id) DO NOTHING
+        """,
+        (copy.rule_id, *_args(user_id, attr.evolve(copy, rule_id=copied_from))),
+    )
+
+
+def forget_kept_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
+    """Forget that a rule stays, as it is deleted."""
+    txn.execute("DELETE FROM synapse_msc3881_kept_rules WHERE " + _IS_RULE, _args(user_id, key))
 
 
 def _require_one(txn: LoggingTransaction) -> None:
@@ -398,33 +541,57 @@ def _require_one(txn: LoggingTransaction) -> None:
         raise RuleNotFoundException("Push rule does not exist")
 
 
+def _batches(user_ids: Collection[str]) -> Iterator[list[str]]:
+    remaining = list(dict.fromkeys(user_ids))
+    while remaining:
+        yield remaining[:_BATCH]
+        remaining = remaining[_BATCH:]
+
+
+def _marks(values: Collection[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
 def _read_txn(
     txn: LoggingTransaction, user_ids: Collection[str]
-) -> tuple[dict[str, list[DeviceRule]], list[tuple[str, BadRowError]]]:
+) -> tuple[dict[str, StoredRules], list[tuple[str, BadRowError]]]:
     """The rules of each user; and what rows of which user are none."""
-    rules: dict[str, list[DeviceRule]] = {user_id: [] for user_id in user_ids}
+    stored = {user_id: StoredRules() for user_id in user_ids}
     bad: list[tuple[str, BadRowError]] = []
-    remaining = list(rules)
-    while remaining:
-        batch, remaining = remaining[:_BATCH], remaining[_BATCH:]
-        marks = ", ".join("?" * len(batch))
+    for batch in _batches(user_ids):
+        marks = _marks(batch)
         txn.execute(
-            f"SELECT user_id, {_COLUMNS} FROM synapse_msc3881_device_rules"
-            f" WHERE user_id IN ({marks})",
-            batch,
+            f"""
+            SELECT user_id, {_COLUMNS} FROM synapse_msc3881_device_rules
+            WHERE user_id IN ({marks})
+            UNION ALL
+            SELECT user_id, device_id, NULL, '', 0, default_rules, '', 0
+            FROM synapse_msc3881_own_settings WHERE user_id IN ({marks})
+            """,
+            batch * 2,
         )
         for user_id, *row in txn:
+            is_rule = row[1] is not None  # The kind, which a device's own settings have not.
             try:
-                rules[user_id].append(read_rule(row))
+                if is_rule:
+                    stored[user_id].rules.append(read_rule(row))
+                else:
+                    stored[user_id].own[row[0]] = read_own_settings(row[0], row[4])
             except BadRowError as error:
                 bad.append((user_id, error))
-    return rules, bad
+                if not is_rule:
+                    stored[user_id].own[row[0]] = OwnSettings(row[0], {})
+    return stored, bad
 
 
-def _make_place_txn(
+def make_place_txn(
     txn: LoggingTransaction, user_id: str, key: RuleKey, before: str | None, after: str | None
 ) -> int:
-    """Find the priority for a rule, moving those above it up where it goes between two."""
+    """Find the priority for a rule, moving those above it up where it goes between two.
+
+    Raises:
+        RuleNotFoundException: there is no rule `before` or `after` in its scope and kind.
+    """
     neighbour = before or after
     if not neighbour:
         txn.execute(

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import attr
+
 from synapse_msc3881 import __version__, seams
 
 if TYPE_CHECKING:
@@ -37,13 +39,42 @@ _TIDY = (
         WHERE u.name = synapse_msc3881_device_rules.user_id AND u.deactivated = 1
     )
     """,
+    """
+    DELETE FROM synapse_msc3881_device_rules WHERE EXISTS (
+        SELECT 1 FROM synapse_msc3881_own_settings AS o
+        WHERE o.user_id = synapse_msc3881_device_rules.user_id
+            AND o.device_id = synapse_msc3881_device_rules.profile_tag
+            AND NOT EXISTS (
+                SELECT 1 FROM devices AS d
+                WHERE d.user_id = o.user_id AND d.device_id = o.device_id
+            )
+    )
+    """,
+    """
+    DELETE FROM synapse_msc3881_own_settings WHERE NOT EXISTS (
+        SELECT 1 FROM devices AS d
+        WHERE d.user_id = synapse_msc3881_own_settings.user_id
+            AND d.device_id = synapse_msc3881_own_settings.device_id
+    )
+    """,
+    """
+    DELETE FROM synapse_msc3881_kept_rules WHERE NOT EXISTS (
+        SELECT 1 FROM synapse_msc3881_own_settings AS o
+        WHERE o.user_id = synapse_msc3881_kept_rules.user_id
+            AND o.device_id = synapse_msc3881_kept_rules.profile_tag
+    )
+    """,
 )
 
 #: The module's tables.
-TABLES = ("synapse_msc3881_device_rules", "synapse_msc3881_pusher_tags")
+TABLES = (
+    "synapse_msc3881_device_rules",
+    "synapse_msc3881_pusher_tags",
+    "synapse_msc3881_own_settings",
+    "synapse_msc3881_kept_rules",
+)
 
-# There once all files of the schema are applied.
-_LATEST_TABLE = "synapse_msc3881_pusher_tags"
+_MAKES = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)")
 
 # The release that brought a file of the schema stands in its name, for those that do not have it.
 _RELEASE = re.compile(r"\.(\d+\.\d+\.\d+)\.sql")
@@ -55,9 +86,24 @@ class NewerSchemaError(Exception):
 
 _TAGGED_USERS = "SELECT DISTINCT user_id FROM synapse_msc3881_pusher_tags"
 
+_OWN_USERS = "SELECT DISTINCT user_id FROM synapse_msc3881_own_settings"
 
-def prepare_tables(hs: HomeServer, is_main: bool) -> set[str]:
-    """Bring the tables up to date, and read who uses profile tags.
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class StoredUsers:
+    """Who uses the module.
+
+    Attributes:
+        tagged: the users who have a pusher with profile tags.
+        own: those who have a device with settings of its own.
+    """
+
+    tagged: set[str]
+    own: set[str]
+
+
+def prepare_tables(hs: HomeServer, is_main: bool) -> StoredUsers:
+    """Bring the tables up to date, and read who uses the module.
 
     Blocks, as Synapse's own migrations do: the tables must be there before the first request.
     Each process does this, so that none depends on another's being up first; on PostgreSQL they
@@ -68,7 +114,7 @@ def prepare_tables(hs: HomeServer, is_main: bool) -> set[str]:
         is_main: whether this is the main process, which also tidies up.
 
     Returns:
-        The users who have a pusher with profile tags.
+        The users with profile tags or devices with settings of their own.
 
     Raises:
         NewerSchemaError: a newer release has changed the tables.
@@ -85,10 +131,9 @@ def prepare_tables(hs: HomeServer, is_main: bool) -> set[str]:
         if is_main:
             for statement in _TIDY:
                 cursor.execute(statement)
-        cursor.execute(_TAGGED_USERS)
-        tagged_users = {user_id for (user_id,) in cursor.fetchall()}
+        users = StoredUsers(_users(cursor, _TAGGED_USERS), _users(cursor, _OWN_USERS))
         connection.commit()
-        return tagged_users
+        return users
     except BaseException:
         connection.rollback()
         raise
@@ -96,11 +141,22 @@ def prepare_tables(hs: HomeServer, is_main: bool) -> set[str]:
         give_back()
 
 
+def _users(cursor: Any, statement: str) -> set[str]:
+    cursor.execute(statement)
+    return {user_id for (user_id,) in cursor.fetchall()}
+
+
 def _upgrade(cursor: Any, engine: Any) -> None:
     applied = applied_files(cursor, engine)
     if newer := newer_than_this(applied):
         raise NewerSchemaError(f"synapse_msc3881 {__version__} does not start: {newer}")
-    if applied and not seams.has_table(cursor, engine, _LATEST_TABLE):
+    made = [
+        table
+        for file in schema_files()
+        if file.name in applied
+        for table in _MAKES.findall(file.read_text())
+    ]
+    if not all(seams.has_table(cursor, engine, table) for table in made):
         # Synapse's port from SQLite to PostgreSQL brings the records, but not our tables.
         cursor.execute(
             engine.convert_param_style("DELETE FROM applied_module_schemas WHERE module_name = ?"),

@@ -24,6 +24,7 @@ from demo.client import JsonDict
 from demo.process import ProcessError
 from synapse_msc3881.seams import SEAMS, TABLES, process_config
 from synapse_msc3881.seams.declaring import Declared
+from synapse_msc3881.storage.migrations import TABLES as OUR_TABLES
 from synapse_msc3881.storage.migrations import schema_files
 from synapse_msc3881.tested import TESTED_VERSIONS
 from tests.conftest import FreshDeployment
@@ -384,7 +385,8 @@ def test_tables_that_are_not_as_this_release_makes_them(fresh_deployment: FreshD
     deployment.sql(f"DELETE FROM {SCHEMA} WHERE module_name = 'synapse_msc3881'")
     answer = check_here("-c", config)
     assert (answer.status, answer.problems) == (0, [])
-    assert "the next start with the module applies 01_tables.0.1.0.sql" in answer.notes[0]
+    files = ", ".join(file.name for file in schema_files())
+    assert f"the next start with the module applies {files}" in answer.notes[0]
     deployment.restart()
     assert check_here("-c", config).json["findings"] == []
 
@@ -393,14 +395,16 @@ def test_tables_that_are_not_as_this_release_makes_them(fresh_deployment: FreshD
     answer = check_here("-c", config)
     assert answer.status == 1
     assert "synapse_msc3881_device_rules is missing" in answer.problems[0]
-    deployment.sql("DROP TABLE synapse_msc3881_pusher_tags")
+    for table in OUR_TABLES[1:]:
+        deployment.sql(f"DROP TABLE {table}")
     answer = check_here("-c", config)
     assert (answer.status, answer.problems) == (0, [])
     assert "as after synapse_port_db into a database without them" in answer.notes[0]
     deployment.sql(f"DELETE FROM {SCHEMA} WHERE module_name = 'synapse_msc3881'")
     answer = check_here("-c", config)
     assert (answer.status, answer.problems) == (0, [])
-    assert "the next start with the module applies 01_tables.0.1.0.sql" in answer.notes[0]
+    files = ", ".join(file.name for file in schema_files())
+    assert f"the next start with the module applies {files}" in answer.notes[0]
 
 
 @pytest.fixture
@@ -410,11 +414,12 @@ def sqlite(tmp_path: Path) -> Path:
     with closing(sqlite3.connect(file)) as connection, connection:
         for table in TABLES:
             connection.execute(f"CREATE TABLE {table.name} ({', '.join(table.columns)})")
-        connection.execute(
-            f"INSERT INTO {SCHEMA} VALUES ('synapse_msc3881', '01_tables.0.1.0.sql')"
-        )
-        connection.execute("CREATE TABLE synapse_msc3881_device_rules (a)")
-        connection.execute("CREATE TABLE synapse_msc3881_pusher_tags (a)")
+        for schema_file in schema_files():
+            connection.execute(
+                f"INSERT INTO {SCHEMA} VALUES ('synapse_msc3881', '{schema_file.name}')"
+            )
+        for name in OUR_TABLES:
+            connection.execute(f"CREATE TABLE {name} (a)")
     return file
 
 

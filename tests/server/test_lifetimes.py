@@ -17,6 +17,7 @@ from demo.client import JsonDict, Session
 from demo.gateway import Gateway
 from demo.homeserver import PASSWORD, Homeserver, Options
 from demo.process import ProcessError
+from synapse_msc3881.storage.migrations import TABLES
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import MODULE, Deployment
 from tests.harness.foreign_wrapper import MODULE as FOREIGN
@@ -348,8 +349,7 @@ def test_the_documented_statements_remove_all_traces(
         "applied_module_schemas.module_name",
         "event_push_actions.actions",
         "push_rules_stream.rule_id",
-        "synapse_msc3881_device_rules",
-        "synapse_msc3881_pusher_tags",
+        *TABLES,
     }
 
     for statement in documented_sql("To remove all of it:"):

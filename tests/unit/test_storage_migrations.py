@@ -6,6 +6,7 @@ import sqlite3
 from importlib import resources
 
 from synapse_msc3881.storage.migrations import (
+    _OWN_USERS,
     _TAGGED_USERS,
     _TIDY,
     _statements,
@@ -37,9 +38,9 @@ def test_the_release_that_a_newer_schema_needs_is_told() -> None:
     ours = [file.name for file in SCHEMA]
     assert newer_than_this(ours) is None
     assert newer_than_this([]) is None
-    newer = newer_than_this([*ours, "02_x.0.10.0.sql", "03_y.0.9.1.sql"])
+    newer = newer_than_this([*ours, "98_x.0.10.0.sql", "99_y.0.9.1.sql"])
     assert newer is not None
-    assert "with 02_x.0.10.0.sql, 03_y.0.9.1.sql. Install 0.10.0 or later" in newer
+    assert "with 98_x.0.10.0.sql, 99_y.0.9.1.sql. Install 0.10.0 or later" in newer
     assert "Install that release again" in (newer_than_this(["odd.sql"]) or "")
 
 
@@ -55,26 +56,44 @@ def test_the_statements_make_tables_that_the_others_find() -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE pushers (user_name, app_id, pushkey)")
     connection.execute("CREATE TABLE users (name, deactivated)")
+    connection.execute("CREATE TABLE devices (user_id, device_id)")
     for file in SCHEMA:
         for statement in _statements(file.read_text()):
             connection.execute(statement)
     connection.execute("INSERT INTO pushers VALUES ('@a', 'app', 'key')")
     connection.execute("INSERT INTO users VALUES ('@a', 0), ('@gone', 1)")
+    connection.execute("INSERT INTO devices VALUES ('@a', 'OWN')")
     connection.executemany(
         "INSERT INTO synapse_msc3881_pusher_tags VALUES (?, 'app', ?, '[]')",
         [("@a", "key"), ("@a", "gone"), ("@b", "key")],
     )
     connection.executemany(
-        "INSERT INTO synapse_msc3881_device_rules VALUES (?, 'phone', 'room', '!r', 0, '', '', 1)",
-        [("@a",), ("@gone",), ("@unknown",)],
+        "INSERT INTO synapse_msc3881_device_rules VALUES (?, ?, 'room', '!r', 0, '', '', 1)",
+        [
+            *(("@a", "phone"), ("@gone", "phone"), ("@unknown", "phone")),
+            *(("@a", "OWN"), ("@a", "LOGGED_OUT")),
+        ],
+    )
+    connection.executemany(
+        "INSERT INTO synapse_msc3881_own_settings VALUES ('@a', ?, '{}')",
+        [("OWN",), ("LOGGED_OUT",)],
+    )
+    connection.executemany(
+        "INSERT INTO synapse_msc3881_kept_rules VALUES ('@a', ?, 'room', '!r')",
+        [("OWN",), ("LOGGED_OUT",)],
     )
 
     for statement in _TIDY:
         connection.execute(statement)
 
-    tags = connection.execute("SELECT user_id, pushkey FROM synapse_msc3881_pusher_tags")
-    assert tags.fetchall() == [("@a", "key")]
+    def stored(columns: str, table: str) -> list[tuple[str, ...]]:
+        return connection.execute(f"SELECT {columns} FROM synapse_msc3881_{table}").fetchall()
+
+    assert stored("user_id, pushkey", "pusher_tags") == [("@a", "key")]
     assert connection.execute(_TAGGED_USERS).fetchall() == [("@a",)]
-    rules = connection.execute("SELECT user_id FROM synapse_msc3881_device_rules ORDER BY user_id")
-    assert rules.fetchall() == [("@a",), ("@unknown",)]
+    assert connection.execute(_OWN_USERS).fetchall() == [("@a",)]
+    rules = [("@a", "OWN"), ("@a", "phone"), ("@unknown", "phone")]
+    assert sorted(stored("user_id, profile_tag", "device_rules")) == rules
+    assert stored("device_id", "own_settings") == [("OWN",)]
+    assert stored("profile_tag", "kept_rules") == [("OWN",)]
     connection.close()

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A device's own settings as they are stored: a complete ruleset (specification 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import attr
+
+from synapse_msc3881.cascade.rulesets import (
+    KINDS,
+    BadRowError,
+    DeviceRule,
+    by_priority,
+    from_json,
+    to_json,
+)
+
+# Synapse stores the changed actions of a server-default rule as a rule of this class.
+_CHANGED_DEFAULT = -1
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class DefaultChange:
+    """What is changed of a server-default rule.
+
+    Attributes:
+        actions: its actions in JSON; None where they are the server's.
+        enabled: whether it is on; None where the server's default holds.
+    """
+
+    actions: str | None = None
+    enabled: bool | None = None
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class OwnSettings:
+    """That a device has settings of its own.
+
+    Attributes:
+        device_id: the device, and the profile tag of its scope.
+        defaults: what is changed of server-default rules, each by its name in the scope, such as
+            ``override/.m.rule.master``.
+    """
+
+    device_id: str
+    defaults: Mapping[str, DefaultChange]
+
+
+def read_own_settings(device_id: object, default_rules: object) -> OwnSettings:
+    """A device's own settings from the columns of their row.
+
+    Raises:
+        BadRowError: a value is not of its column's type, or is no such JSON.
+    """
+    where = f"the own settings of the device {device_id!r}"
+    if not isinstance(device_id, str) or not isinstance(default_rules, str):
+        raise BadRowError(where)
+    try:
+        stored = from_json(default_rules)
+    except ValueError:
+        raise BadRowError(where) from None
+    if not isinstance(stored, dict):
+        raise BadRowError(where)
+    return OwnSettings(
+        device_id, {name: _read_change(where, change) for name, change in stored.items()}
+    )
+
+
+def _read_change(where: str, stored: object) -> DefaultChange:
+    if not isinstance(stored, dict):
+        raise BadRowError(where)
+    actions, enabled = stored.get("actions"), stored.get("enabled")
+    if not isinstance(actions, list | None) or not isinstance(enabled, bool | None):
+        raise BadRowError(where)
+    return DefaultChange(None if actions is None else to_json(actions), enabled)
+
+
+def write_defaults(defaults: Mapping[str, DefaultChange]) -> str:
+    """The JSON of what is changed of server-default rules; `read_own_settings` reads it."""
+    stored: dict[str, dict[str, object]] = {}
+    for name, change in defaults.items():
+        stored[name] = {}
+        if change.actions is not None:
+            stored[name]["actions"] = from_json(change.actions)
+        if change.enabled is not None:
+            stored[name]["enabled"] = change.enabled
+    return to_json(stored)
+
+
+def complete_rows(
+    rules: Iterable[DeviceRule], own: OwnSettings
+) -> tuple[list[tuple[str, int, str, str]], dict[str, bool]]:
+    """A device's complete ruleset in the form in which Synapse stores a user's `global` rules.
+
+    Args:
+        rules: the user's device rules, of any scopes.
+        own: the device's own settings.
+
+    Returns:
+        For each rule its full name in `global`, priority class, conditions and actions in JSON,
+        in the order in which they are evaluated; and which rules are on, by their full names.
+    """
+    of_device = by_priority(rule for rule in rules if rule.profile_tag == own.device_id)
+    rows = [
+        (f"global/{rule.name}", KINDS[rule.kind], rule.conditions, rule.actions)
+        for rule in of_device
+    ]
+    enabled = {f"global/{rule.name}": rule.enabled for rule in of_device}
+    for name, change in own.defaults.items():
+        if change.actions is not None:
+            rows.append((f"global/{name}", _CHANGED_DEFAULT, "[]", change.actions))
+        if change.enabled is not None:
+            enabled[f"global/{name}"] = change.enabled
+    return rows, enabled
