@@ -83,6 +83,12 @@ fuzz: python  ## Try new inputs, for FUZZ_SECONDS in each of the fuzz tests
 	$(call venv,test)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 0 --deployments sqlite tests/fuzz $(ARGS)
 
+SOAK_SECONDS ?= 1200
+.PHONY: soak
+soak: python  ## Change everything under load, for SOAK_SECONDS, on a cluster, and watch its memory
+	$(call venv,test)
+	@SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m tests.soak $(ARGS)
+
 .PHONY: bench
 bench: python  ## Measure what the module costs, against a vanilla Synapse
 	$(call venv,test)

@@ -94,7 +94,13 @@ def expected_sound(tags: Sequence[str], event_type: str, word: str) -> str | Non
 class Load:
     """Users, rules and pushers for a load on one deployment."""
 
-    def __init__(self, deployment: Deployment, gateway: Gateway, users: int = 4) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        gateway: Gateway,
+        users: int = 4,
+        pause_seconds: float = _PAUSE_SECONDS,
+    ) -> None:
         self.deployment = deployment
         self.gateway = gateway
         self.with_module = deployment.with_module
@@ -102,6 +108,8 @@ class Load:
         self.room = self.alice.create_room(preset="public_chat")
         self.recipients: list[Recipient] = []
         self.sent = 0
+        self._pause_seconds = pause_seconds
+        self._counted: set[str] = set()
         self._progress = threading.Condition()
         self._error: BaseException | None = None
         for _ in range(users):
@@ -160,7 +168,7 @@ class Load:
                 with self._progress:
                     self.sent += 1
                     self._progress.notify_all()
-                stop.wait(_PAUSE_SECONDS)
+                stop.wait(self._pause_seconds)
         except BaseException as error:  # noqa: BLE001 - it is raised in the main thread
             with self._progress:
                 self._error = error
@@ -194,6 +202,13 @@ class Load:
             repeated += sum(accepted.values()) - len(accepted)
         return Count(expected=expected, lost=lost, wrong=wrong, repeated=repeated)
 
+    def count_on(self) -> Count:
+        """As `count`, for what was sent since the last one; then forget it."""
+        count = self.count()
+        self._counted |= self._events().keys()
+        self.gateway.clear()
+        return count
+
     def _fence(self, session: Session) -> str:
         return send_surely(session, self.room, FENCE, "fence")
 
@@ -206,7 +221,7 @@ class Load:
         return {
             event_id: (event["type"], event["content"]["body"])
             for event_id, event in parsed
-            if event["type"] in (MESSAGE, THING)
+            if event["type"] in (MESSAGE, THING) and event_id not in self._counted
         }
 
 

@@ -8,13 +8,12 @@ compares what each pushkey got: which events, in which order, with which tweaks.
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attr
 
 from demo.client import JsonDict, Session
 from demo.gateway import Gateway
-from tests.harness.deployment import Deployment
 from tests.server.cascade_helpers import FENCE, Action, Device, new_pushkey
 
 SCOPES = ("phone", "tablet", "a/ß ñ")
@@ -426,8 +425,15 @@ def body_of(kind: str, rule: Rule) -> JsonDict:
     return body
 
 
-def make_user(deployment: Deployment, gateway: Gateway) -> User:
-    session = deployment.register()
+class Users(Protocol):
+    """Where users come from: a deployment, say."""
+
+    def register(self) -> Session:
+        """A new user, logged in."""
+
+
+def make_user(users: Users, gateway: Gateway) -> User:
+    session = users.register()
     scopes = {name: Scope(name == "global") for name in ("global", *SCOPES)}
     ruleset = session.get_rules("global")
     default = next(rule for rule in ruleset["underride"] if rule["rule_id"] == DEFAULT_RULE)
@@ -445,12 +451,12 @@ def make_user(deployment: Deployment, gateway: Gateway) -> User:
     return User(session, scopes, pushers)
 
 
-def make_world(deployment: Deployment, gateway: Gateway, seed: int) -> World:
-    senders = [deployment.register(), deployment.register()]
-    users = [make_user(deployment, gateway) for _ in range(3)]
+def make_world(server: Users, gateway: Gateway, seed: int) -> World:
+    senders = [server.register(), server.register()]
+    users = [make_user(server, gateway) for _ in range(3)]
     world = World(random.Random(seed), gateway, users, senders, {})
     # One more in the second room, so that the number of members tells them apart.
-    somebody = deployment.register()
+    somebody = server.register()
     first, second = world.everybody[1:], [*world.everybody[1:], somebody]
     for others in (first, second):
         room = senders[0].create_room(preset="public_chat")
