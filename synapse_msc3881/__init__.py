@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # Imported when Synapse asks for it, so that what runs without Synapse, or to find out why a
-    # Synapse does not fit, can import the package.
+    # Imported only when Synapse asks for it, so that the package can be imported without Synapse,
+    # or to find out why a Synapse does not fit.
     if name == "PusherControl":
         from synapse_msc3881.module import PusherControl  # noqa: PLC0415
 

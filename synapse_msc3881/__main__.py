@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Commands for admins: `python -m synapse_msc3881 check …`.
 
-Looks at Python and Synapse first, before it imports anything that needs them.
+Checks Python and Synapse first, before it imports anything that needs them.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Any
 
 from synapse_msc3881 import __version__
 
-#: What there is, and what it is for. `synapse_msc3881.admin.<name>` has `add_arguments(parser)`
+#: The commands, and what each is for. `synapse_msc3881.admin.<name>` has `add_arguments(parser)`
 #: and `run(arguments)`, which returns the exit status.
 COMMANDS: Mapping[str, str] = {
     "check": "find out whether the module is installed and configured as it has to be",
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process by default.
 
     Returns:
-        The exit status: 0 where all is well, 1 where a problem was found. argparse itself exits
-        with 2 on bad usage.
+        The exit status: 0 if all is well, 1 if a problem was found. argparse itself exits with 2
+        on bad usage.
     """
     argv = sys.argv[1:] if argv is None else argv
     if problem := _unfit():
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m synapse_msc3881")
     parser.add_argument("--version", action="version", version=f"synapse_msc3881 {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    # Only the one that is asked for is imported: on a Synapse that does not fit, `check` has to
-    # run where others cannot.
+    # Only the requested one is imported: on a Synapse that does not fit, `check` must run where
+    # others cannot.
     asked = next((argument for argument in argv if not argument.startswith("-")), None)
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(

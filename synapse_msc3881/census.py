@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Counts what is stored, for the metrics, on the main process: there pushers are written, and
-there all changes of device rules are heard of.
+"""Counts what is stored, for the metrics, on the main process: pushers are written there, and it
+hears of every change to device rules.
 
-Counting goes through the tables, so neither a scrape nor a request does it: a change makes it due.
+Counting reads whole tables, so neither a scrape nor a request does it: a change makes it due.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 #: Milliseconds from a change to counting.
 DELAY_MS = 1000.0
 
-#: Milliseconds from counting that failed to trying again.
+#: Milliseconds from a failed count to the next try.
 RETRY_MS = 60_000.0
 
-#: Counting takes at most one part in so many of the time.
+#: Counting takes at most this fraction of the time: one part in so many.
 _REST = 100
 
-#: Runs a function as a background process after so many milliseconds, as `ModuleApi` does it.
+#: Runs a function as a background process after some milliseconds, as `ModuleApi` does.
 CallLater = Callable[..., Any]
 
 
 class Census:
-    """Counts again a little after something changed; the more it costs, the later."""
+    """Counts again soon after something has changed; the more that costs, the later."""
 
     def __init__(self, counts: StoredCounts, metrics: Metrics, call_later: CallLater) -> None:
         self._counts = counts
@@ -41,13 +41,13 @@ class Census:
         self._is_due = False
 
     def changed(self) -> None:
-        """Say that a pusher, profile tags or device rules have changed."""
+        """Note that a pusher, profile tags or device rules have changed."""
         if not self._is_due:
             self._is_due = True
             self._call_later(self._delay_ms, self._count, desc="msc3881_census")
 
     async def _count(self) -> None:
-        # What changes from here on is not sure to be counted.
+        # What changes from here on may not be counted.
         self._is_due = False
         started = time.monotonic()
         try:

@@ -28,8 +28,8 @@ class Page:
 class Config:
     """The module's options, all of them optional."""
 
-    # Whether an update of a pusher that omits `enabled` or the profile tags keeps them. By
-    # default where the page is on: users set there what their apps do not know.
+    # Whether an update of a pusher that omits `enabled` or the profile tags keeps them. The
+    # default if the page is on: users set things there that their apps do not know.
     keep_omitted: bool = False
     page: Page = attr.Factory(Page)
     limits: Limits = attr.Factory(Limits)
@@ -43,7 +43,7 @@ def parse_config(raw: object) -> Config:
     """Turn the ``config`` of the module into a `Config`.
 
     Args:
-        raw: what stands under ``config:`` in ``homeserver.yaml``; None where nothing does.
+        raw: what is under ``config:`` in ``homeserver.yaml``; None if nothing is.
 
     Raises:
         ConfigError: an unknown option, a wrong type or a limit below 1. Its path is the path of

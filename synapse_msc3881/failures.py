@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What can fail, and what is done instead: nothing of the module's may fail an event."""
+"""What can fail, and what is done instead: nothing in the module may fail an event."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 
 logger = logging.getLogger("synapse_msc3881")
 
-#: A user whose rules keep failing is logged once in this time, so that the log does not fill.
+#: A user whose rules keep failing is logged once in this time, so that the log does not fill up.
 LOG_INTERVAL_SECONDS = 3600
 _MAX_REMEMBERED = 10_000
 
@@ -44,7 +44,7 @@ class Fallback(Enum):
 
 
 class Failures:
-    """Reports the module's own failures: all counted, each of a user's logged once an hour."""
+    """Reports the module's own failures: all are counted, and each logged once an hour per user."""
 
     def __init__(self, count: Callable[[Fallback], None], now: Callable[[], float]) -> None:
         """
@@ -61,7 +61,7 @@ class Failures:
 
         Args:
             fallback: what failed.
-            user_id: whom it concerns.
+            user_id: the user concerned.
             error: what was raised.
             row: the row that is to blame, in words for the log: each bad row is logged.
         """

@@ -63,9 +63,9 @@ _NO_MATCH = "no_match"
 
 
 class Metrics:
-    """What is counted of one homeserver on this process.
+    """What this process counts for one homeserver.
 
-    All series but those of `show_stored` are there from the start, at 0: Prometheus does not see
+    All series except those of `show_stored` exist from the start, at 0: Prometheus does not see
     the first step of one that appears later.
     """
 
@@ -91,7 +91,7 @@ class Metrics:
         _fallbacks.labels(fallback.reason, self._server_name).inc()
 
     def evaluated(self, scopes: int) -> None:
-        """Count device scopes that were evaluated, for all the users of an event."""
+        """Count the device scopes that were evaluated for all of an event's users."""
         self._scopes_evaluated.inc(scopes)
 
     def decided(self, decision: Decision | None) -> None:
@@ -107,7 +107,7 @@ class Metrics:
         _undone.labels(field, self._server_name).inc()
 
     def show_stored(self, users: int, pushers: Mapping[tuple[bool, bool], int]) -> None:
-        """Show what is stored. Only one process may, so that none counts it twice.
+        """Show what is stored. Only one process may do so, so that nothing is counted twice.
 
         Args:
             users: the users with device rules.

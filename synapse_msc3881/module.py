@@ -56,11 +56,11 @@ class PusherControl:
         """Install the module into a homeserver, before it serves anything.
 
         Args:
-            config: the parsed options, or what stands under ``config:``.
+            config: the parsed options, or what is under ``config:``.
             api: Synapse's module API.
 
         Raises:
-            SeamError: this Synapse is not of the shape that the module relies on.
+            SeamError: this Synapse does not have the shape that the module relies on.
             ConfigError: an option is bad.
         """
         hs = seams.verify(api)
@@ -176,6 +176,6 @@ def _register_servlets(hs: HomeServer, http_server: HttpServer) -> None:
     NotificationsServlet(hs).register(http_server)
     PushRulesServlet(hs, module.api, module.push_rules).register(http_server)
     ExplainServlet(hs, module.api, module.failures).register(http_server)
-    if module.api.worker_app is None:  # As Synapse's own: only on the main process.
+    if module.api.worker_app is None:  # Like Synapse's own: only on the main process.
         PushersServlet(hs, module.api).register(http_server)
         PushersSetServlet(hs, module.api, module.pushers, module.config).register(http_server)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A user's push rules where Synapse shows them, with the device scopes (specification 3)."""
+"""A user's push rules as Synapse shows them, with the device scopes (specification 3)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class DevicePushRules:
     async def shown(self, user_id: str) -> dict[str, Ruleset]:
         """A user's device scopes as clients see them.
 
-        They are read from the database, not from a cache: a sync that the push rules stream
-        wakes up must see what woke it, also for a user's very first device rule.
+        They are read from the database, not from a cache: a sync that the push rules stream wakes
+        must see what woke it, even for a user's very first device rule.
         """
 
         def report_bad(rule: DeviceRule, error: Exception) -> None:

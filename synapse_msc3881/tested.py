@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which versions of Synapse this release was tested on, and what to say where it does not fit."""
+"""The versions of Synapse that this release was tested on, and what to say to others."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
 
-#: Oldest first: those of tests/requirements/. How they were tested stands in docs/admin-guide.md.
+#: Oldest first: those in tests/requirements/. docs/admin-guide.md says how they were tested.
 TESTED_VERSIONS = ("1.120.2", "1.127.1", "1.135.2", "1.140.0", "1.147.1", "1.155.0", "1.163.2")
 
 #: The same, for a sentence.
@@ -17,7 +17,7 @@ def does_not_fit(problems: Sequence[str]) -> str:
     """A message for the admin.
 
     Args:
-        problems: what is missing or of another shape, each naming it.
+        problems: what is missing or has another shape; each names it.
     """
     try:
         version = importlib.metadata.version("matrix-synapse")

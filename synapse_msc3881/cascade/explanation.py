@@ -3,8 +3,8 @@
 
 Nothing is evaluated again. The outcome of each scope was recorded when the event arrived
 (`outcomes`); the walk over a pusher's tags is the one that the pusher makes (specification 5); and
-what became of it follows from how far the pusher came and when it last succeeded, which Synapse
-keeps for each pusher. What cannot be told from these is said to be unknown.
+what became of it follows from how far the pusher has got and when it last succeeded, which Synapse
+keeps for each pusher. Whatever these do not tell is reported as unknown.
 
 Pure code: nothing here knows Synapse.
 """
@@ -30,7 +30,7 @@ class Result(Enum):
     NOTIFY = "notify"
     SILENT = "silent"
     NO_MATCH = "no_match"
-    #: Only of `global`: silent or no match, which is recorded only where it makes a difference.
+    #: Only for `global`: silent or no match, which is recorded only if it makes a difference.
     NOT_NOTIFYING = "not_notifying"
     #: A match that does not count: a server-default rule keeps the event quiet.
     SUPPRESSED = "suppressed"
@@ -78,25 +78,25 @@ class NotRecorded(Enum):
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Event:
-    """An event, as far as it matters here. Times are in milliseconds."""
+    """What matters here about an event. Times are in milliseconds."""
 
     event_id: str
     room_id: str
     sender: str
-    stream_ordering: int  # negative for what came as history
+    stream_ordering: int  # negative if it came as history
     received_ts: int
     redacted: bool = attr.ib(converter=bool)
-    is_own_membership: bool = attr.ib(converter=bool)  # of the user at hand: an invite, say
+    is_own_membership: bool = attr.ib(converter=bool)  # of the user who asks: an invite, say
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class PusherState:
-    """A pusher, and how far it came. Times are in milliseconds.
+    """A pusher, and how far it has got. Times are in milliseconds.
 
     Attributes:
         set_ts: when the pusher was last set, by any device.
         position: the stream ordering up to which all is done.
-        last_success: when it last did something, and `failing_since` since when it fails.
+        last_success: when it last succeeded; `failing_since` says since when it has failed.
         throttled_until: until when mails about the event's room are held back.
     """
 
@@ -117,7 +117,7 @@ class PusherState:
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Facts:
-    """All that is known of one event for one user; `outcomes` is None where nothing is recorded."""
+    """All that is known of one event for one user; `outcomes` is None if nothing is recorded."""
 
     user_id: str
     event: Event
@@ -166,8 +166,8 @@ class Explanation:
 
     Attributes:
         facts: what is known.
-        not_recorded: why there may be no record; empty where there is one.
-        walks: for each pusher its walk, or None where nothing is recorded.
+        not_recorded: why there may be no record; empty if there is one.
+        walks: the walk of each pusher, or None if nothing is recorded.
     """
 
     facts: Facts
@@ -238,7 +238,7 @@ def _delivery(facts: Facts, pusher: PusherState, outcome: Outcome, now: int) -> 
     succeeded = pusher.last_success is not None and pusher.last_success >= event.received_ts
     if past and pusher.set_ts > event.received_ts:
         # Setting a pusher may change its tags and whether it is enabled, and moves its position
-        # to the present: what it did before is known only where it did nothing.
+        # to the present: what it did before is known only if it did nothing.
         if succeeded:
             return Delivery(State.UNKNOWN, Reason.SET_SINCE)
         reason = Reason.SET_SINCE if pusher.enabled else Reason.DISABLED
@@ -254,15 +254,15 @@ def _delivery(facts: Facts, pusher: PusherState, outcome: Outcome, now: int) -> 
 
 
 def _past(facts: Facts, pusher: PusherState, succeeded: bool, now: int) -> Delivery:
-    """Of an event to push, at a pusher that is past it."""
+    """The delivery of an event to push, at a pusher that is past it."""
     event, mails = facts.event, pusher.kind == "email"
-    if facts.read:  # Before it could be sent, or after.
+    if facts.read:  # Read before it could be sent, or afterwards.
         return Delivery(State.UNKNOWN, Reason.READ)
     if not succeeded:
         return Delivery(State.UNKNOWN, Reason.NO_SUCCESS_SINCE)
     if not mails and now - event.received_ts >= DAY_MS:
         return Delivery(State.UNKNOWN, Reason.MAY_HAVE_GIVEN_UP)
-    # A pusher of mails succeeds also where it has nothing to send.
+    # An e-mail pusher succeeds even if it has nothing to send.
     if not mails and pusher.position == event.stream_ordering:
         return Delivery(State.SENT, sent_ts=pusher.last_success)
     return Delivery(State.SENT, sent_by_ts=pusher.last_success)

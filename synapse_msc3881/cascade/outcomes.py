@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The outcome of an event's evaluation, as it rides inside Synapse's own row of push actions.
+"""The outcome of an event's evaluation, as it is stored inside Synapse's own row of push actions.
 
 A row of `event_push_actions` holds the actions of the user's matching `global` rule. For a user
-whose device scopes matter, one more element stands among them:
+whose device scopes matter, there is one more element among them:
 
     {"org.matrix.msc3837.outcomes": [
         ["hP5h0oXK", "0aFnHdeq", ["notify", {"set_tweak": "sound", "value": "siren"}]],
@@ -12,16 +12,16 @@ whose device scopes matter, one more element stands among them:
     ]}
 
 It lists each scope in which a rule matched: the scope, the rule, and the rule's actions. A number
-instead of these says that they are those of that entry. A text names the server-default rule that
+instead of these means that they are those of that entry. A text names the server-default rule that
 keeps the event quiet (specification 4), so that the scope counts as not matching. `global` is
-listed only where it matched silently; where it notifies, its actions are those of the row, and
-otherwise it did not match. A null instead of the list says that evaluating failed, and that every
+listed only if it matched silently; if it notifies, its actions are those of the row, and
+otherwise it did not match. A null instead of the list means that evaluating failed, and that every
 pusher of the user uses the `global` rules. Synapse's pushers ignore the element.
 
-The names of scopes and rules are texts that the user chose, and may outlive an erased user here
-for a day. So they are not stored: a `fingerprint` is, which is shorter too.
+The names of scopes and rules are texts that the user chose, and here they could outlive an erased
+user by a day. So a `fingerprint` is stored instead, which is shorter too.
 
-What the element takes is bounded: see `MAX_ACTIONS_BYTES`.
+The size of the element is bounded: see `MAX_ACTIONS_BYTES`.
 
 Pure code: nothing here knows Synapse.
 """
@@ -50,13 +50,13 @@ from synapse_msc3881.cascade.rulesets import to_json
 #: What marks our element, and what a row made only for a device scope starts with.
 MARK = "org.matrix.msc3837.outcomes"
 
-#: The element that says that evaluating failed.
+#: The element which says that evaluating failed.
 FAILED: Mapping[str, Any] = {MARK: None}
 
-#: What the actions of all scopes may take of a row, in bytes of JSON: as much as one rule of
-#: `global`. Those that no longer fit are stored as `notify`, with the sound "default" where they
-#: have a sound, and the highlight where they have that; what is silent stays silent. With 28 bytes
-#: for each scope, and some more for the rest, 20 scopes take less than 2 kB.
+#: The space in a row for the actions of all scopes, in bytes of JSON: as much as for one rule of
+#: `global`. Actions that no longer fit are stored as `notify`, with the sound "default" if they
+#: have a sound, and the highlight if they have one; what is silent stays silent. With 28 bytes
+#: per scope and a little for the rest, 20 scopes take less than 2 kB.
 MAX_ACTIONS_BYTES = 1024
 
 _FINGERPRINT_BYTES = 6
@@ -65,9 +65,9 @@ _MAX_FINGERPRINTS = 5000
 
 @functools.lru_cache(maxsize=_MAX_FINGERPRINTS)
 def fingerprint(name: str) -> str:
-    """What stands in a row for the name of a scope or of a rule: eight characters.
+    """Eight characters that stand in a row for the name of a scope or rule.
 
-    It tells the user's own apart, and does not show the name to who does not know it.
+    It tells a user's own apart, and does not reveal the name to anyone who does not know it.
     """
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     return urlsafe_b64encode(digest[:_FINGERPRINT_BYTES]).decode("ascii")
@@ -75,11 +75,11 @@ def fingerprint(name: str) -> str:
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Suppressed:
-    """A match that does not count, since a server-default rule keeps the event quiet.
+    """A match that does not count, because a server-default rule keeps the event quiet.
 
     Attributes:
-        by: that rule's id.
-        rule: the rule that matched in the scope; as in `Match`.
+        by: that rule's ID.
+        rule: the rule that matched in the scope, as in `Match`.
     """
 
     by: str
@@ -92,7 +92,7 @@ class Suppressed:
 
 
 def is_mark(action: object) -> bool:
-    """Whether an element of a row's actions is ours, and no user's tweak that looks like it."""
+    """Whether an element of a row's actions is ours, not a user's tweak that looks like it."""
     return isinstance(action, Mapping) and MARK in action and "set_tweak" not in action
 
 
@@ -111,7 +111,7 @@ def with_outcomes(
 
     Args:
         actions: what Synapse would store: the actions of the matching `global` rule.
-        outcomes: for each device scope with a match that match, and for "global" a silent one.
+        outcomes: the match of each device scope that has one, and a silent match of "global".
     """
     # Without `notify`, the tweaks of `global` mean nothing, and `highlight` would be counted.
     kept = actions if "notify" in actions else ()
@@ -148,7 +148,7 @@ class _Shared:
         else:
             said = list(outcome.actions)
             if not self._stored and _is_small(said):
-                self._left -= _SMALL_BYTES  # Nearly always; measuring would take longer.
+                self._left -= _SMALL_BYTES  # Nearly always so; measuring would take longer.
             elif said and said not in self._stored:
                 size = len(to_json(said))
                 if size > self._left:
@@ -160,8 +160,8 @@ class _Shared:
         return said if earlier is None else earlier
 
 
-#: What the JSON of small actions takes at most: three tweaks, each of two ASCII texts of up to 16
-#: characters, of which JSON may make six bytes each.
+#: The most that the JSON of small actions takes: three tweaks, each of two ASCII texts of up to 16
+#: characters, which JSON may turn into six bytes each.
 _SMALL_BYTES = 700
 _SMALL_ACTIONS = 3
 _SMALL_TEXT = 16
@@ -188,7 +188,7 @@ def _is_short(text: str) -> bool:
 
 
 def _in_short(match: Match) -> list[Action]:
-    """A rule's actions where there is no room for them."""
+    """A rule's actions when there is no room for them."""
     if not match.notifies:
         return []
     tweaks = {
@@ -208,9 +208,9 @@ def _in_short(match: Match) -> list[Action]:
 
 
 def sendable(actions: Sequence[Any]) -> list[Action]:
-    """The actions that a pusher can send: a tweak's name becomes a key of a JSON object.
+    """The actions that a pusher can send: a tweak's name becomes a key in a JSON object.
 
-    Rules with others were taken once, in device scopes too.
+    Rules with others were once accepted, in device scopes too.
     """
     return [
         action
@@ -222,14 +222,14 @@ def sendable(actions: Sequence[Any]) -> list[Action]:
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Outcomes:
-    """What a stored row says of the scopes of its user.
+    """What a stored row says about its user's scopes.
 
     Attributes:
         matches: the match of each scope that has one; ask `outcome_in`.
-        failed: whether every pusher uses the `global` rules, since evaluating failed.
+        failed: whether every pusher uses the `global` rules because evaluating failed.
         suppressed: the matches that do not count.
-        by_fingerprint: whether these go by the scopes' fingerprints, and name rules by theirs.
-            Rows of the first releases have the names.
+        by_fingerprint: whether these are keyed by the scopes' fingerprints, and name rules by
+        theirs. Rows of the first releases have the names.
     """
 
     matches: Mapping[str, Match]
@@ -239,14 +239,14 @@ class Outcomes:
 
     @classmethod
     def read(cls, actions: Actions, notif: bool) -> Outcomes:
-        """Read the actions of a row, our element among them or not.
+        """Read the actions of a row, with or without our element.
 
         Args:
             actions: the row's actions.
-            notif: whether the row is one that `global` made.
+            notif: whether the row is one that `global` caused.
 
         Raises:
-            ValueError: our element is not of the form above.
+            ValueError: our element does not have the form above.
         """
         found: dict[str, Match | Suppressed] = {}
         failed = by_fingerprint = False

@@ -72,7 +72,7 @@ def parse_tags(value: object, limit: int) -> tuple[str, ...]:
         The tags in the client's order, each once; `DEFAULT_TAGS` for an empty list.
 
     Raises:
-        InvalidProfileTagsError: it is no such list; the message says which limit it breaks.
+        InvalidProfileTagsError: it is not such a list; the message says which limit it breaks.
     """
     if not isinstance(value, list):
         raise InvalidProfileTagsError("must be a list of strings")
@@ -85,7 +85,7 @@ def parse_tags(value: object, limit: int) -> tuple[str, ...]:
 
 
 def listed_tags(value: object) -> tuple[str, ...] | None:
-    """A list of profile tags as it would be stored, whatever the limits; None for no such list."""
+    """A list of profile tags as it would be stored, ignoring the limits; None if it is not one."""
     if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
         return None
     return tuple(dict.fromkeys(value)) or DEFAULT_TAGS
@@ -93,7 +93,7 @@ def listed_tags(value: object) -> tuple[str, ...] | None:
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Match:
-    """The rule that matched an event in one scope: its actions, and its name where it is known."""
+    """The rule that matched an event in one scope: its actions, and its name if that is known."""
 
     actions: Actions
     rule: str | None = None
@@ -127,10 +127,10 @@ def walk(tags: Sequence[str], match_in: Callable[[str], Match | None]) -> Decisi
 
     Args:
         tags: the pusher's profile tags, in order.
-        match_in: the match of a scope, None where no rule in it matched the event.
+        match_in: the match of a scope; None if no rule in it matched the event.
 
     Returns:
-        The decision, or None where no scope that the pusher lists matched.
+        The decision, or None if no scope that the pusher lists matched.
     """
     for tag in tags:
         match = match_in(tag)

@@ -13,7 +13,7 @@ import attr
 KINDS: Mapping[str, int] = {"override": 5, "content": 4, "room": 3, "sender": 2, "underride": 1}
 
 
-#: Synapse's own parser goes no deeper into JSON, so no rule that the API took does.
+#: Synapse's own parser goes no deeper into JSON, so no rule that the API accepted does.
 MAX_DEPTH = 128
 
 #: How much of a bad row's name the log shows.
@@ -21,7 +21,7 @@ _MAX_SHOWN = 200
 
 
 class BadRowError(ValueError):
-    """A row of ours that holds what the module never writes; the message says which row it is."""
+    """A row of ours with something the module never writes; the message says which row it is."""
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -53,7 +53,7 @@ def read_rule(row: Sequence[Any]) -> DeviceRule:
     Its JSON is not parsed.
 
     Raises:
-        BadRowError: a value is not of its column's type, or no rules are of that kind.
+        BadRowError: a value does not have its column's type, or there is no such kind of rule.
     """
     tag, kind, rule_id, priority, conditions, actions, enabled = row
     # SQLite stores anything in any column.
@@ -70,25 +70,25 @@ def _where(tag: object, kind: object, rule_id: object) -> str:
 
 
 def to_json(value: object) -> str:
-    """JSON as Synapse writes it to its database: ASCII, and no space between.
+    """JSON as Synapse writes it to its database: in ASCII, without spaces.
 
     Raises:
-        ValueError: the value holds a number that JSON has not (infinity).
+        ValueError: the value contains a number that JSON does not have (infinity).
     """
     return _ENCODER.encode(value)
 
 
-# Made once: `json.dumps` would make one for each value.
+# Created once: `json.dumps` would create one for each value.
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def from_json(stored: str) -> Any:
-    """Read JSON from a row of ours, which somebody may have tampered with.
+    """Read JSON from a row of ours, which someone may have tampered with.
 
     Raises:
-        ValueError: it is no JSON, or holds what no client and no gateway could be sent: a number
-            that JSON has not, or half a character (Python alone would accept these); or it is
-            nested deeper than `MAX_DEPTH`.
+        ValueError: it is not JSON, or contains what could not be sent to any client or gateway: a
+        number that JSON does not have, or half a character (Python alone would accept these);
+        or it is nested deeper than `MAX_DEPTH`.
     """
     if not isinstance(stored, str):
         raise ValueError("it is no text")
@@ -121,7 +121,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-# Made once: `json.loads` would make one for each rule.
+# Created once: `json.loads` would create one for each rule.
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
@@ -129,7 +129,7 @@ def parse_actions(stored: str) -> list[Any]:
     """A rule's actions, from JSON.
 
     Raises:
-        ValueError, TypeError: it holds no list.
+        ValueError, TypeError: it is not a list.
     """
     actions = from_json(stored)
     if not isinstance(actions, list):
@@ -138,7 +138,7 @@ def parse_actions(stored: str) -> list[Any]:
 
 
 def by_priority(rules: Iterable[DeviceRule]) -> list[DeviceRule]:
-    """The rules in the order in which they are evaluated, for rules of one scope."""
+    """The rules of one scope, in the order in which they are evaluated."""
     return sorted(rules, key=lambda rule: (KINDS.get(rule.kind, 0), rule.priority), reverse=True)
 
 
@@ -161,7 +161,7 @@ def format_for_client(
 
     Args:
         rules: the user's device rules.
-        report_bad: called for a row that is no rule, which is left out.
+        report_bad: called for a row that is not a rule, which is left out.
 
     Returns:
         The ruleset of each scope that has a rule.

@@ -17,18 +17,19 @@ from synapse_msc3881.storage.pusher_tags import PusherKey
 #: How many rows one statement reads.
 BATCH = 100
 
-#: An http pusher keeps so many rows in memory, as many as Synapse asks for at once: a row takes a
-#: kilobyte, and when a gateway fails they wait for all pushers there. The others are read later.
+#: An http pusher keeps at most so many rows in memory, as many as Synapse asks for at once: a row
+#: takes a kilobyte, and when a gateway fails, all of its pushers keep theirs. The others are read
+#: later.
 MAX_WAITING = 20
 
-#: What was read within so many seconds, and not handed out yet, is taken to be there still.
+#: What was read within the last so many seconds, and not handed out yet, is assumed still to exist.
 FRESH_SECONDS = 0.5
 _LONG_AGO = float("-inf")
 
 
 @attr.s(auto_attribs=True, slots=True)
 class DecidedRow:
-    """A row that the pusher is to push.
+    """A row that the pusher should push.
 
     Attributes:
         row: what is stored.
@@ -42,7 +43,7 @@ class DecidedRow:
 
     @property
     def was_looked_for(self) -> bool:
-        """Whether it was found unread and there, to be handed out."""
+        """Whether it was found to exist and to be unread, ready to be handed out."""
         return self.read_at == _LONG_AGO
 
     @property
@@ -58,15 +59,16 @@ def count_pushed(decided: Sequence[Decided]) -> int:
 
 
 class Backlog:
-    """What one pusher with profile tags has decided to push and has not pushed yet.
+    """What one pusher with profile tags has decided to push but has not pushed yet.
 
-    Each row is walked over once: the cost of one more event does not grow with what was dropped
-    before, nor with how long a push has been waiting.
+    Each row is walked over once: the cost of one more event grows neither with what was dropped
+    before nor with how long a push has been waiting.
 
-    A row comes in one of two ways. `offer` takes those that were read for all users at once, as the
-    events were stored; what it drops costs the pusher nothing. `next` reads what was not offered:
-    from before the start, or what could not be taken then. No row is left between the two: all up
-    to `walked_to` were walked over, and an offer is taken only where it goes on from there.
+    A row arrives in one of two ways. `offer` takes those that were read for all users at once when
+    the events were stored; what it drops costs the pusher nothing. `next` reads what was not
+    offered: what is from before the start, or could not be taken at the time. No row is lost
+    between the two: all up to `walked_to` were walked over, and an offer is taken only if it
+    follows on from there.
     """
 
     # There is one for each pusher with profile tags.
@@ -100,24 +102,24 @@ class Backlog:
             tags: its profile tags.
             rows: reads what was decided for users.
             failures: where bad rows are reported.
-            metrics: where decisions are counted, each once.
+            metrics: counts each decision once.
             now: the time in seconds.
-            missed_to: up to where rows may have been offered before this one was there.
+            missed_to: up to where rows may have been offered before this backlog existed.
         """
         self._metrics = metrics
         self._missed_to = missed_to
-        # Whether rows are being read: up to where is not known yet.
+        # Whether rows are being read: how far is not known yet.
         self._is_reading = False
         self._key = key
         self._tags = tags
         self._rows = rows
         self._failures = failures
         self._now = now
-        # By rising stream ordering.
+        # By ascending stream ordering.
         self._waiting: list[DecidedRow] = []
         #: All rows up to this stream ordering were walked over.
         self.walked_to = 0
-        #: How many rows were dropped since the pusher's position was last written.
+        #: How many rows have been dropped since the pusher's position was last written.
         self.dropped = 0
 
     # --- Offered ---
@@ -126,13 +128,13 @@ class Backlog:
         """Take the user's rows of some new events, or leave them to `next`.
 
         Args:
-            rows: all that are up to `upto` and were not offered before; others may be among them.
+            rows: all up to `upto` that were not offered before; others may be among them.
             after: up to where the pusher has pushed.
             upto: the last stream ordering.
-            missed_to: up to where rows were offered to nobody.
+            missed_to: up to where rows were not offered to anyone.
 
         Returns:
-            Whether there is something to push, or to read, so that the pusher has to wake up.
+            Whether there is something to push or to read, so that the pusher must wake up.
         """
         self._forget(after)
         is_next = self.walked_to >= max(self._missed_to, missed_to)
@@ -148,10 +150,10 @@ class Backlog:
         return self._has_to_push()
 
     def miss(self, upto: int) -> bool:
-        """Take none of the rows of some new events: `next` is to read them.
+        """Take none of the rows of some new events: `next` will read them.
 
         Returns:
-            True: the pusher has to wake up.
+            True: the pusher must wake up.
         """
         self._missed_to = max(self._missed_to, upto)
         return True
@@ -171,16 +173,16 @@ class Backlog:
         return len(self._waiting) + count_pushed(decided) <= MAX_WAITING
 
     def _has_to_push(self) -> bool:
-        # Whatever waits: a pusher pushes 20 and sleeps until it is woken up again.
+        # Whatever is waiting: a pusher pushes 20 and sleeps until it is woken again.
         return bool(self._waiting)
 
     # --- Read ---
 
     async def next(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
-        """What to push now of a range of stream orderings, the first excluded.
+        """What to push now from a range of stream orderings, the first excluded.
 
         Returns:
-            The oldest rows to push that are neither read nor gone, by rising stream ordering.
+            The oldest rows to push that are neither read nor gone, by ascending stream ordering.
         """
         self._forget(after)
         while True:
@@ -193,19 +195,19 @@ class Backlog:
                 return self._waiting[:limit]
 
     def is_of_a_scope_alone(self, stream_ordering: int) -> bool:
-        """Whether a row that was handed out last is one that `global` has no part in."""
+        """Whether a row that was handed out last is there only for a device scope."""
         return any(
             waiting.ordering == stream_ordering and not waiting.row.notif
             for waiting in self._waiting
         )
 
     def _forget(self, upto: int) -> None:
-        """Forget what was pushed, or given up."""
+        """Forget what was pushed or given up."""
         self._waiting = [waiting for waiting in self._waiting if waiting.ordering > upto]
         self.walked_to = max(self.walked_to, upto)
 
     async def _walk_on(self, upto: int, most: int, *, with_received_ts: bool = False) -> None:
-        """Read some rows more, the oldest, and walk over them until `most` are waiting."""
+        """Read some more rows, the oldest, and walk over them until `most` are waiting."""
         self._is_reading = True
         try:
             rows = await self._rows.rows(
@@ -247,7 +249,7 @@ class Backlog:
             [waiting.row for waiting in asked],
             [waiting.row for waiting in old],
         )
-        for waiting in asked:  # The next time they will have waited.
+        for waiting in asked:  # By the next time they will have waited.
             waiting.read_at = _LONG_AGO
         dropped = {waiting.ordering for waiting in asked} - to_push
         self._waiting = [waiting for waiting in self._waiting if waiting.ordering not in dropped]

@@ -8,24 +8,24 @@ from typing import Any
 
 from synapse_msc3881.delivery.backlog import BATCH, Backlog, Decided, DecidedRow, count_pushed
 
-#: An e-mail pusher keeps so many rows in memory, the newest; it reads older ones again.
+#: An e-mail pusher keeps the newest rows in memory, at most so many; it reads older ones again.
 KEPT = 100
 
 
 class MailBacklog(Backlog):
     """The backlog of an e-mail pusher, which wants the newest rows.
 
-    What waits may do so for a day, so only the newest rows are kept. Where many of them were read
-    meanwhile, the older ones are read again, newest first.
+    Rows may wait for a day, so only the newest are kept. If the user has read many of these
+    meanwhile, older rows are fetched again, newest first.
     """
 
     __slots__ = ("_kept_from", "_walked_from")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # All rows to push from here to `walked_to` are kept; the former excluded, the latter not.
+        # All rows to push after this one, up to and including `walked_to`, are kept.
         self._kept_from: int | None = None
-        # All rows from here to `walked_to` were counted.
+        # All rows from here to `walked_to` have been counted.
         self._walked_from = 0
 
     def skip(self, after: int, upto: int) -> None:
@@ -43,24 +43,24 @@ class MailBacklog(Backlog):
     def _takes(self, decided: Sequence[Decided]) -> bool:
         if count_pushed(decided):
             return False  # It is read again, with the time at which it was received.
-        if self._kept_from is None:  # Nothing was before the first that is offered.
+        if self._kept_from is None:  # There was nothing before the first offer.
             self._kept_from = self._walked_from = self.walked_to
         return True
 
     def _has_to_push(self) -> bool:
-        return False  # What waits for its time has a timer.
+        return False  # What is waiting for its time has a timer.
 
     async def next(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
-        """What to mail now of a range of stream orderings, the first excluded.
+        """What to mail now from a range of stream orderings, the first excluded.
 
         Returns:
-            The newest rows to push that are neither read nor gone, by rising stream ordering.
+            The newest rows to push that are neither read nor gone, by ascending stream ordering.
         """
-        if self._kept_from is None:  # Nothing was walked over yet: begin at the newest.
+        if self._kept_from is None:  # Nothing has been walked over yet: begin at the newest.
             self._kept_from = self._walked_from = self.walked_to = upto
         self._forget(after)
         while True:
-            # Where there is nothing to mail, Synapse takes all to be done that came meanwhile, too.
+            # If there is nothing to mail, Synapse also takes what came meanwhile to be done.
             while self.walked_to < (newest := max(upto, self._missed_to)):
                 await self._walk_on(newest, BATCH + KEPT, with_received_ts=True)
                 if len(self._waiting) > KEPT:
@@ -73,7 +73,7 @@ class MailBacklog(Backlog):
                 return self._waiting[-limit:]
 
     async def _walk_back(self, after: int, upto: int) -> int:
-        """Walk over some older rows; returns up to where rows were not."""
+        """Walk over some older rows; returns up to where rows were not walked over."""
         rows = await self._rows.rows(
             self._key.user_id, after, upto, BATCH, newest_first=True, with_received_ts=True
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Where pushers stand that drop what they find: written now and then, and before the end.
+"""The positions of pushers that drop everything: written now and then, and at shutdown.
 
-Synapse writes a pusher's position as it pushes. One that drops everything never gets there, and at
-a restart would begin far behind.
+Synapse writes a pusher's position as it pushes. One that drops everything never gets that far, and
+would begin far behind after a restart.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from synapse_msc3881.storage.pusher_tags import PusherKey
 if TYPE_CHECKING:
     from synapse.server import HomeServer
 
-#: After so many dropped rows a position is written. A restart walks over fewer than that again.
+#: A position is written after so many dropped rows. A restart walks over fewer than that again.
 ROWS_PER_POSITION = 1000
 
-# The pushers of a room come there together: one transaction for them.
+# The pushers of a room get there together: one transaction for them all.
 _DELAY_MS = 1000
 _BATCH = 500
 
-# At the end of the process, so many are written: whoever stops a server waits for it.
+# At most so many are written at shutdown: whoever stops the server has to wait for it.
 _MOST_AT_THE_END = 50_000
 
 
@@ -43,7 +43,7 @@ class Positions:
         seams.before_shutdown(hs, "msc3881_write_positions", self.write_all)
 
     def note(self, pusher: seams.Pusher, backlog: Backlog) -> None:
-        """Have a pusher's position written soon, if it dropped enough since the last time."""
+        """Have a pusher's position written soon, if it has dropped enough since the last time."""
         if backlog.dropped < ROWS_PER_POSITION or pusher in self._due:
             return
         if not self._due:
@@ -53,7 +53,7 @@ class Positions:
         self._due[pusher] = backlog
 
     async def write_all(self) -> None:
-        """Write the positions of all running pushers that dropped something."""
+        """Write the positions of all running pushers that have dropped something."""
         dropped = [
             (pusher, backlog)
             for pusher in seams.all_running_pushers(self._hs)
@@ -80,7 +80,7 @@ class Positions:
             backlog.dropped = 0
         await self._store.move(positions)
         for (pusher, _), position in zip(batch, positions, strict=True):
-            # It may have pushed meanwhile.
+            # The pusher may have pushed meanwhile.
             pusher.last_stream_ordering = max(pusher.last_stream_ordering, position.reached)
 
     def _is_running(self, pusher: seams.Pusher) -> bool:

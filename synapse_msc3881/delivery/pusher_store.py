@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a pusher with profile tags sees of the database (specification 5).
 
-A pusher of Synapse reaches the database through its `store` attribute. `PusherStore` stands there
-for a pusher with profile tags: it answers what there is to push, by walking the tags over each
-stored outcome.
+Synapse's pushers reach the database through their `store` attribute. For a pusher with profile
+tags, that is a `PusherStore`: it says what there is to push, by walking the tags over each stored
+outcome.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PusherStore:
             store: Synapse's store.
             pusher: whose store this becomes.
             backlog: decides what to push.
-            note_position: called where the pusher found nothing to push.
+            note_position: called if the pusher found nothing to push.
         """
         self._store = store
         self._pusher = pusher
@@ -49,7 +49,7 @@ class PusherStore:
         max_stream_ordering: int,
         limit: int = 20,
     ) -> list[seams.HttpPushAction]:
-        """What an http pusher has to push, oldest first."""
+        """What an http pusher should push, oldest first."""
         waiting = await self.backlog.next(min_stream_ordering, max_stream_ordering, limit)
         if not waiting:
             self._note_position(self._pusher, self.backlog)
@@ -70,7 +70,7 @@ class PusherStore:
         max_stream_ordering: int,
         limit: int = 20,
     ) -> list[seams.EmailPushAction]:
-        """What an email pusher has to push, newest first."""
+        """What an e-mail pusher should push, newest first."""
         waiting = await self.backlog.next(min_stream_ordering, max_stream_ordering, limit)
         waiting = sorted(waiting, key=lambda decided: decided.row.received_ts or 0, reverse=True)
         return [
@@ -92,9 +92,9 @@ class PusherStore:
         last_stream_ordering: int,
         last_success: int,
     ) -> bool:
-        """Write that all up to here is pushed."""
+        """Record that everything up to here has been pushed."""
         if self.backlog.is_of_a_scope_alone(last_stream_ordering):
-            # The count is as before. Without this the next receipt would say so to nobody, and the
+            # The count has not changed. Without this the next receipt would send no badge, and the
             # notification would stay on the phone.
             seams.forget_badge(self._pusher)
         still_exists: bool = await self._store.update_pusher_last_stream_ordering_and_success(

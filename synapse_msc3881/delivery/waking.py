@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Whose pushers wake up when events were stored, or when a pusher starts (specification 5).
+"""Whose pushers wake up when events have been stored, or when a pusher starts (specification 5).
 
-Synapse asks for each batch of new events whose pushers to wake up, in one statement. Ours brings
-the rows as well, and the running pushers of each user walk their tags over them at once, in memory:
-who pushes nothing is not woken up, and whoever is woken up has the row already.
+For each batch of new events, Synapse asks in one statement whose pushers to wake. Ours brings the
+rows as well, and each user's running pushers walk their tags over them at once, in memory: a pusher
+that pushes nothing is not woken, and one that is woken already has the row.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from synapse_msc3881.storage.push_actions import PushActionRow, PushActionStore,
 if TYPE_CHECKING:
     from synapse.server import HomeServer
 
-#: Of more rows than this at once only the users are asked for, and the pushers read their own.
+#: With more rows than this at once, only the users are asked for, and the pushers read their own.
 MAX_ROWS = 10_000
 
 
 class Waking:
-    """The module's part in waking up the pushers of one homeserver."""
+    """The module's part in waking the pushers of one homeserver."""
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class Waking:
             hs: the homeserver.
             scopes: knows whose pushers have profile tags.
             push_actions: what was decided for users.
-            positions: writes where pushers stand that are not woken up.
-            failures: where pushers are reported that cannot take what they are offered.
+            positions: writes the positions of pushers that are not woken.
+            failures: where to report pushers that cannot take what they are offered.
         """
         self._hs = hs
         self._scopes = scopes
@@ -51,7 +51,7 @@ class Waking:
         self._positions = positions
         self._failures = failures
         self._first_look = FirstLook(push_actions)
-        # The questions under way, the earliest first, each by its last stream ordering.
+        # The questions in progress, the earliest first, each by its last stream ordering.
         self._asked: list[_Question] = []
         # Up to here, users were told whom it concerned.
         self._answered_to = 0
@@ -64,11 +64,11 @@ class Waking:
         min_stream_ordering: int,
         max_stream_ordering: int,
     ) -> Iterable[str]:
-        """Wrap the question whose pushers to wake up."""
+        """Wrap the question of whose pushers to wake."""
         if not self._scopes.users:
             self._missed_to = max(self._missed_to, max_stream_ordering)
             return await native(min_stream_ordering, max_stream_ordering)
-        # Synapse asks about the last event of the time before once more.
+        # Synapse asks again about the last event of the previous time.
         after = min_stream_ordering - (min_stream_ordering > self._answered_to)
         question = _Question()
         self._asked.append(question)
@@ -108,14 +108,14 @@ class Waking:
             return [user_id for user_id in users if self._miss(user_id, upto)]
         by_user = _by_user(rows)
         if self._asked[0] is not question:
-            # The rows of an earlier one are not known yet, so these would not be the next ones.
+            # The rows of an earlier question are not known yet, so these would not follow on.
             return [user_id for user_id in by_user if self._miss(user_id, upto)]
         return [
             user_id for user_id, of_user in by_user.items() if self._offer(user_id, of_user, upto)
         ]
 
     def _offer(self, user_id: str, user_rows: Sequence[UserRow], upto: int) -> bool:
-        """Offer a user's rows to the running pushers; returns whether any has to wake up."""
+        """Offer a user's rows to the running pushers; returns whether any of them must wake up."""
         pushers = seams.running_pushers(self._hs, user_id)
         if not pushers:
             return False
@@ -129,7 +129,7 @@ class Waking:
             try:
                 offered = backlog.offer(rows, pusher.last_stream_ordering, upto, self._missed_to)
                 self._positions.note(pusher, backlog)
-            except Exception as error:  # noqa: BLE001 - it must not keep others' pushers asleep
+            except Exception as error:  # noqa: BLE001 - it must not keep other pushers asleep
                 self._failures.report(Fallback.OFFER, user_id, error)
                 offered = backlog.miss(upto)
             wakes = offered or wakes
@@ -154,4 +154,4 @@ def _by_user(rows: Sequence[UserRow]) -> Mapping[str, Sequence[UserRow]]:
 
 
 class _Question:
-    """Stands for one question whose pushers to wake up."""
+    """Stands for one question of whose pushers to wake."""
