@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Commands for admins: `python -m synapse_msc3881 …`. Each changes nothing."""
+"""The commands for admins: `python -m synapse_msc3881 …`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The arguments that the commands share. Needs nothing of Synapse, so that `check` always runs."""
+"""Arguments that the commands share. Does not need Synapse, so that `check` always runs."""
 
 import argparse
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """`check`: the admin's first aid. It looks at everything and changes nothing.
 
-What needs Synapse's internals is imported late: this has to run where they do not fit, and say
-what does not.
+Whatever needs Synapse's internals is imported late: this must run even if they do not fit, and say
+which of them do not.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check a deployment and show what was found.
 
     Returns:
-        0 where there is no problem, else 1.
+        0 if there is no problem, otherwise 1.
     """
     from synapse_msc3881.admin.report import as_json, show  # noqa: PLC0415
     from synapse_msc3881.admin.table import Screen, ScreenGoneError  # noqa: PLC0415
@@ -87,11 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(config: list[str], workers: list[str]) -> Report:
-    """Look at everything.
+    """Check everything.
 
     Args:
-        config: what the main process is started with, or the one process to look at.
-        workers: files of workers, or directories of them.
+        config: what the main process, or the one process to check, is started with.
+        workers: the files of workers, or directories of them.
     """
     from synapse_msc3881.admin.report import Report, problem  # noqa: PLC0415
 
@@ -108,7 +108,7 @@ def examine(config: list[str], workers: list[str]) -> Report:
         _examine_seams(report)
         _examine_deployment(report, config, workers)
     except ImportError as error:
-        # Of `seams` and what imports it. The message names what is missing.
+        # From `seams` or something that imports it. The message names what is missing.
         report.findings.append(
             problem("Synapse", str(error), "Nothing else could be checked without it.")
         )
@@ -131,7 +131,7 @@ def _examine_seams(report: Report) -> None:
 def _compared(
     report: Report, seams: Sequence[Declared], statuses: Sequence[SeamStatus]
 ) -> Iterator[SeamStatus]:
-    """List the seams in the report; gives those that are not as they should be."""
+    """List the seams in the report; returns those that are not as they should be."""
     from synapse_msc3881.admin.report import SeamReport  # noqa: PLC0415
 
     found = {status.seam: status for status in statuses}
@@ -215,10 +215,10 @@ def _judge_version(report: Report) -> None:
 
 
 def _judge_place(report: Report) -> None:
-    """Find out whether Synapse would find this package too, or only who stands beside it."""
+    """Find out whether Synapse would find this package too, or only we do, in this directory."""
     from synapse_msc3881.admin.report import problem  # noqa: PLC0415
 
-    # `python -m` looks first into the directory that it is run in.
+    # `python -m` looks first in the directory that it is run in.
     path = sys.path if getattr(sys.flags, "safe_path", False) else sys.path[1:]
     if PathFinder.find_spec("synapse_msc3881", path) is None:
         report.findings.append(
@@ -232,6 +232,6 @@ def _judge_place(report: Report) -> None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The first numbers of a version, to compare it; empty where there are none."""
+    """The first numbers of a version, for comparing it; empty if there are none."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, found[0].split("."))) if found else ()

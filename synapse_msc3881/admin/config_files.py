@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Reads a config file to say what is wrong with it, which Synapse's own reader does not."""
+"""Reads a config file and says what is wrong with it, which Synapse's own reader does not."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class ConfigFile:
     """One YAML file, read.
 
     Attributes:
-        path: as it was named.
+        path: as it was given.
         options: its top-level options.
-        modules_lines: the lines on which a top-level `modules` stands. YAML that names an option
-            twice is read as if the first were not there.
+        modules_lines: the lines with a top-level `modules`. If a YAML file has an option twice,
+            the first one is ignored.
     """
 
     path: str
@@ -31,7 +31,7 @@ class ConfigFile:
 
 
 class UnreadableError(Exception):
-    """A file cannot be read as YAML; the message is for a human."""
+    """A file cannot be read as YAML; the message is for people."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ def read_config_file(name: str) -> ConfigFile:
     """Read one file.
 
     Raises:
-        UnreadableError: it is not there, or Synapse could not read it.
+        UnreadableError: it does not exist, or Synapse could not read it.
     """
     try:
         text = Path(name).read_text()
@@ -61,7 +61,7 @@ def read_config_file(name: str) -> ConfigFile:
     except yaml.YAMLError as error:
         raise UnreadableError(_describe(error), "Synapse does not start with this.") from None
     if options is None:
-        # Synapse passes over it: often all of it is a comment.
+        # Synapse skips such a file: often all of it is commented out.
         return ConfigFile(name, {})
     if not isinstance(options, Mapping) or not isinstance(root, yaml.MappingNode):
         raise UnreadableError("it does not hold options, but something else; Synapse ignores it")
@@ -70,7 +70,7 @@ def read_config_file(name: str) -> ConfigFile:
 
 
 def _describe(error: yaml.YAMLError) -> str:
-    """What is wrong, without the text of the file, which may be a secret."""
+    """What is wrong, without quoting the file, which may contain secrets."""
     mark = getattr(error, "problem_mark", None)
     what = re.sub(r"(['\"]).{2,}\1", "'…'", str(getattr(error, "problem", None) or "unreadable"))
     where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -79,6 +79,6 @@ def _describe(error: yaml.YAMLError) -> str:
 
 @contextlib.contextmanager
 def printing_nothing() -> Iterator[None]:
-    """Keep what Synapse prints off the output: the names of files that it passes over."""
+    """Keep what Synapse prints out of the output: the names of files that it skips."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Looks into the database, and changes nothing in it or beside it."""
+"""Looks into the database, without changing anything in it or beside it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from synapse_msc3881.storage.migrations import (
     schema_files,
 )
 
-#: Seconds that the database has, to connect and for each statement.
+#: The seconds that the database gets to connect, and for each statement.
 PATIENCE = 10
-# Whatever else hangs: a name server, a connection that nobody answers.
+# For whatever else may hang: a name server, a connection that nobody answers.
 _GIVE_UP = 2 * PATIENCE
 
 _SQLITE_WAL = 2
@@ -40,7 +40,7 @@ Read = Callable[[Any, Any], T]
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class _Contents:
-    """What is in the database; `schema` is None before Synapse's first start on it."""
+    """What is in the database; `schema` is None before Synapse first starts on it."""
 
     schema: frozenset[str] | None
     tables: tuple[str, ...]
@@ -48,11 +48,11 @@ class _Contents:
 
 
 class _NothingThereError(Exception):
-    """There is no database yet, which is as it should be before the first start."""
+    """There is no database yet, which is right before the first start."""
 
 
 class CannotReadError(Exception):
-    """The database cannot be read now; with a message and what to do."""
+    """The database cannot be read at present; has a message, and what to do."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -69,8 +69,8 @@ def look(
         secrets: what must not be shown.
 
     Returns:
-        What is there, what is wrong with it, and how Synapse's tables compare; nothing of the
-        last where they are not there yet. Comes back within `_GIVE_UP` seconds.
+        What is there, what is wrong with it, and how Synapse's tables compare, unless they do not
+        exist yet. Returns within `_GIVE_UP` seconds.
     """
     options = database.get("args") or {}
     read: Callable[[], _Contents]
@@ -102,7 +102,7 @@ def look(
 
 
 def read_only(database: Mapping[str, Any], secrets: Secrets, read: Read[T]) -> T:
-    """Read something from a database that there has to be, and change nothing.
+    """Read something from a database that must exist, without changing anything.
 
     Args:
         database: the section of Synapse's config.
@@ -133,14 +133,14 @@ def read_only(database: Mapping[str, Any], secrets: Secrets, read: Read[T]) -> T
 
 
 def make_tables(database: Mapping[str, Any], secrets: Secrets) -> tuple[str, list[str]]:
-    """Make the module's tables in a PostgreSQL database that Synapse does not use yet.
+    """Create the module's tables in a PostgreSQL database that Synapse does not use yet.
 
     Args:
         database: the section of Synapse's config.
         secrets: what must not be shown.
 
     Returns:
-        Which database it is, and the tables that were not there before.
+        Which database it is, and the tables that did not exist before.
 
     Raises:
         CannotReadError: it cannot be written to within `_GIVE_UP` seconds.
@@ -173,7 +173,7 @@ def make_tables(database: Mapping[str, Any], secrets: Secrets) -> tuple[str, lis
 
 
 def _judge(where: str, contents: _Contents) -> list[Finding]:
-    """Compare what is there with what this release makes and reads."""
+    """Compare what is there with what this release creates and reads."""
     if contents.schema is None:
         return [note(where, "Synapse has not made its tables yet; the first start does")]
     if newer := newer_than_this(contents.schema):
@@ -216,7 +216,7 @@ def _within(seconds: float, read: Callable[[], T]) -> T:
         except Exception as error:  # noqa: BLE001  # passed on
             errors.append(error)
 
-    # A daemon: a hanging one does not keep the process from ending.
+    # A daemon: if it hangs, it does not keep the process from ending.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -239,7 +239,7 @@ def _read_contents(cursor: Any, engine: Any) -> _Contents:
 
 
 def _describe_postgres(options: Mapping[str, Any]) -> str:
-    """Which database, without its password. A DSN may hold that, so it is not shown."""
+    """Which database, without its password. A DSN may contain that, so it is not shown."""
     name = options.get("dbname") or options.get("database")
     parts = [
         f"database {name}" if name else "database of a DSN" if "dsn" in options else "database"
@@ -262,7 +262,7 @@ def _with_postgres(database: Mapping[str, Any], do: Read[T], *, readonly: bool) 
             f"its driver is not installed: {error}",
             "Install psycopg2 into this environment, or run this in that of Synapse.",
         ) from None
-    # As Synapse connects: what begins with `cp_` is for its pool of connections.
+    # As Synapse connects: whatever begins with `cp_` is for its connection pool.
     options = {
         name: value
         for name, value in (database.get("args") or {}).items()
@@ -304,11 +304,11 @@ def _read_sqlite(database: Mapping[str, Any], path: str, read: Read[T]) -> T:
 
 
 def _sqlite_mode(file: Path) -> str:
-    """How to open the file without making another one beside it."""
+    """How to open the file without creating another one beside it."""
     with file.open("rb") as stream:
         header = stream.read(20)
     in_wal_mode = header[18:20] == bytes([_SQLITE_WAL, _SQLITE_WAL])
-    # In this mode SQLite makes two files beside it even for a reader, where nobody has it open.
+    # In this mode SQLite creates two files beside it even for a reader, if nobody has it open.
     if in_wal_mode and not file.with_name(f"{file.name}-wal").exists():
         return "mode=ro&immutable=1"
     return "mode=ro"

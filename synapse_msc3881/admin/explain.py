@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`explain`: why a user's devices rang for an event, or did not. Reads the database, no more.
+"""`explain`: why a user's devices rang for an event, or did not. Only reads the database.
 
-The same as the user's own endpoint tells (`rest/explain.py`), also of events that the user may
-not see.
+Says the same as the user's own endpoint (`rest/explain.py`), and also explains events that the user
+may not see.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Explain one event.
 
     Returns:
-        0 where it was explained, else 1.
+        0 if it was explained, otherwise 1.
     """
     try:
         facts = _read(arguments.config, arguments.user, arguments.event)
@@ -184,7 +184,7 @@ def _read(paths: Sequence[str], user_id: str, event_id: str) -> Facts:
         placed.execute("SELECT 1 FROM users WHERE name = ?", (user_id,))
         if placed.fetchone() is None:
             return f"There is no user {user_id} on this server."
-        # What cannot be read is told in the explanation.
+        # The explanation says what cannot be read.
         facts = read_facts(placed, user_id, event_id, lambda _: None)
         return facts or f"There is no event {event_id} in the database."
 
@@ -293,7 +293,7 @@ def _time(milliseconds: int) -> str:
 
 
 def _short(pushkey: str) -> str:
-    """Enough of a pushkey to tell it from others: who has all of it may push to the device."""
+    """Enough of a pushkey to recognise it: with all of it, one could push to the device."""
     shown = _plain(pushkey)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
@@ -302,7 +302,7 @@ _SHOWN = 12
 
 
 def _plain(text: str) -> str:
-    """A text that users chose, without what a terminal would take for a command."""
+    """A text chosen by users, without anything that a terminal would take for a command."""
     return "".join(
         repr(character)[1:-1] if unicodedata.category(character).startswith("C") else character
         for character in text

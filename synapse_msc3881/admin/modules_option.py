@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Reads `modules` of a process, and finds what admins get wrong there most.
+"""Reads a process's `modules`, and finds what admins most often get wrong there.
 
-Synapse's own message for these is about YAML, or there is none at all: an option that stands beside
-`module:` is silently without effect.
+Synapse's own message for these is about YAML, or there is none at all: an option beside `module:`
+silently has no effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from synapse_msc3881.admin.report import Finding, problem
 from synapse_msc3881.config import OPTIONS
 from synapse_msc3881.seams import process_config
 
-#: What admins write for `module:`.
+#: What admins write instead of `module:`.
 MODULE = "synapse_msc3881.PusherControl"
 
 ENTRY = f"""\
@@ -29,10 +29,10 @@ modules:
   - module: {MODULE}
     config: {{}}"""
 
-# Under these names Synapse finds the module.
+# The names under which Synapse finds the module.
 _OURS = re.compile(r"synapse_msc3881(\.\w+)*\.")
 
-# How alike a name has to be to be meant for ours, from 0 to 1.
+# How similar a name must be to count as meant for ours, from 0 to 1.
 _ALIKE = 0.75
 
 _DOES_NOT_START = "Synapse does not start with this"
@@ -40,12 +40,12 @@ _DOES_NOT_START = "Synapse does not start with this"
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class ModulesOption:
-    """What `modules` says of our module.
+    """What `modules` says about our module.
 
     Attributes:
         entries: the module's entries, each with its place in the list.
         findings: what is wrong with them, and with what was meant to be one.
-        meant: whether somebody has tried to add the module.
+        meant: whether someone has tried to add the module.
     """
 
     entries: Sequence[tuple[int, Mapping[str, Any]]]
@@ -57,10 +57,10 @@ class ModulesOption:
 
 
 def read_modules(files: Sequence[ConfigFile]) -> ModulesOption:
-    """Read `modules` as the process does that is started with these files.
+    """Read `modules` as a process started with these files does.
 
     Args:
-        files: in their order; the last that has `modules` counts, as for all of Synapse's options.
+        files: in order; the last one with `modules` counts, as for all of Synapse's options.
     """
     having = [file for file in files if "modules" in file.options]
     findings = list(_stray_options(files))
@@ -127,7 +127,7 @@ def _expected_mapping(index: int) -> str:
 
 
 def _is_like_ours(name: object) -> bool:
-    """Whether a name is ours, or one that somebody meant for ours."""
+    """Whether a name is ours, or was meant to be."""
     if not isinstance(name, str):
         return False
     package, _, rest = MODULE.partition(".")
@@ -144,7 +144,7 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _import_error(name: Any) -> str | None:
-    """What Synapse says when it imports this; None where the package is there."""
+    """What Synapse says when it imports this; None if the package is there."""
     if "." not in name:
         return "ValueError: not enough values to unpack (expected 2, got 1)"
     package = name.partition(".")[0]
@@ -177,7 +177,7 @@ def _is_empty(entry: Mapping[str, Any]) -> bool:
 
 
 def _stray_options(files: Sequence[ConfigFile]) -> Iterator[Finding]:
-    """Options of ours at the top of a file, as where `config:` begins at the first column."""
+    """Options of ours at the top level of a file, as when `config:` begins at the first column."""
     for file in files:
         config = file.options.get("config")
         stray = ["`keep_omitted`"] if "keep_omitted" in file.options else []
@@ -196,7 +196,7 @@ def _stray_options(files: Sequence[ConfigFile]) -> Iterator[Finding]:
 
 
 def _displaced(having: Sequence[ConfigFile]) -> Iterator[Finding]:
-    """Other modules that our file's `modules` replaces: Synapse does not join the lists."""
+    """Other modules that our file's `modules` replaces: Synapse does not merge the lists."""
     file = having[-1]
     kept = set(_names(file))
     for earlier in having[:-1]:

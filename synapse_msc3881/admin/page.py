@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`page`: writes the users' page for another web server than Synapse."""
+"""`page`: writes the users' page for a web server other than Synapse."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the page.
 
     Returns:
-        0 where it was written, else 1.
+        0 if it was written, otherwise 1.
     """
     homeserver: str = arguments.homeserver
     try:
@@ -111,7 +111,7 @@ def _oauth_origins(arguments: argparse.Namespace) -> frozenset[str]:
 
 
 def _ask(url: str) -> Mapping[str, Any] | None:
-    """The metadata at a URL; None where the homeserver has none."""
+    """The metadata at a URL; None if the homeserver has none."""
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
             metadata = json.loads(answer.read(_MAX_BYTES))

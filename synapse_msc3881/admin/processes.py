@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which processes the configuration files make, and whether each has the module."""
+"""The processes that the config files describe, and whether each has the module."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from synapse_msc3881.seams import process_config
 
 _MAIN = "master"
 
-# What does not work in a process without the module, by what it does.
+# What does not work in a process without the module, by the process's duties.
 _PUSHERS, _RULES, _PERSISTS, _PUSHES, _CLIENTS, _FEDERATION = (
     "writes pushers and their profile tags",
     "writes push rules",
@@ -45,7 +45,7 @@ _WITHOUT: Mapping[str, str] = {
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Process:
-    """One process: its report, its config where Synapse takes it, and the module's options."""
+    """One process: its report, its config if Synapse accepts it, and the module's options."""
 
     report: ProcessReport
     config: process_config.ProcessConfig | None = None
@@ -56,8 +56,8 @@ class Deployment:
     """Reads the processes of one deployment.
 
     Attributes:
-        processes: what was read so far.
-        findings: what was found so far.
+        processes: what has been read so far.
+        findings: what has been found so far.
     """
 
     def __init__(self, secrets: Secrets) -> None:
@@ -67,15 +67,15 @@ class Deployment:
         self._read: dict[str, ConfigFile | None] = {}
 
     def add(self, paths: Sequence[str]) -> None:
-        """Read the process that is started with ``-c`` and each of the paths."""
+        """Read the process that is started with ``-c`` for each of the paths."""
         self._add(self._find_files(paths))
 
     def add_workers(self, paths: Sequence[str], shared: Sequence[str]) -> None:
-        """Read further processes, each of which has a file of its own.
+        """Read more processes, each of which has its own file.
 
         Args:
-            paths: files, or directories of them. A file with a `server_name` is the whole config
-                of its process.
+            paths: files, or directories of them. A file with a `server_name` is its process's whole
+                config.
             shared: what each process is started with before its own file.
         """
         shared_files = self._find_files(shared)
@@ -102,7 +102,7 @@ class Deployment:
                     self._say(note(name, "passed over: it has no `worker_app`"))
 
     def finish(self) -> None:
-        """Look at all processes together."""
+        """Check all processes together."""
         self._find_unread()
         self._find_differences()
         for finding in find_without_module(list(self._read)):
@@ -114,7 +114,7 @@ class Deployment:
         files = [self._read_file(name) for name in names]
         read = [file for file in files if file is not None]
         if not names or len(read) < len(names):
-            # What is wrong was said.
+            # What is wrong has already been said.
             self.processes.append(Process(ProcessReport("?", names, "unknown", (), own_file)))
             return
         config = self._parse(names)
@@ -189,7 +189,7 @@ class Deployment:
         return files
 
     def _read_file(self, name: str) -> ConfigFile | None:
-        """Read a file once; None where it cannot be, which is then said."""
+        """Read a file once; None if that fails, which is then reported."""
         if name not in self._read:
             try:
                 self._read[name] = read_config_file(name)
@@ -218,7 +218,7 @@ class Deployment:
     # All processes
 
     def _find_unread(self) -> None:
-        """Name the processes that the config speaks of and whose own file was not given."""
+        """Name the processes that the config mentions but whose own file was not given."""
         read = {process.config.name for process in self.processes if process.config is not None}
         spoken_of: dict[str, str] = {}
         for process in self.processes:
@@ -226,7 +226,7 @@ class Deployment:
                 for option, names in _named_processes(process.config):
                     for name in names:
                         spoken_of.setdefault(name, option)
-        # Whoever asks about one worker alone knows that there is a main process.
+        # Whoever asks about a single worker knows that there is a main process.
         missing = {
             name: option for name, option in spoken_of.items() if name not in read and name != _MAIN
         }
@@ -241,7 +241,7 @@ class Deployment:
             )
 
     def _find_differences(self) -> None:
-        """Compare what has to be the same in all processes."""
+        """Compare what must be the same in all processes."""
         self._compare("other options of the module", lambda process: process.options)
         self._compare(
             "another database",
@@ -273,7 +273,7 @@ def _name(instance: str) -> str:
 
 
 def _raw_name(files: Sequence[ConfigFile]) -> str:
-    """The name of a process whose config Synapse does not take."""
+    """The name of a process whose config Synapse does not accept."""
     options: dict[str, Any] = {}
     for file in files:
         options.update(file.options)
@@ -305,7 +305,7 @@ def _named_processes(config: process_config.ProcessConfig) -> Iterator[tuple[str
     yield "stream_writers.push_rules", config.push_rules_writers
     yield "stream_writers.events", config.event_persisters
     yield "pusher_instances", config.pusher_instances
-    # The main process has two names.
+    # The main process goes by two names.
     yield "instance_map", [name for name in config.instances if name != "main"]
 
 
@@ -334,7 +334,7 @@ def _lacks_module(name: str, files: Sequence[ConfigFile], duties: Sequence[str])
 
 
 def _identity(database: Mapping[str, Any] | None) -> object:
-    """What makes a database the same as another one; not how many connections to it there are."""
+    """What identifies a database; not, for example, how many connections there are to it."""
     if database is None:
         return None
     options = database.get("args") or {}

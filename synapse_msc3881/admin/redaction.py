@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Keeps secrets of the config out of what is shown, whatever message quotes them."""
+"""Keeps the config's secrets out of what is shown, whichever message quotes them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _SECRET_OPTION = re.compile(
     r"(secret|passw|token|pepper|dsn|credential|_key$|^key$)(?!.*_(path|file|lifetime)$)",
     re.IGNORECASE,
 )
-# What is shorter would take ordinary words out of the messages.
+# Anything shorter would remove ordinary words from the messages.
 _SHORTEST = 4
 _HIDDEN = "(secret)"
 
 
 @attr.s(auto_attribs=True, slots=True)
 class Secrets:
-    """The secrets that were seen so far."""
+    """The secrets seen so far."""
 
     _values: set[str] = attr.ib(factory=set, repr=False)
 
     def see(self, config: Mapping[Any, Any]) -> None:
-        """Remember what options with the name of a secret hold, at any depth."""
+        """Remember the values of options that are named like a secret, at any depth."""
         self._values.update(
             value for value in _secrets_in(config, secret=False) if len(value) >= _SHORTEST
         )
 
     def hide(self, text: str) -> str:
-        """The text without them; longer ones go first, as one may hold another."""
+        """The text without them; longer ones go first, as one may contain another."""
         for value in sorted(self._values, key=len, reverse=True):
             text = text.replace(value, _HIDDEN)
         return text

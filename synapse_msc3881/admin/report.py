@@ -21,8 +21,8 @@ class Finding:
 
     Attributes:
         severity: `PROBLEM`: the module does not do what it should, or Synapse does not start.
-            `NOTE`: all is well as far as could be seen.
-        where: what it is about, such as a file or a process.
+            `NOTE`: all is well as far as can be seen.
+        where: what it is about, for example a file or a process.
         what: what was found.
         remedy: what to do about it.
     """
@@ -47,10 +47,10 @@ class SeamReport:
 
     Attributes:
         where: its place.
-        since: the oldest version of Synapse that it is known of.
-        relies_on: what the module does with it and needs of it.
-        state: "ok", "bad", or "startup": it only exists in a running Synapse, where the module
-            looks at it at startup.
+        since: the oldest version of Synapse for which it is known to hold.
+        relies_on: what the module does with it and needs from it.
+        state: "ok", "bad", or "startup": it exists only in a running Synapse, where the module
+            checks it at startup.
         problem: what is wrong with it.
     """
 
@@ -71,9 +71,9 @@ class ProcessReport:
         module: "yes", "no", "bad" (its entry would stop the process) or "unknown".
         duties: what it does that concerns the module.
         own_file: for a worker, the file that comes after those that all processes read.
-        page: where it serves the users' page: its listeners, such as "port 8008"; empty where it
-            does not.
-        page_url: the page's address for users, by the homeserver's public address.
+        page: where it serves the users' page: its listeners, for example "port 8008"; empty if
+            it does not.
+        page_url: the page's address for users, based on the homeserver's public address.
     """
 
     name: str
@@ -94,7 +94,7 @@ class DatabaseReport:
         where: the file, or the database's name, host and user.
         answers: whether it could be read.
         schema: the files of the module's schema that are recorded as applied.
-        tables: the module's tables that are there.
+        tables: those of the module's tables that exist.
     """
 
     engine: str
@@ -133,13 +133,13 @@ def as_json(report: Report) -> str:
 
 
 def show(report: Report, screen: Screen, *, quiet: bool, verbose: bool) -> None:
-    """Write the report for a human: the verdict, what has to be done, and what was looked at.
+    """Write the report for people: the verdict, what to do, and what was checked.
 
     Args:
         report: what was found.
         screen: where to write.
-        quiet: leave out what was looked at.
-        verbose: list each part of Synapse that the module relies on, also where all fit.
+        quiet: leave out what was checked.
+        verbose: list each part of Synapse that the module relies on, even if all fit.
     """
     count = len(report.problems)
     what = "No problem" if not count else f"{count} problem{'s' if count > 1 else ''}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Finds processes of Synapse that run from an environment without the module. Linux only.
 
-A process is of this deployment where it was started with one of the files at hand.
+A process belongs to this deployment if it was started with one of the given files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def find_without_module(files: Sequence[str], proc: Path = _PROC) -> Iterator[Fi
 
     Args:
         files: the config files of the deployment.
-        proc: where the kernel lists the processes. What cannot be read of them is passed over.
+        proc: where the kernel lists the processes. Whatever cannot be read there is skipped.
     """
     ours = {Path(file).resolve() for file in files}
     here = Path(sys.prefix).resolve()
@@ -44,11 +44,11 @@ def find_without_module(files: Sequence[str], proc: Path = _PROC) -> Iterator[Fi
 
 
 def _environment(arguments: Sequence[str]) -> Path | None:
-    """The environment of a Python process, by its interpreter as it was named."""
+    """The environment of a Python process, according to the name of its interpreter."""
     python = Path(arguments[0])
     if not python.is_absolute() or not python.name.startswith("python"):
         return None
-    # Not the interpreter that a link in a virtual environment leads to.
+    # Not the interpreter that a link in a virtual environment points to.
     return python.parent.resolve().parent
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`schema`: makes the module's tables in a new database, before `synapse_port_db` fills it.
+"""`schema`: creates the module's tables in a new database, before `synapse_port_db` fills it.
 
-Synapse's port from SQLite to PostgreSQL copies the tables that are in both databases. Ours are in
-a new one only once the module has run there, which it can not do before the port.
+Synapse's port from SQLite to PostgreSQL copies the tables that exist in both databases. A new one
+has ours only once the module has run on it, which it cannot do before the port.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make the tables, unless they are there.
+    """Create the tables, unless they exist.
 
     Returns:
-        0 where they are there now, else 1.
+        0 if they exist now, otherwise 1.
     """
     secrets = Secrets()
     deployment = Deployment(secrets)

@@ -13,7 +13,7 @@ import attr
 
 _GAP = "  "
 _MAX_WIDTH = 110
-# A last column that would be narrower goes below the others.
+# If the last column would be narrower, it goes below the others.
 _MIN_LAST = 22
 _INDENT = 6
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -28,11 +28,11 @@ class Cell:
 
 
 class ScreenGoneError(Exception):
-    """Whoever read the output has gone."""
+    """The reader of the output has gone."""
 
 
 class Screen:
-    """Where a command writes: styled where that can be seen, within the width there is."""
+    """Where a command writes: with styles if they are visible, within the available width."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -45,12 +45,12 @@ class Screen:
         try:
             print(self.styled(text, style), file=self._stream, flush=True)
         except BrokenPipeError:
-            # What is in the buffer would be tried again at the end of the process.
+            # Otherwise the buffer would be written again when the process ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             raise ScreenGoneError from None
 
     def paragraph(self, text: str, style: str = "") -> None:
-        """Write a text over as many lines as it needs."""
+        """Write a text on as many lines as it needs."""
         for part in textwrap.wrap(text, max(self.width, 20), break_long_words=False):
             self.line(part, style)
 
@@ -59,7 +59,7 @@ class Screen:
         self.line(("-" if self._plain_ascii else "─") * self.width, "dim")
 
     def styled(self, text: str, style: str) -> str:
-        """The text with its style, where that can be seen."""
+        """The text with its style, if that is visible."""
         if self._plain_ascii:
             text = text.replace("…", "~").encode("ascii", "replace").decode()
         if not (style and self._coloured and text):
@@ -102,7 +102,7 @@ def fit(widths: Mapping[str, int], width: int) -> list[int]:
 
 
 def sound_and_tweaks(tweaks: Mapping[str, Any]) -> list[str]:
-    """A push's tweaks for a person: the sound by its name, others as they are, no false ones."""
+    """A push's tweaks for people: the sound by name, others as they are, false ones left out."""
     shown = {name: value for name, value in tweaks.items() if value is not False}
     sound = shown.pop("sound", None)
     rest = [name if value is True else f"{name} {value}" for name, value in shown.items()]
@@ -123,7 +123,7 @@ def pad(text: str, width: int) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """The text, or as much of its start as fits with a sign that there is more."""
+    """The text, or as much of its start as fits, with a sign that there is more."""
     if display_width(text) <= width:
         return text
     while text and display_width(text) > width - 1:

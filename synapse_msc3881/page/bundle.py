@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Joins the page's ES modules into one file, so that a browser asks once and not a dozen times.
+"""Joins the page's ES modules into one file, so that a browser makes one request, not a dozen.
 
-Pure, and no parser of JavaScript: it knows the few forms of `import` and `export` that the page's
-modules are written in, and refuses others. Each module keeps a scope of its own, so that names do
-not collide; the entry module comes last, at the top level, where `await` may stand.
+Pure, and not a JavaScript parser: it knows the few forms of `import` and `export` that the page's
+modules use, and refuses all others. Each module keeps its own scope, so that names do not collide;
+the entry module comes last, at the top level, where `await` is allowed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _EXPORT_DECLARATION = re.compile(
     rf"^export\s+(?P<kind>(?:async\s+)?function\b\s*\*?|class|const)\s+(?P<name>{_NAME})",
     re.MULTILINE,
 )
-# In a vendored module that somebody made small, these are in the middle of a long line.
+# In a minified vendored module, these are in the middle of a long line.
 _EXPORT_DEFAULT = re.compile(r"(?:^|(?<=[;}\n]))export\s+default\b\s*", re.MULTILINE)
 _EXPORT_LIST = re.compile(r"(?:^|(?<=[;}\n]))export\s*\{(?P<names>[^}]*)\}\s*;?", re.MULTILINE)
 _RENAMED = re.compile(rf"^({_NAME})(?:\s+as\s+({_NAME}))?$")
 _DEFAULT = "moduleDefault"
-# Whole lines of them: for whoever reads the source, and a third of what would be sent.
+# Whole lines of comments: for readers of the source, and a third of what would be sent.
 _COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/).)*\*/|//[^\n]*)[ \t]*\n", re.MULTILINE | re.DOTALL)
 _LICENCE = "// SPDX-License-Identifier: AGPL-3.0-or-later\n"
-# What none of the above has taken. In comments, `import("./x.js").Type` is a type.
+# Whatever none of the above has matched. In comments, `import("./x.js").Type` is a type.
 _LEFT = re.compile(
     r"^\s*(?:import|export)\b(?!\s*[.:=,)])[^\n]*"
     r"|(?:\b(?:await|return)\s+|=>?\s*)import\s*\([^\n]*",
@@ -42,18 +42,18 @@ _LEFT = re.compile(
 
 
 class BundleError(ValueError):
-    """A module is not written as the page's modules have to be; the message names it."""
+    """A module is not written as the page's modules must be; the message names it."""
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class _Module:
-    """A module of which the imports and exports were taken out.
+    """A module without its imports and exports.
 
     Attributes:
         body: what is left of it.
-        imports: the path of each module that it imports, and the names: how it is called there,
-            and here; a string for the whole module.
-        exports: how each is called outside, and inside.
+        imports: the path of each module that it imports, and the names: what each is called
+            there, and here; a string for the whole module.
+        exports: what each is called outside, and inside.
     """
 
     body: str
@@ -62,18 +62,18 @@ class _Module:
 
 
 def bundle(sources: Mapping[str, str], entry: str) -> str:
-    """Join a module and all that it imports.
+    """Join a module and everything that it imports.
 
     Args:
-        sources: modules by their path, such as ``js/app.js``.
-        entry: the path of the one that is run.
+        sources: modules by path, for example ``js/app.js``.
+        entry: the path of the one to run.
 
     Raises:
-        BundleError: an import of what is not there, a cycle, or another form of import or export
-            than those above.
+        BundleError: an import of something that does not exist, a cycle, or a form of import or
+            export other than those above.
     """
     order = list(_in_order(sources, entry, ()))
-    modules = dict(dict.fromkeys(order))  # Each once, what is imported first.
+    modules = dict(dict.fromkeys(order))  # Each once, after whatever it imports.
     numbers = {path: f"module{index}" for index, path in enumerate(modules)}
     parsed = {path: _parse(path, sources[path]) for path in modules}
     for path, module in parsed.items():

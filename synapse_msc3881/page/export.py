@@ -13,7 +13,7 @@ import attr
 from synapse_msc3881.page.files import INDEX, Page
 from synapse_msc3881.page.headers import ASSET_CACHING, INDEX_CACHING
 
-#: Says which files are ours: the path of each, and the SHA-256 of what we wrote there.
+#: Lists our files: the path of each, and the SHA-256 of what we wrote there.
 MANIFEST = "synapse_msc3881.json"
 HEADERS = "headers.txt"
 
@@ -44,33 +44,33 @@ class ExportError(Exception):
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Exported:
-    """What was done: how many files were written, and how many older ones removed."""
+    """What was done: how many files were written, and how many old ones removed."""
 
     written: int
     removed: int
 
 
 def export(page: Page, directory: Path, security: Mapping[str, str]) -> Exported:
-    """Write the page; an earlier export in the same place is replaced.
+    """Write the page, replacing an earlier export in the same place.
 
     Args:
         page: the page, with the homeserver's URL.
-        directory: is made where it is missing.
+        directory: created if it is missing.
         security: the headers to recommend.
 
     Raises:
-        ExportError: there is a file that is not ours where one of ours has to be, or that
-            somebody has changed; nothing was written.
-        OSError: of the file system.
+        ExportError: one of our files would replace one that is not ours, or that someone has
+            changed; nothing was written.
+        OSError: from the file system.
     """
     files = _files(page, security)
     earlier = _read_manifest(directory)
     _refuse_foreign(directory, files, earlier)
     new = {path: {_digest(body)} for path, body in files.items()}
-    # Both, until all is done: whoever is interrupted can run it again.
+    # Both, until all is done: after an interruption, it can be run again.
     either = {path: new.get(path, set()) | earlier.get(path, set()) for path in {*new, *earlier}}
     _write_manifest(directory, either)
-    # The document comes last: what it names is there by then.
+    # The document comes last: what it refers to is there by then.
     for path, body in sorted(files.items(), key=lambda file: file[0] == INDEX):
         _write(directory / path, body)
     old = [path for path in earlier if path not in files]
@@ -105,7 +105,7 @@ def _write_manifest(directory: Path, files: Mapping[str, set[str]]) -> None:
 
 
 def _read_manifest(directory: Path) -> Mapping[str, set[str]]:
-    """The files of an earlier export, each with the digests that it may have."""
+    """The files of an earlier export, each with the digests it may have."""
     file = directory / MANIFEST
     try:
         files = json.loads(file.read_text())["files"]
@@ -160,7 +160,7 @@ def _unfinished(file: Path) -> Path:
 
 
 def _write(file: Path, body: bytes) -> None:
-    """Write a file as a whole: a web server may be reading it."""
+    """Write a file atomically: a web server may be reading it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = _unfinished(file)
     new.write_bytes(body)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The page's files as they are served or exported: joined, named by version, compressed."""
+"""The page's files as they are served or exported: joined, versioned, compressed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Where a homeserver serves the page.
 PATH = "/_synapse/client/notifications/"
-#: The homeserver, from there.
+#: The homeserver, relative to that.
 SAME_ORIGIN = "../../../"
 
 INDEX = "index.html"
@@ -44,11 +44,11 @@ _COMPRESSED = (".png",)
 
 
 class OAuth(Enum):
-    """Whether an OAuth server signs users in, as the document tells the page."""
+    """Whether an OAuth server signs users in, which the document tells the page."""
 
     NO = "no"
     YES = "yes"
-    #: There is one, but it did not answer yet: the page is loaded again in a moment.
+    #: There is one, but it has not answered yet: the page reloads in a moment.
     EXPECTED = "expected"
 
 
@@ -59,7 +59,7 @@ class PageFile:
     Attributes:
         content_type: what it is.
         body: its bytes.
-        gzipped: the same, compressed; None where that does not make it smaller.
+        gzipped: the same, compressed; None if that does not make it smaller.
         tag: changes with the content.
     """
 
@@ -74,9 +74,9 @@ class Page:
     """All files of the page.
 
     Attributes:
-        index: what a browser asks for first.
-        assets: the other files, by their path from there. The path has the version in it, so that
-            a browser may keep them for ever.
+        index: what a browser requests first.
+        assets: the other files, by path relative to that. The path contains the version, so that
+            browsers may keep them for ever.
     """
 
     index: PageFile
@@ -86,14 +86,14 @@ class Page:
 def load_page(
     homeserver: str = SAME_ORIGIN, *, oauth: OAuth = OAuth.NO, policy: str | None = None
 ) -> Page:
-    """Make the page of the package's files.
+    """Make the page from the package's files.
 
     Args:
-        homeserver: the URL that the homeserver's paths come after, with a slash at its end;
-            relative to the page, or absolute.
-        oauth: whether users sign in with an OAuth server; the page need not ask.
-        policy: a Content-Security-Policy to put into the document, for where nobody can set
-            headers.
+        homeserver: the base URL of the homeserver's paths, with a slash at its end; relative to
+            the page, or absolute.
+        oauth: whether users sign in with an OAuth server, so that the page need not ask.
+        policy: a Content-Security-Policy to put into the document, in case headers cannot be
+            set.
     """
     sources = {path: file.read_bytes() for path, file in _walk(_static(), "")}
     index = sources.pop(INDEX).decode()
@@ -150,7 +150,7 @@ def _file(path: str, body: bytes) -> PageFile:
     extension = posixpath.splitext(path)[1]
     gzipped = None
     if extension not in _COMPRESSED:
-        # Without the time, so that all processes serve the same bytes.
+        # Without a timestamp, so that all processes serve the same bytes.
         smaller = gzip.compress(body, compresslevel=9, mtime=0)
         gzipped = smaller if len(smaller) < len(body) else None
     return PageFile(_TYPES[extension], body, gzipped, hashlib.sha256(body).hexdigest()[:16])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The headers of the page's answers. Pure."""
+"""The headers of the page's responses. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def content_security_policy(connect_to: Collection[str] = (), *, in_document: bo
     """The page's Content-Security-Policy.
 
     Args:
-        connect_to: further origins that it talks to: an OAuth server's, a homeserver's.
-        in_document: for a `meta` element, which cannot have all of it.
+        connect_to: other origins that it talks to: an OAuth server's, a homeserver's.
+        in_document: for a `meta` element, which does not support all of it.
     """
     directives = [
         "default-src 'none'",
@@ -36,7 +36,7 @@ def content_security_policy(connect_to: Collection[str] = (), *, in_document: bo
 
 
 def security_headers(connect_to: Collection[str] = ()) -> Mapping[str, str]:
-    """What every answer has, whatever its status; `connect_to` as above."""
+    """The headers of every response, whatever its status; `connect_to` as above."""
     return {
         "Content-Security-Policy": content_security_policy(connect_to),
         "Cross-Origin-Opener-Policy": "same-origin",
@@ -48,7 +48,7 @@ def security_headers(connect_to: Collection[str] = ()) -> Mapping[str, str]:
 
 
 def origin_of(url: str) -> str | None:
-    """The origin of an http(s) URL, such as ``https://example.org``; None for what is none."""
+    """The origin of an http(s) URL, such as ``https://example.org``; None if it is not one."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -57,16 +57,16 @@ def origin_of(url: str) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    # Nothing may get into a header, or another directive, by way of a host name.
+    # A host name must not smuggle anything into a header or another directive.
     if not _HOST.fullmatch(host):
         return None
     return f"{parts.scheme}://{host}" + (f":{port}" if port is not None else "")
 
 
 def oauth_origins(metadata: Mapping[str, object]) -> frozenset[str]:
-    """The origins that the page talks to, by an OAuth server's metadata.
+    """The origins that the page talks to, according to an OAuth server's metadata.
 
-    Signing in itself is a navigation, which no policy speaks of.
+    Signing in is itself a navigation, which the policy does not cover.
     """
     endpoints = ("token_endpoint", "registration_endpoint", "revocation_endpoint")
     origins = (origin_of(str(metadata.get(name, ""))) for name in endpoints)

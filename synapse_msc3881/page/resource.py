@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Serves the page at ``/_synapse/client/notifications/`` (specification 8).
 
-All answers are made once. A request costs a look into a dictionary, and no path of it ever gets to
-a file system.
+All responses are prepared in advance. A request costs a dictionary lookup, and its path never
+reaches a file system.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ Headers = Mapping[str, str]
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Answer:
-    """An answer, ready to be sent.
+    """A response, ready to be sent.
 
     Attributes:
-        headers: those that say what the body is.
-        encoded: the same compressed, for those who take that.
-        tag: an entity tag; "" for what has none.
+        headers: those that describe the body.
+        encoded: the body compressed, for clients that accept that.
+        tag: an entity tag; "" if it has none.
     """
 
     code: int
@@ -69,7 +69,7 @@ class PageResource(Resource):
 
         Args:
             page: its files.
-            origins: which it may talk to, beside its own.
+            origins: those that it may talk to besides its own.
         """
         self._answers: dict[bytes, Answer] = {
             b"": _answer(page.index, INDEX_CACHING),
@@ -79,7 +79,7 @@ class PageResource(Resource):
 
     def render(self, request: Request) -> bytes:
         """Answer a request; Twisted leaves the body out for HEAD."""
-        # Its answers to signing in (`loginToken`) are no business of Synapse's log.
+        # What signing in sends back (`loginToken`) is no business of Synapse's log.
         request.uri = request.path
         answer = self._find(request)
         headers = {**self._security, **answer.headers}
@@ -98,12 +98,12 @@ class PageResource(Resource):
         path: list[bytes] = request.postpath or []
         if request.method not in (b"GET", b"HEAD"):
             return _METHOD_NOT_ALLOWED
-        # Without the slash at its end, relative URLs of the page would be those of its parent.
+        # Without the trailing slash, the page's relative URLs would be relative to its parent.
         return self._answers.get(b"/".join(path), _NOT_FOUND) if path else _REDIRECT
 
 
 def _answer(file: PageFile, caching: str) -> Answer:
-    # Weak: it is the same for the compressed one.
+    # Weak: the compressed response has the same one.
     tag = f'W/"{file.tag}"'
     headers = {
         "Content-Type": file.content_type,
@@ -124,7 +124,7 @@ _NOT_FOUND = _error(404, "M_NOT_FOUND", "There is no such file. Load the page ag
 _METHOD_NOT_ALLOWED = _error(
     405, "M_UNRECOGNIZED", "The page takes GET and HEAD only.", Allow="GET, HEAD"
 )
-# Relative, as a proxy may have put something in front of the path.
+# Relative, since a proxy may have added a prefix to the path.
 _REDIRECT = Answer(308, {"Location": PATH.split("/")[-2] + "/", "Cache-Control": ERROR_CACHING})
 
 
@@ -134,7 +134,7 @@ def _takes_gzip(header: str | None) -> bool:
 
 
 def _has_tag(header: str | None, tag: str) -> bool:
-    # Compared weakly, as is right for GET; some proxies take the W/ away.
+    # Compared weakly, as is right for GET; some proxies remove the W/.
     known = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
     return tag.removeprefix("W/") in known or "*" in known
 
@@ -154,7 +154,7 @@ def serve_page(hs: HomeServer, api: ModuleApi) -> None:
 
 
 class _OAuthServerFinder:
-    """Asks the OAuth server, which may start later than we do, for its public origin."""
+    """Asks the OAuth server, which may start later than Synapse, for its public origin."""
 
     def __init__(self, url: str, resource: PageResource, api: ModuleApi) -> None:
         self._url = url

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """``GET …/unstable/org.matrix.msc3837/explain/{room_id}/{event_id}``: why did my phone (not) ring?
 
-Only of the user's own pushers, and of an event that the user may see. Works on every process that
-serves clients, since all that it says stands in the database.
+Only for the user's own pushers, and for events that the user may see. Works on every process that
+serves clients, since everything it needs is in the database.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from synapse.server import HomeServer
     from synapse.types import UserID
 
-# For each user and process. An answer takes a handful of statements by index.
+# Per user and process. An answer takes a handful of indexed statements.
 _PER_SECOND = 5
 _BURST = 50
 
@@ -54,8 +54,8 @@ class ExplainServlet(seams.RestServlet):
         """What became of an event at each of the user's pushers.
 
         Raises:
-            SynapseError: 400 for what is no id, 404 for an event that is unknown or that the
-                user may not see, 429 for too many requests.
+            SynapseError: 400 for something that is not an ID, 404 for an event that is unknown or
+                that the user may not see, 429 for too many requests.
         """
         requester = await self._api.get_user_by_req(request)
         _check_id(room_id, "room_id", "!")
@@ -74,10 +74,10 @@ class ExplainServlet(seams.RestServlet):
         return HTTPStatus.OK, as_json(explain(facts, int(time.time() * 1000)))
 
     async def _may_see(self, user: UserID, room_id: str, event: Event) -> bool:
-        """Whether the user may know of the event, which has to be of that room.
+        """Whether the user may know about the event, which must be in that room.
 
-        By Synapse's own account, which keeps an invite from whom it is for until they join: but
-        it came to them by sync, and rang.
+        Synapse decides; but it hides an invite from the user whom it is for until they join,
+        although they have received it by sync, and it rang.
         """
         if event.is_own_membership and event.room_id == room_id:
             return True

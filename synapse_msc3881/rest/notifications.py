@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
 
 
-# A number of no more characters fits into the 64 bits of a stream ordering.
+# A number with no more characters fits into the 64 bits of a stream ordering.
 _MAX_TOKEN_LENGTH = 18
 
 
@@ -32,7 +32,7 @@ class NotificationsServlet(seams.NotificationsServlet):
 
 
 def _check_from(request: SynapseRequest) -> None:
-    """Refuse a number that SQLite cannot compare; Synapse refuses what is no number."""
+    """Refuse a number that SQLite cannot compare; Synapse refuses what is not a number."""
     token = seams.parse_string(request, "from")
     if token is not None and len(token) > _MAX_TOKEN_LENGTH:
         raise SynapseError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""``GET /_matrix/client/versions``, which tells clients of the proposals (specification 1)."""
+"""``GET /_matrix/client/versions``, which announces the proposals (specification 1)."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Every touch on Synapse's internals, in one place: what it is, what it relies on, since when.
 
-Synapse has no module callback for pushers or push rules, so the module changes a few of Synapse's
-own objects. The files here import all of Synapse's internals that the module uses and declare
-each, beside the code that uses it. `verify` checks them all at startup: what is missing or of
-another shape stops Synapse with a message that names it. When Synapse moves something, these are
-the files to change. `process_config` is for the commands of admins only and not imported here.
+Synapse has no module callbacks for pushers or push rules, so the module changes a few of Synapse's
+own objects. The files here import every one of Synapse's internals that the module uses, and
+declare each beside the code that uses it. `verify` checks them all at startup: whatever is missing
+or has another shape stops Synapse with a message that names it. When Synapse moves something, these
+are the files to change. `process_config` is only for the admin commands, and not imported here.
 
-What the module imports elsewhere is what Synapse documents for modules: `synapse.module_api`,
+Elsewhere, the module imports only what Synapse documents for modules: `synapse.module_api`,
 `synapse.api.errors`, `synapse.types`, `synapse.http`.
 """
 
@@ -225,7 +225,7 @@ def inspect_seams(hs: HomeServer | None = None) -> list[SeamStatus]:
     """Compare Synapse with what `SEAMS` declares. Changes nothing.
 
     Args:
-        hs: the homeserver, for the seams that only exist in a running one; without it, these
+        hs: the homeserver, for the seams that exist only in a running one; without it, these
             are left out.
     """
     return inspect_each(SEAMS, hs)
@@ -238,11 +238,11 @@ def verify(api: ModuleApi) -> HomeServer:
         api: the module API.
 
     Returns:
-        The homeserver behind it, which is fit to be changed.
+        The homeserver behind it, which is safe to change.
 
     Raises:
-        SeamError: something is missing or of another shape. The message names each seam that
-            is, Synapse's version and the versions that this release was tested on.
+        SeamError: something is missing or has another shape. The message names each such seam,
+            Synapse's version and the versions that this release was tested on.
     """
     hs: HomeServer | None = getattr(api, "_hs", None)
     broken = [status for status in inspect_seams(hs) if status.problem]
@@ -252,18 +252,18 @@ def verify(api: ModuleApi) -> HomeServer:
 
 
 def wrap(hs: HomeServer, seam: Seam, wrapper: Callable[..., Any]) -> None:
-    """Put a wrapper in the place of a method of one homeserver's object.
+    """Replace a method of one homeserver's object with a wrapper.
 
-    Other homeservers of the process keep theirs.
+    Other homeservers in the process keep theirs.
 
     Args:
         hs: the homeserver.
-        seam: the method, one of `SEAMS`, so that what is wrapped was checked.
-        wrapper: called instead of it, with the bound method it replaces first and then the
-            method's own arguments: ``async def get_pushers_by(self, native, keyvalues)``.
+        seam: the method, one of `SEAMS`, so that whatever is wrapped has been checked.
+        wrapper: called instead, with the bound method that it replaces followed by the method's
+            own arguments: ``async def get_pushers_by(self, native, keyvalues)``.
 
     Raises:
-        SeamError: the seam is not declared, or not a method of an object that is wrapped.
+        SeamError: the seam is not declared, or not a method of an object that can be wrapped.
     """
     owner, _, name = seam.where.rpartition(".")
     if seam not in SEAMS or owner not in _OWNERS:

@@ -96,7 +96,7 @@ _HOLDERS = """
 
 
 class LockedError(Exception):
-    """Somebody holds the table of schemas for too long; the message names who."""
+    """Another session holds the table of schemas for too long; the message names it."""
 
 
 class CrossProcessCache:
@@ -121,19 +121,19 @@ class CrossProcessCache:
 
 
 def engine_of(hs: HomeServer) -> Any:
-    """What kind of database the homeserver has: its driver and its SQL."""
+    """The kind of database that the homeserver has: its driver and its SQL."""
     return main_store(hs).database_engine
 
 
 class Joined(Generic[T]):
-    """Calls of a store's method with statements of ours in the method's own transaction.
+    """Calls a method of the store with statements of ours in the method's own transaction.
 
-    The method runs with the store's `db_pool` seen through this object, which adds the statements
-    to the first transaction, or to the first write of `table` where one is named.
+    The method sees the store's `db_pool` through this object, which adds the statements to the
+    first transaction, or to the first write of `table` if one is named.
 
     Attributes:
-        ran: whether there was such a transaction, and it is committed.
-        given: what the statements gave, once they ran.
+        ran: whether there was such a transaction, and it has been committed.
+        given: what the statements returned, once they ran.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class Joined(Generic[T]):
     ) -> None:
         """
         Args:
-            statements: run in the transaction after the method's own. May run several times,
-                as the database has Synapse repeat a transaction.
+            statements: run in the transaction after the method's own. May run several times, since
+                Synapse repeats a transaction if the database asks for it.
             table: the table whose upsert they join; None for the first transaction.
         """
         self.ran = False
@@ -151,9 +151,9 @@ class Joined(Generic[T]):
         self._table = table
 
     async def call(self, native: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a bound method of the store; `ran` tells whether the statements ran with it."""
+        """Call a bound method of the store; `ran` says whether the statements ran with it."""
         method = getattr(native, "__func__", None)
-        if method is None:  # Some other module's function stands here.
+        if method is None:  # Another module has put a function of its own here.
             return await native(*args, **kwargs)
         store = native.__self__
         pool = _JoinedPool(store.db_pool, self)
@@ -162,21 +162,21 @@ class Joined(Generic[T]):
     async def run(
         self, pool: Any, desc: str, func: AnyCallable, args: Any, kwargs: dict[str, Any]
     ) -> Any:
-        """Run a transaction of the method's with ours in it."""
+        """Run one of the method's transactions, with ours in it."""
 
         def both(txn: LoggingTransaction, *args: Any, **kwargs: Any) -> Any:
             result = func(txn, *args, **kwargs)
             self.given = self._statements(txn)
             return result
 
-        # Two statements do not commit by themselves, each alone.
+        # Two statements must not be committed separately.
         kwargs["db_autocommit"] = False
         result = await pool.runInteraction(desc, both, *args, **kwargs)
         self.ran = True
         return result
 
     def joins(self, table: str | None) -> bool:
-        """Whether a transaction, which upserts a table or not, is the one to join."""
+        """Whether this transaction, which may upsert a table, is the one to join."""
         return not self.ran and table == self._table
 
 
@@ -213,7 +213,7 @@ class _JoinedPool:
 
 
 def has_table(cursor: Any, engine: Any, name: str) -> bool:
-    """Whether the database has a table of that name."""
+    """Whether the database has a table with that name."""
     catalogue = (
         "SELECT 1 FROM information_schema.tables"
         " WHERE table_schema = current_schema() AND table_name = ?"
@@ -227,8 +227,8 @@ def has_table(cursor: Any, engine: Any, name: str) -> bool:
 def lock_schemas(connection: Any, engine: Any, seconds: float = LOCK_SECONDS) -> None:
     """Let no other process change the schema until this transaction ends.
 
-    It has to be the transaction's first statement, since PostgreSQL shows a transaction what there
-    was at its first one. Nothing is done on SQLite, which only one process uses.
+    This must be the transaction's first statement, since PostgreSQL shows a transaction what there
+    was at its first one. On SQLite, which only one process uses, it does nothing.
 
     Args:
         connection: to the database, with no transaction open.
@@ -236,7 +236,7 @@ def lock_schemas(connection: Any, engine: Any, seconds: float = LOCK_SECONDS) ->
         seconds: how long to wait.
 
     Raises:
-        LockedError: another session of the database held the table for so long.
+        LockedError: another database session held the table for that long.
     """
     if not isinstance(engine, PostgresEngine):
         return
@@ -267,8 +267,8 @@ def connection_of_this_thread(hs: HomeServer) -> tuple[Any, Callable[[], None]]:
     """A database connection to use at once, before the reactor serves anything.
 
     Returns:
-        The connection, and a function that gives it back. A connection to an in-memory SQLite
-        *is* the database, so that one stays open: Synapse's test homeserver runs on it.
+        The connection, and a function that returns it to the pool. A connection to an in-memory
+        SQLite *is* the database, so that one stays open: Synapse's test homeserver runs on it.
     """
     database = main_store(hs).db_pool
     pool: Any = database._db_pool

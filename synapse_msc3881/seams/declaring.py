@@ -25,12 +25,12 @@ class Seam:
 
     Attributes:
         where: ``module:Class.attribute``; or ``hs:`` and the way to it from a `HomeServer`.
-        relies_on: what the module does with it and needs of it.
-        since: the oldest Synapse version in which it was seen to be so.
-        parameters: names that the callable must take, where the module calls or replaces it.
+        relies_on: what the module does with it and needs from it.
+        since: the oldest Synapse version for which this is known to hold.
+        parameters: names that the callable must take, if the module calls or replaces it.
         attributes: names that the objects of a class have.
-        optional: whether the module does without it where Synapse has none of it.
-        calls: names that its code must use, where the module relies on how it does its work.
+        optional: whether the module can do without it if Synapse does not have it.
+        calls: names that its code must use, if the module relies on how it works inside.
     """
 
     where: str
@@ -43,7 +43,7 @@ class Seam:
 
 
 class Declared(Protocol):
-    """A seam, or a table of Synapse's: what messages say of it."""
+    """A seam or one of Synapse's tables: what messages say about it."""
 
     @property
     def where(self) -> str:
@@ -51,20 +51,20 @@ class Declared(Protocol):
 
     @property
     def relies_on(self) -> str:
-        """What the module does with it and needs of it."""
+        """What the module does with it and needs from it."""
 
     @property
     def since(self) -> str:
-        """The oldest Synapse version in which it was seen to be so."""
+        """The oldest Synapse version for which this is known to hold."""
 
 
 class SeamError(Exception):
-    """Synapse is not of the shape that the module relies on."""
+    """Synapse does not have the shape that the module relies on."""
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class SeamStatus:
-    """What was found of one thing declared; `problem` is None where all is well."""
+    """What was found for one declared thing; `problem` is None if all is well."""
 
     seam: Declared
     problem: str | None
@@ -78,7 +78,7 @@ def inspect_each(seams: Iterable[Seam], hs: HomeServer | None = None) -> list[Se
 
     Args:
         seams: what is declared.
-        hs: the homeserver, for the seams that only exist in a running one; without it, these
+        hs: the homeserver, for the seams that exist only in a running one; without it, these
             are left out.
     """
     return [
@@ -146,7 +146,7 @@ def _lacks_calls(found: Any, calls: Sequence[str]) -> str | None:
 
 
 def _attribute(found: Any, name: str) -> Any:
-    # On a class, Synapse's descriptors for cached methods only work when not asked for a value.
+    # On a class, Synapse's descriptors for cached methods work only if not asked for a value.
     return inspect.getattr_static(found, name) if _is_cached(found, name) else getattr(found, name)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The client API: what serves it, and what serving it needs."""
+"""The client API: what serves it, and what that needs."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def register_servlets(register: RegisterServlets) -> None:
 
 
 async def may_see(hs: HomeServer, user: UserID, room_id: str, event_id: str) -> bool:
-    """Whether there is such an event in the room, and the user may see it."""
+    """Whether the room has such an event and the user may see it."""
     try:
         return bool(await hs.get_event_handler().get_event(user, room_id, event_id))
     except (AuthError, NotFoundError):
@@ -174,7 +174,7 @@ async def may_see(hs: HomeServer, user: UserID, room_id: str, event_id: str) -> 
 def make_ratelimiter(hs: HomeServer, key: str, per_second: float, burst: int) -> Ratelimiter:
     """A limit on the requests of each user to one process: `await limiter.ratelimit(requester)`.
 
-    Admins may exempt a user from it as from Synapse's own limits.
+    Admins may exempt a user from it, as from Synapse's own limits.
     """
     settings = RatelimitSettings(key=key, per_second=per_second, burst_count=burst)
     return Ratelimiter(main_store(hs), hs.get_clock(), settings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What happens for each event before it is persisted: rules read, run, and actions stored."""
+"""What happens to each event before it is persisted: rules are read and run, actions stored."""
 
 from __future__ import annotations
 

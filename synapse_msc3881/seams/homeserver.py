@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The homeserver behind the module API, and the ways from it to what else is touched."""
+"""The homeserver behind the module API, and the ways from it to whatever else is touched."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ SEAMS: tuple[Seam, ...] = (
 
 
 def main_store(hs: HomeServer) -> Any:
-    """Synapse's store, which has all that is read from and written to the database."""
+    """Synapse's store, through which everything in the database is read and written."""
     return hs.get_datastores().main
 
 
 def before_shutdown(hs: HomeServer, name: str, function: Callable[[], Awaitable[None]]) -> None:
-    """Have something done when the process is told to stop, which waits for it."""
+    """Have something done when the process is told to stop; it waits until that is done."""
     newer = getattr(hs, "run_as_background_process", None)
     run: Any = newer or background_process_metrics.run_as_background_process
     reactor: Any = hs.get_reactor()

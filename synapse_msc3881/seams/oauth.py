@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Where users sign in, when an OAuth server does that and not Synapse."""
+"""Where users sign in, if that is the job of an OAuth server and not of Synapse."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ SEAMS: tuple[Seam, ...] = (
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class OAuthDiscovery:
-    """How to learn of the OAuth server; both are None where there is none.
+    """How to find out about the OAuth server; both are None if there is none.
 
     Attributes:
-        url: where its metadata is to be had.
-        metadata: the metadata, where the config has it.
+        url: where to get its metadata.
+        metadata: the metadata itself, if the config has it.
     """
 
     url: str | None = None
@@ -44,7 +44,7 @@ class OAuthDiscovery:
 
 
 def oauth_discovery(hs: HomeServer) -> OAuthDiscovery:
-    """What this homeserver's config says of an OAuth server that users sign in with."""
+    """What this homeserver's config says about an OAuth server that users sign in with."""
     config: Any = hs.config
     stable = getattr(config, "mas", None)
     if stable is not None and stable.enabled:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Synapse's config, without a homeserver: for the commands of admins.
+"""Synapse's config, without a homeserver: for the admin commands.
 
-A Synapse that starts never imports this file, so nothing in it keeps one from starting.
+A starting Synapse never imports this file, so nothing in it can keep one from starting.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class ProcessConfig:
         name: its instance name; "master" is the main process.
         worker_app: None for the main process.
         public_baseurl: where clients reach the homeserver, with a slash at its end.
-        http_listeners: where it listens for HTTP, such as "port 8008".
-        resources: what its listeners serve over HTTP, such as "client" and "replication".
+        http_listeners: where it listens for HTTP, for example "port 8008".
+        resources: what its listeners serve over HTTP, for example "client" and "replication".
         push_rules_writers: the instances that write the push rules stream.
         event_persisters: the instances that persist events.
-        pusher_instances: the instances that run pushers; empty where others do that.
+        pusher_instances: the instances that run pushers; empty if others do that.
         starts_pushers: whether it runs pushers.
         instances: the instances in `instance_map`.
-        database: the section of the database that the module's tables are in; with secrets.
+        database: the config of the database that has the module's tables, including secrets.
     """
 
     name: str
@@ -94,17 +94,17 @@ class ProcessConfig:
 
 
 def find_config_files(paths: Sequence[str]) -> list[str]:
-    """The files that Synapse reads for these arguments of ``-c``. May print what it ignores."""
+    """The files that Synapse reads for these ``-c`` arguments. May print what it ignores."""
     from synapse.config._base import find_config_files  # noqa: PLC0415
 
     return find_config_files(list(paths))
 
 
 def read_process_config(files: Sequence[str]) -> ProcessConfig:
-    """Read the files as the process does that is started with them. Touches no other file.
+    """Read the files as a process started with them does. Touches no other file.
 
     Args:
-        files: each is there and is YAML. May print what it ignores.
+        files: each exists and is YAML. May print what it ignores.
 
     Raises:
         ConfigError: Synapse would not start with them.
@@ -115,7 +115,7 @@ def read_process_config(files: Sequence[str]) -> ProcessConfig:
     from synapse.config.workers import WorkerConfig  # noqa: PLC0415
 
     class Sections(RootConfig):
-        # Not all of them: others make directories, and read keys that are not there before the
+        # Not all of them: others create directories, or read keys that do not exist before the
         # first start.
         config_classes = [ServerConfig, WorkerConfig, DatabaseConfig]  # noqa: RUF012
 
@@ -165,7 +165,7 @@ def load_configured_module(entry: Any, index: int) -> tuple[type, Any]:
 
     Raises:
         ConfigError: the options are bad; its path begins at ``modules``.
-        Exception: what importing it raises.
+        Exception: whatever importing it raises.
     """
     from synapse.util.module_loader import load_module  # noqa: PLC0415
 

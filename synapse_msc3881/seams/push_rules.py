@@ -131,10 +131,10 @@ SEAMS: tuple[Seam, ...] = (
 def normalise_rule(
     rule_id: str, priority_class: int, conditions: str, actions: str
 ) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Parse a rule as Synapse does, and give it back as Synapse shows it to clients.
+    """Parse a rule as Synapse does, and return it as Synapse shows it to clients.
 
     Args:
-        rule_id: any id.
+        rule_id: any ID.
         priority_class: Synapse's number for the rule's kind.
         conditions: JSON.
         actions: JSON.
@@ -149,7 +149,7 @@ def normalise_rule(
         rule = PushRule.from_db(rule_id, priority_class, conditions, actions)
         return list(rule.conditions), list(rule.actions)
     except Exception as error:
-        # The error's text holds a stack trace of the Rust code; the first line says it all.
+        # The error's text contains a Rust stack trace; the first line says it all.
         summary = str(error).splitlines()[0]
         raise InvalidRuleException(f"The rule cannot be parsed: {summary}") from error
 
@@ -186,7 +186,7 @@ def rule_spec(path: Sequence[str]) -> RuleSpec:
 
 
 def priority_class(spec: RuleSpec) -> int:
-    """The priority class of a rule's kind; raises InvalidRuleException for an unknown one."""
+    """The priority class of a kind of rule; raises InvalidRuleException if it is unknown."""
     return push_rule_servlets._priority_class_from_spec(spec)
 
 
@@ -210,7 +210,7 @@ class PushRuleLimits:
 
 
 def push_rule_limits(hs: HomeServer) -> PushRuleLimits:
-    """The limits in this homeserver's config; the defaults where Synapse has no such section."""
+    """The limits in this homeserver's config; the defaults if Synapse has no such section."""
     section = getattr(hs.config, "push_rules", None)
     limits = getattr(section, "limits", None)
     if limits is None:
@@ -229,7 +229,7 @@ def writes_push_rules(hs: HomeServer) -> bool:
 
 
 class PushRulesStream:
-    """The stream by which all processes, and waiting syncs, learn of a change of push rules."""
+    """The stream that tells all processes, and waiting syncs, of a change to push rules."""
 
     def __init__(self, hs: HomeServer, api: ModuleApi) -> None:
         self._api = api
@@ -239,13 +239,14 @@ class PushRulesStream:
     async def change(
         self, user_id: str, rule_id: str, op: str, write: Callable[[LoggingTransaction], T]
     ) -> T:
-        """Change a user's rules and move the stream, in one transaction; then wake up syncs.
+        """Change a user's rules and advance the stream, in one transaction; then wake syncs.
 
         Args:
             user_id: whose rules.
             rule_id: the full name of the rule, for the stream's row.
             op: "ADD", "DELETE", "ENABLE", "DISABLE" or "ACTIONS".
-            write: makes the change. What it raises undoes the transaction and is passed on.
+            write: makes the change. If it raises, the transaction is undone, and the error is
+                passed on.
 
         Returns:
             What `write` returns.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Pushers: stored, read, started and stopped, and what they push with."""
+"""Pushers: how they are stored, read, started and stopped, and what they push with."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ SEAMS: tuple[Seam, ...] = (
 
 
 def wrap_pusher_types(hs: HomeServer, wrapper: Callable[[Pusher, PusherConfig], Pusher]) -> None:
-    """Have `wrapper` see each pusher, with its config, as it is made."""
+    """Have `wrapper` see each pusher, with its config, as it is created."""
     types = hs.get_pusherpool().pusher_factory.pusher_types
 
     def wrap_type(make: Callable[[HomeServer, PusherConfig], Pusher]) -> Any:
@@ -269,7 +269,7 @@ def all_running_pushers(hs: HomeServer) -> Iterator[Pusher]:
 
 
 def running_pusher(hs: HomeServer, user_id: str, app_id: str, pushkey: str) -> Pusher | None:
-    """The running pusher of that name, or None where none runs in this process."""
+    """The running pusher with that name, or None if none runs in this process."""
     return hs.get_pusherpool().pushers.get(user_id, {}).get(f"{app_id}:{pushkey}")
 
 
@@ -280,12 +280,12 @@ async def pushers_of(hs: HomeServer, user_id: str) -> Iterable[PusherConfig]:
 
 
 def tell_other_processes(hs: HomeServer) -> None:
-    """Have other processes learn at once of what was written."""
+    """Tell other processes at once of what was written."""
     hs.get_notifier().on_new_replication_data()
 
 
 class PusherPool:
-    """Synapse's own ways to set and remove a pusher, without what is put in their place."""
+    """Synapse's own ways to set and remove a pusher, without our wrappers around them."""
 
     def __init__(self, hs: HomeServer) -> None:
         self._store = main_store(hs)
@@ -299,18 +299,18 @@ class PusherPool:
         return list(await self._store.get_pushers_by(keyvalues))
 
     async def add_or_update(self, **pusher: Any) -> None:
-        """Check, write and start a pusher; raises what Synapse refuses it with."""
+        """Check, write and start a pusher; raises Synapse's error if it is refused."""
         await self._add_or_update(**pusher)
 
     async def remove(self, app_id: str, pushkey: str, user_id: str) -> None:
         """Stop and delete a pusher."""
         await self._remove(app_id, pushkey, user_id)
-        # Once more: while it was being deleted, the start of the pushers may have come to it.
+        # Again: while it was being deleted, the start of the pushers may have got to it.
         self._pool.maybe_stop_pusher(app_id, pushkey, user_id)
 
 
 async def is_logged_in(hs: HomeServer, user_id: str, device_id: str) -> bool:
-    """Whether a device is there: a logout deletes it before it looks for the device's pushers.
+    """Whether a device exists: a logout deletes it before it looks for the device's pushers.
 
     Asks the database, since this process may not have heard of a logout on another.
     """
@@ -326,12 +326,12 @@ async def is_logged_in(hs: HomeServer, user_id: str, device_id: str) -> bool:
 
 
 def forget_badge(pusher: Pusher) -> None:
-    """Have an http pusher tell its badge at the next receipt, whatever it told last."""
+    """Have an http pusher send its badge at the next receipt, whatever it sent last."""
     if isinstance(pusher, HttpPusher) and not getattr(pusher, "disable_badge_count", False):
         pusher.badge_count_last_call = None
 
 
 def ensure_position(pusher: Any) -> None:
-    """Have a pusher start from the present where its row has no position, as the column allows."""
+    """Have a pusher start from the present if its row has no position, as the column allows."""
     if pusher.last_stream_ordering is None:
         pusher.last_stream_ordering = pusher.max_stream_ordering

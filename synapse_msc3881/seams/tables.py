@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Synapse's tables that our SQL names, with the columns that it names of each."""
+"""The tables of Synapse's that our SQL names, and the columns of each that it names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from synapse_msc3881.tested import does_not_fit
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Table:
-    """A table of Synapse's that the module reads or writes.
+    """One of Synapse's tables that the module reads or writes.
 
     Attributes:
         name: its name.
-        columns: those that the module names.
+        columns: the ones that the module names.
         relies_on: what the module does with it.
-        since: the oldest Synapse version in which it was seen to be so.
+        since: the oldest Synapse version for which this is known to hold.
     """
 
     name: str
@@ -117,7 +117,7 @@ def inspect_tables(connection: Any, engine: Any) -> list[SeamStatus]:
     """Compare Synapse's tables with what `TABLES` declares; no statement returns a row.
 
     Args:
-        connection: a database connection. Its transaction ends where a table is missing.
+        connection: a database connection. Its transaction ends if a table is missing.
         engine: Synapse's engine for it.
 
     Raises:
@@ -134,7 +134,7 @@ def verify_tables(connection: Any, engine: Any) -> None:
         engine: Synapse's engine for it.
 
     Raises:
-        SeamError: a table or a column is missing. The message names each that is.
+        SeamError: a table or a column is missing. The message names each of them.
     """
     broken = [status for status in inspect_tables(connection, engine) if status.problem]
     if broken:
@@ -146,7 +146,7 @@ def _problem(connection: Any, engine: Any, table: Table) -> str | None:
     try:
         cursor.execute(f"SELECT * FROM {table.name} LIMIT 0")
     except engine.module.Error:
-        connection.rollback()  # PostgreSQL answers nothing more in this transaction.
+        connection.rollback()  # PostgreSQL answers nothing else in this transaction.
         if has_table(cursor, engine, table.name):
             raise
         return "missing (there is no such table)"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Reads what is known of one event for one user, in a fixed number of statements.
+"""Reads what is known about one event for one user, in a fixed number of statements.
 
-Runs in a transaction of Synapse's, and on a cursor of its own for the command of admins.
+Runs in one of Synapse's transactions, or on its own cursor for the admin command.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.storage.push_actions import PushActionRow
 from synapse_msc3881.storage.pusher_tags import parse_stored_tags
 
-# A redaction of the event takes the record away, whoever sent it.
+# A redaction of the event removes the record, whoever sent it.
 _EVENT = """
     SELECT e.event_id, e.room_id, e.sender, e.stream_ordering,
         COALESCE(e.received_ts, e.origin_server_ts, 0),
@@ -24,7 +24,7 @@ _EVENT = """
     FROM events AS e WHERE e.event_id = ?
 """
 
-# There is an index on these three columns, and none on the event alone.
+# There is an index on these three columns, but none on the event alone.
 _ROW = """
     SELECT event_id, room_id, thread_id, stream_ordering, actions, highlight, notif, NULL
     FROM event_push_actions WHERE room_id = ? AND event_id = ? AND user_id = ?
@@ -69,19 +69,19 @@ ReportBad = Callable[[Exception], None]
 
 
 def read_facts(cursor: Cursor, user_id: str, event_id: str, report_bad: ReportBad) -> Facts | None:
-    """Read what is known of an event for a user.
+    """Read what is known about an event for a user.
 
-    Whether the user may see the event is not looked at.
+    Does not check whether the user may see the event.
 
     Args:
         cursor: where to read.
         user_id: a local user.
         event_id: the event.
-        report_bad: called for a row that cannot be read, and is taken as everywhere else: an
+        report_bad: called for a row that cannot be read, which is treated as everywhere else: an
             outcome uses the `global` rules, a pusher has the tags ``["global"]``.
 
     Returns:
-        The facts, or None where there is no such event.
+        The facts, or None if there is no such event.
     """
     cursor.execute(_EVENT, (user_id, event_id))
     found = cursor.fetchone()
@@ -101,7 +101,7 @@ def read_facts(cursor: Cursor, user_id: str, event_id: str, report_bad: ReportBa
 
 
 def _outcomes(cursor: Cursor, user_id: str, row: PushActionRow, report_bad: ReportBad) -> Outcomes:
-    """What was recorded, with the names of those rules that are still there."""
+    """What was recorded, with the names of those rules that still exist."""
     outcomes = row.outcomes(report_bad)
     scopes = outcomes.matches.keys() | outcomes.suppressed.keys()
 
@@ -109,7 +109,7 @@ def _outcomes(cursor: Cursor, user_id: str, row: PushActionRow, report_bad: Repo
         cursor.execute(_RULES, (user_id,))
         rules = [rule for rule in cursor.fetchall() if all(isinstance(part, str) for part in rule)]
         keys = {tag: fingerprint(tag) for tag in {tag for tag, _, _ in rules}}
-        # There may be thousands, which would drive out what the evaluation remembers.
+        # There may be thousands, which would evict what the evaluation remembers.
         fingerprint_of = fingerprint.__wrapped__
         return {
             (keys[tag], fingerprint_of(f"{kind}/{rule_id}")): f"{kind}/{rule_id}"
@@ -121,7 +121,7 @@ def _outcomes(cursor: Cursor, user_id: str, row: PushActionRow, report_bad: Repo
 
 
 def _is_read(cursor: Cursor, user_id: str, event: Event, row: PushActionRow | None) -> bool:
-    """Whether the user has read the event; for one without a row, in whichever thread."""
+    """Whether the user has read the event; if it has no row, in any thread."""
     where = (event.room_id, user_id)
     if row is None:
         cursor.execute(_READ_UP_TO, where)

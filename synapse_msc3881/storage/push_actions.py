@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Reads Synapse's table `event_push_actions`, with the rows that only a device scope made.
+"""Reads Synapse's table `event_push_actions`, including rows that only a device scope caused.
 
-Such a row has ``notif = 0``, so that no count sees it, and starts with our mark.
+Such a row has ``notif = 0``, so that no count includes it, and starts with our mark.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
     from synapse.server import HomeServer
 
-# Rows to push for somebody: those of `global`, and ours. Not LIKE with a parameter, for which
-# SQLite would plan each statement anew.
+# Rows to push for someone: those of `global`, and ours. Not LIKE with a parameter, for which
+# SQLite would plan each statement again.
 _OURS = f'[{{"{MARK}"'
 _RELEVANT = f"(notif = 1 OR SUBSTR(actions, 1, {len(_OURS)}) = '{_OURS}')"
 
@@ -40,18 +40,18 @@ class PushActionRow:
     actions: str  # as stored: JSON, or shortened by Synapse
     highlight: bool
     notif: bool
-    received_ts: int | None = None  # milliseconds; only read for e-mail
+    received_ts: int | None = None  # milliseconds; read only for e-mail
 
     @classmethod
     def of(cls, row: UserRow) -> PushActionRow:
-        """The row of whichever user."""
+        """The row, whoever its user is."""
         return cls(*row[1:])
 
     def outcomes(self, report_bad: Callable[[Exception], None]) -> Outcomes:
-        """What the row says of the user's scopes.
+        """What the row says about the user's scopes.
 
         Args:
-            report_bad: called where it cannot be read, so that only `global` is left.
+            report_bad: called if it cannot be read, so that only `global` is left.
         """
         try:
             return read_outcomes(self.actions, self.highlight, self.notif)
@@ -66,10 +66,11 @@ class PushActionRow:
             return ["notify"]  # What `global` says.
 
 
-# Users whose pushers have the same tags mute the same room, and a user's pushers read the same row.
+# Users with the same tags who mute the same room have equal rows, and all of a user's pushers read
+# the user's.
 @functools.lru_cache(maxsize=500)
 def read_outcomes(actions: str, highlight: bool, notif: bool) -> Outcomes:
-    """What a row says of the user's scopes.
+    """What a row says about the user's scopes.
 
     Raises:
         Exception: it cannot be read.
@@ -77,8 +78,8 @@ def read_outcomes(actions: str, highlight: bool, notif: bool) -> Outcomes:
     return Outcomes.read(seams.deserialize_actions(actions, highlight), notif)
 
 
-#: A user's id, and the fields of the user's row. A plain tuple, as it is read: there is one for
-#: each member of a room, and Python's garbage collector leaves it out.
+#: A user's ID, and the fields of the user's row. A plain tuple, as it is read: there is one for
+#: each member of a room, and Python's garbage collector does not track it.
 UserRow = tuple[str, str, str, str, int, str, bool, bool]
 
 
@@ -111,7 +112,7 @@ class PushActionStore:
             limit: how many rows at most.
 
         Returns:
-            The rows, in no certain order; None where there are more than `limit`.
+            The rows, in no particular order; None if there are more than `limit`.
         """
 
         def rows_txn(txn: LoggingTransaction) -> list[UserRow] | None:
@@ -171,8 +172,8 @@ class PushActionStore:
             after: the stream ordering before the first.
             upto: the last stream ordering.
             limit: how many rows at most.
-            newest_first: whether to return the newest, by falling stream ordering; otherwise the
-                oldest, by rising.
+            newest_first: whether to return the newest, by descending stream ordering; otherwise the
+                oldest, ascending.
             with_received_ts: whether to read when each event was received.
         """
         received_ts, events = "NULL", ""
@@ -196,15 +197,15 @@ class PushActionStore:
     async def to_push(
         self, user_id: str, rows: Collection[PushActionRow], look_for: Collection[PushActionRow]
     ) -> set[int]:
-        """The stream orderings of those of a user's rows that are still to be pushed.
+        """The stream orderings of the user's rows that are still to be pushed.
 
-        A row is not once its event was read, by Synapse's own account; nor once Synapse deleted
-        it, as it does where the event was redacted or is a day old.
+        A row is not, once its event has been read, according to Synapse; nor once Synapse has
+        deleted it, as it does if the event was redacted or is a day old.
 
         Args:
             user_id: whose.
-            rows: all in question.
-            look_for: those of them that may be gone. For the others only the receipts are read.
+            rows: the rows in question.
+            look_for: those of them that may be gone. For the others, only the receipts are read.
         """
         if not rows:
             return set()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Writes up to where pushers are done, into Synapse's table `pushers`."""
+"""Writes how far pushers have got, into Synapse's table `pushers`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PusherPosition(NamedTuple):
-    """Up to which stream ordering a pusher is done with all events."""
+    """The stream ordering up to which a pusher is done with all events."""
 
     key: PusherKey
     reached: int
@@ -28,7 +28,7 @@ class PusherPositionStore:
         self._api = api
 
     async def move(self, positions: Collection[PusherPosition]) -> None:
-        """Move pushers forward, never back: one that was set meanwhile stands in the present."""
+        """Move pushers forward, never back: one that was set meanwhile is in the present."""
 
         def move_txn(txn: LoggingTransaction) -> None:
             txn.execute_batch(

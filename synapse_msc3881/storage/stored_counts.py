@@ -42,7 +42,7 @@ class StoredCounts:
         self._api = api
 
     async def read(self) -> Stored:
-        """Count; this goes through the tables."""
+        """Count; this reads whole tables."""
 
         def read_txn(txn: LoggingTransaction) -> Stored:
             txn.execute(_USERS)
