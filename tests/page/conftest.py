@@ -12,12 +12,14 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from demo.client import Session
+from demo.gateway import Gateway
 from demo.homeserver import PASSWORD
 from synapse_msc3881.page.files import PATH
 from tests.conftest import FreshDeployment
 from tests.harness.browser import JS, Watch, find_chromium, running
 from tests.harness.deployment import Deployment
 from tests.harness.proxy import Proxy
+from tests.page.screens import Home, make_home
 
 #: Seconds that a page may take to show what a test waits for.
 PATIENCE = 20.0
@@ -83,6 +85,11 @@ def page_server(shared_page_server: PageServer) -> Iterator[PageServer]:
     shared_page_server.deployment.assert_log_is_clean()
 
 
+@pytest.fixture
+def home(page_server: PageServer, gateway: Gateway) -> Home:
+    return make_home(page_server, gateway)
+
+
 # fresh_page_server(extra=…, module_config=…)
 FreshPageServer = Callable[..., PageServer]
 
@@ -92,6 +99,18 @@ def fresh_page_server(
     deployment_kind: str, make_deployment: FreshDeployment
 ) -> Iterator[FreshPageServer]:
     """Call it, with options of Deployment, for a server of the test's own with the page on."""
+    yield from _fresh(deployment_kind, make_deployment)
+
+
+@pytest.fixture(scope="module")
+def module_page_server(
+    deployment_kind: str, make_deployment: FreshDeployment
+) -> Iterator[FreshPageServer]:
+    """The same for a server that the tests of a module share."""
+    yield from _fresh(deployment_kind, make_deployment)
+
+
+def _fresh(deployment_kind: str, make_deployment: FreshDeployment) -> Iterator[FreshPageServer]:
     with ExitStack() as stack:
 
         def fresh(**options: Any) -> PageServer:
@@ -116,6 +135,12 @@ def watch() -> Iterator[Watch]:
     watch = Watch()
     yield watch
     watch.assert_quiet()
+
+
+@pytest.fixture
+def refusals_may_be_logged(watch: Watch) -> None:
+    """Let the browser say on the console what the server refused."""
+    watch.allow("Failed to load resource")
 
 
 @pytest.fixture

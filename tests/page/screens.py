@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Alice with devices and rooms on a server, and what a person does on the page."""
 
+from __future__ import annotations
+
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import attr
@@ -10,8 +12,10 @@ from playwright.sync_api import Locator, Page, expect
 
 from demo.client import JsonDict, Session, path
 from demo.gateway import Gateway
-from tests.page.conftest import PageServer
 from tests.server.cascade_helpers import Device, device
+
+if TYPE_CHECKING:
+    from tests.page.conftest import PageServer
 
 PHONE, TABLET, WEB = "Alice's phone", "Tablet", "Element in Firefox"
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from demo.client import JsonDict, Session
-from demo.gateway import Gateway
-from tests.page.conftest import PageServer, SignedIn
-from tests.page.screens import PHONE, TABLET, Home, choose, go, make_home, switch
+from tests.page.conftest import SignedIn
+from tests.page.screens import PHONE, TABLET, Home, choose, go, switch
 from tests.server.test_recipes import READ
 
 KEYWORD = "aubergine"
@@ -25,11 +24,6 @@ ADDRESSED = {"mention", "everyone", "keyword"}
 # rule silences, so also about a topic: that is Synapse's.
 SHARED = {DEFAULT: LOUD, ALL: {*LOUD, "topic"}, MENTIONS: ADDRESSED, MUTED: set()}
 OWN = {ALL: LOUD, MENTIONS: ADDRESSED, MUTED: set()}
-
-
-@pytest.fixture
-def home(page_server: PageServer, gateway: Gateway) -> Home:
-    return make_home(page_server, gateway)
 
 
 def send_all(home: Home, room: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 """Signing in with OAuth 2.0 and with single sign-on, at a server that is not ours."""
 
 import importlib.util
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from playwright.sync_api import Page, Request, Route, expect
 
 from demo.client import Session, path
 from tests.harness.browser import Watch
-from tests.harness.oauth_server import OAuthServer, is_installed
+from tests.harness.oauth_server import BRIEF, OAuthServer, is_installed
 from tests.harness.waiting import wait_until
 from tests.page.conftest import (
     FreshPageServer,
@@ -39,9 +40,10 @@ needs_delegation = pytest.mark.skipif(
 ITS_OWN = r"fonts\.googleapis\.com|matrix\.org/img|/favicon\.ico"
 
 
-@pytest.fixture
-def oauth(tmp_path: Path) -> Iterator[OAuthServer]:
-    with OAuthServer(directory=tmp_path) as server:
+@pytest.fixture(scope="module")
+def oauth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OAuthServer]:
+    """The OAuth server that all tests share; each has users of its own there."""
+    with OAuthServer(directory=tmp_path_factory.mktemp("oauth")) as server:
         yield server
 
 
@@ -61,16 +63,28 @@ def consent(page: Page) -> None:
     page.locator("form:has(input[value=consent]) button[type=submit]").click()
 
 
+@pytest.fixture(scope="module")
+def delegating(oauth: OAuthServer, module_page_server: FreshPageServer) -> PageServer:
+    """A Synapse that has its users sign in at the OAuth server."""
+    return module_page_server(extra=oauth.delegation())
+
+
+_names = itertools.count()
+
+
+def new_user(oauth: OAuthServer, server: PageServer, name: str = "alice") -> str:
+    """The name of a new user of the Synapse, as the OAuth server would tell it of one."""
+    localpart = f"{name}-{next(_names)}"
+    session = Session(route=server.deployment.homeserver.route, access_token=oauth.secret)
+    session.call("POST", "/_synapse/mas/provision_user", {"localpart": localpart})
+    session.close()
+    return localpart
+
+
 @pytest.fixture
-def delegating(
-    oauth: OAuthServer, fresh_page_server: FreshPageServer
-) -> tuple[PageServer, Session]:
-    """A Synapse that has its users sign in at the OAuth server, and a user of it."""
-    server = fresh_page_server()
-    alice = server.register("alice")
-    server.deployment.restart(extra=oauth.delegation())
-    server.deployment.homeserver.close_sessions()
-    return PageServer(server.deployment, server.deployment.homeserver.base_url), alice
+def alice(oauth: OAuthServer, delegating: PageServer) -> str:
+    """The local part of a user who signs in there."""
+    return new_user(oauth, delegating)
 
 
 def devices_of(server: PageServer, page: Page) -> dict[str, str]:
@@ -90,7 +104,7 @@ def record(page: Page, into: list[Request]) -> None:
     page.on("request", lambda request: into.extend([request]))
 
 
-def sign_in_at(server: PageServer, page: Page, name: str = "alice") -> None:
+def sign_in_at(server: PageServer, page: Page, name: str) -> None:
     page.goto(server.page_url)
     page.get_by_role("button", name="Continue at 127.0.0.1").click()
     be_known(page, name)
@@ -101,10 +115,8 @@ def sign_in_at(server: PageServer, page: Page, name: str = "alice") -> None:
 
 
 @needs_delegation
-def test_the_whole_way(
-    delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
-) -> None:
-    server, alice = delegating
+def test_the_whole_way(delegating: PageServer, alice: str, new_page: NewPage, watch: Watch) -> None:
+    server = delegating
     watch.allow(ITS_OWN)
     page = new_page()
     sent: list[Request] = []
@@ -114,9 +126,9 @@ def test_the_whole_way(
     expect(page.get_by_role("textbox")).to_have_count(0)  # It is the only way in.
     assert_accessible(page)
     page.get_by_role("button", name="Continue at 127.0.0.1").click()
-    be_known(page, "alice")
+    be_known(page, alice)
     page.get_by_role("button", name="Sign out").wait_for()
-    expect(page.locator("body")).to_contain_text(alice.user_id)
+    expect(page.locator("body")).to_contain_text(f"@{alice}:")
     assert page.url == server.page_url + "#/rooms"
 
     (registration,) = [each for each in sent if each.url.endswith("/reg")]
@@ -155,9 +167,9 @@ def test_the_whole_way(
 
 @needs_delegation
 def test_the_policy_names_the_oauth_servers_origin(
-    delegating: tuple[PageServer, Session], oauth: OAuthServer
+    delegating: PageServer, oauth: OAuthServer
 ) -> None:
-    server, _ = delegating
+    server = delegating
     session = Session(route=server.deployment.homeserver.route)
     wanted = f"connect-src 'self' {oauth.issuer.rstrip('/')};"
 
@@ -185,12 +197,11 @@ def test_an_oauth_server_that_starts_later_is_waited_for(
 
 @needs_delegation
 def test_signing_out_revokes_the_tokens(
-    delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
+    delegating: PageServer, alice: str, new_page: NewPage, watch: Watch
 ) -> None:
-    server, _ = delegating
     watch.allow(ITS_OWN)
     page = new_page()
-    sign_in_at(server, page)
+    sign_in_at(delegating, page, alice)
     stored = stored_session(page)
     sent: list[Request] = []
     record(page, sent)
@@ -218,35 +229,30 @@ def refresh(page: Page, stored: Any) -> int:
 
 @needs_delegation
 def test_a_token_that_runs_out_is_renewed_and_the_old_one_used_up(
-    fresh_page_server: FreshPageServer, tmp_path: Path, new_page: NewPage, watch: Watch
+    delegating: PageServer, oauth: OAuthServer, new_page: NewPage, watch: Watch
 ) -> None:
     watch.allow(ITS_OWN)
-    with OAuthServer(directory=tmp_path, token_seconds=16) as oauth:
-        first = fresh_page_server()
-        first.register("alice")
-        first.deployment.restart(extra=oauth.delegation())
-        server = PageServer(first.deployment, first.deployment.homeserver.base_url)
-        page = new_page()
-        sign_in_at(server, page)
-        before = stored_session(page)
-        page.wait_for_function(
-            "before => JSON.parse(sessionStorage['synapse_msc3881.session']).expiresAt"
-            " - Date.now() < 15000",
-            arg=None,
-        )
-        page.reload()
-        page.get_by_role("button", name="Sign out").wait_for()
-        eventually(page, lambda: stored_session(page)["accessToken"] != before["accessToken"])
-        after = stored_session(page)
-        assert after["refreshToken"] != before["refreshToken"]
-        assert devices_of(server, page)
+    page = new_page()
+    sign_in_at(delegating, page, new_user(oauth, delegating, BRIEF))
+    before = stored_session(page)
+    page.wait_for_function(
+        "before => JSON.parse(sessionStorage['synapse_msc3881.session']).expiresAt"
+        " - Date.now() < 15000",
+        arg=None,
+    )
+    page.reload()
+    page.get_by_role("button", name="Sign out").wait_for()
+    eventually(page, lambda: stored_session(page)["accessToken"] != before["accessToken"])
+    after = stored_session(page)
+    assert after["refreshToken"] != before["refreshToken"]
+    assert devices_of(delegating, page)
 
 
 @needs_delegation
 def test_who_says_no_there_is_told_so_here(
-    delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
+    delegating: PageServer, new_page: NewPage, watch: Watch
 ) -> None:
-    server, _ = delegating
+    server = delegating
     watch.allow(ITS_OWN)
     page = new_page()
     page.goto(server.page_url)
@@ -259,9 +265,9 @@ def test_who_says_no_there_is_told_so_here(
 
 @needs_delegation
 def test_an_answer_of_another_server_is_refused(
-    delegating: tuple[PageServer, Session], new_page: NewPage, watch: Watch
+    delegating: PageServer, new_page: NewPage, watch: Watch
 ) -> None:
-    server, _ = delegating
+    server = delegating
     page = new_page()
     page.goto(server.page_url)
     page.route("**/auth?*", lambda route: route.fulfill(body="Who are you?"))
@@ -275,9 +281,9 @@ def test_an_answer_of_another_server_is_refused(
 
 @needs_delegation
 def test_an_oauth_server_that_sends_elsewhere_than_the_web_is_not_followed(
-    delegating: tuple[PageServer, Session], new_page: NewPage
+    delegating: PageServer, new_page: NewPage
 ) -> None:
-    server, _ = delegating
+    server = delegating
     page = new_page()
 
     def poison(route: Route) -> None:
@@ -293,16 +299,16 @@ def test_an_oauth_server_that_sends_elsewhere_than_the_web_is_not_followed(
 # --- Single sign-on -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def with_sso(oauth: OAuthServer, fresh_page_server: FreshPageServer) -> PageServer:
-    """A Synapse with two identity providers, and no questions asked of the page."""
+@pytest.fixture(scope="module")
+def with_sso(oauth: OAuthServer, module_page_server: FreshPageServer) -> PageServer:
+    """A Synapse with two identity providers, and no questions asked of the page at this address."""
     providers = [
         oauth.identity_provider("Corporate Login"),
         oauth.identity_provider("Other Place"),
     ]
     # Beginnings of URLs. An admin writes the page's; its port is not known yet.
     whitelist = {"client_whitelist": ["http://127.0.0.1:"]}
-    return fresh_page_server(extra={"oidc_providers": providers, "sso": whitelist})
+    return module_page_server(extra={"oidc_providers": providers, "sso": whitelist})
 
 
 def test_single_sign_on_with_one_of_two_providers(
@@ -331,14 +337,12 @@ def test_single_sign_on_with_one_of_two_providers(
 
 
 def test_without_the_whitelist_synapse_asks_first_and_it_works_all_the_same(
-    oauth: OAuthServer, fresh_page_server: FreshPageServer, new_page: NewPage, watch: Watch
+    with_sso: PageServer, new_page: NewPage, watch: Watch
 ) -> None:
     watch.allow(ITS_OWN)
-    server = fresh_page_server(
-        extra={"oidc_providers": [oauth.identity_provider("Corporate Login")]}
-    )
     page = new_page()
-    page.goto(server.page_url)
+    # At another address than the one on the list.
+    page.goto(with_sso.page_url.replace("127.0.0.1", "localhost"))
     page.get_by_role("button", name="Continue with Corporate Login").click()
     be_known(page, "dave")
     page.get_by_role("link", name="Continue").click()

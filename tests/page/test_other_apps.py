@@ -1,30 +1,19 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What other apps have written and the page does not understand: shown, and never touched."""
 
-from typing import Any
-
 import pytest
 from playwright.sync_api import expect
 
 from demo.client import JsonDict
-from demo.gateway import Gateway
-from tests.page.conftest import PageServer, SignedIn
-from tests.page.screens import PHONE, Home, choices, choose, go, make_home
+from tests.page.conftest import SignedIn
+from tests.page.screens import PHONE, Home, choices, choose, go
 
 FROM_BOB: JsonDict = {"kind": "event_match", "key": "sender", "pattern": "@bob:elsewhere"}
 CHOICES = ("All messages", "Mentions and keywords", "Muted")
 CHOSEN = "Only direct messages and rooms I choose"
 
-
-@pytest.fixture
-def home(page_server: PageServer, gateway: Gateway) -> Home:
-    return make_home(page_server, gateway)
-
-
-@pytest.fixture(autouse=True)
-def _refusals_are_logged_by_the_browser(watch: Any) -> None:
-    """A status that is no success is an error on the console, whoever expects it."""
-    watch.allow("Failed to load resource")
+# A status that is no success is an error on the console, whoever expects it.
+pytestmark = pytest.mark.usefixtures("refusals_may_be_logged")
 
 
 def in_room(room: str) -> JsonDict:

@@ -174,6 +174,14 @@ def test_a_server_that_hangs_does_not_keep_anybody_signed_in(
     assert len(sessions_of(alice)) == 1
 
 
+@pytest.fixture(scope="module")
+def strict(module_page_server: FreshPageServer) -> PageServer:
+    """A server whose tokens live briefly, and that lets nobody sign in often."""
+    slow = {"per_second": 0.4, "burst_count": 1}
+    limits = {"address": slow, "account": slow, "failed_attempts": slow}
+    return module_page_server(extra={"refreshable_access_token_lifetime": "2s", "rc_login": limits})
+
+
 # --- How it ends --------------------------------------------------------------------------------
 
 
@@ -232,12 +240,12 @@ def test_a_session_that_was_ended_elsewhere_says_so(
 
 
 def test_a_token_that_runs_out_is_renewed(
-    fresh_page_server: FreshPageServer, new_page: NewPage, watch: Watch
+    strict: PageServer, new_page: NewPage, watch: Watch
 ) -> None:
-    server = fresh_page_server(extra={"refreshable_access_token_lifetime": "2s"})
-    alice = server.register()
+    watch.allow(FAILED_LOAD)
+    alice = strict.register()
     page = new_page()
-    sign_in(page, server, alice)
+    sign_in(page, strict, alice)
     before = token_of(page)
     page.reload()
     page.get_by_role("button", name="Sign out").wait_for()
@@ -262,16 +270,12 @@ def test_a_wrong_password_is_said(
 
 
 def test_a_server_that_wants_a_rest_gets_it(
-    fresh_page_server: FreshPageServer, new_page: NewPage, watch: Watch
+    strict: PageServer, new_page: NewPage, watch: Watch
 ) -> None:
-    slow = {"per_second": 0.4, "burst_count": 1}
-    server = fresh_page_server(
-        extra={"rc_login": {"address": slow, "account": slow, "failed_attempts": slow}}
-    )
     watch.allow(FAILED_LOAD)
-    alice = server.register()
+    alice = strict.register()
     page = new_page()
-    sign_in(page, server, alice)
+    sign_in(page, strict, alice)
     page.get_by_role("button", name="Sign out").click()
     is_signed_out(page)
     fill_in(page, alice.user_id, PASSWORD)

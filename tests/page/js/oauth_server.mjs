@@ -3,18 +3,22 @@
  * An OAuth server that is not ours, oidc-provider, as Matrix homeservers use one: for whom Synapse
  * delegates signing in to, and as an identity provider of Synapse's own single sign-on.
  *
- *     node oauth_server.mjs PORT SECRET TOKEN_SECONDS
+ *     node oauth_server.mjs PORT SECRET TOKEN_SECONDS BRIEF_SECONDS
  *
- * Whoever signs in types a name, and is that user. What it is taught here is what Matrix adds: the
+ * Whoever signs in types a name, and is that user; the tokens of whose name begins with "brief" live
+ * for BRIEF_SECONDS. What it is taught here is what Matrix adds: the
  * scopes, the endpoint that tells Synapse of a token, and telling Synapse of devices.
  */
 import Provider from "oidc-provider";
 import instance from "./node_modules/oidc-provider/lib/helpers/weak_cache.js";
 
-const [port, secret, tokenSeconds] = process.argv.slice(2);
+const [port, secret, tokenSeconds, briefSeconds] = process.argv.slice(2);
 const issuer = `http://127.0.0.1:${port}/`;
 const MATRIX_SCOPE = /^urn:matrix:(?:org\.matrix\.msc2967\.)?client:(?:api:\*|device:[A-Za-z0-9-]{10,})$/;
 const DEVICE = /:device:(.+)$/;
+
+const secondsOf = (_context, { accountId }) =>
+  Number(accountId?.startsWith("brief") ? briefSeconds : tokenSeconds);
 
 const provider = new Provider(issuer, {
   clients: [
@@ -38,7 +42,7 @@ const provider = new Provider(issuer, {
   findAccount: (_context, id) => ({ accountId: id, claims: () => ({ sub: id, name: id }) }),
   issueRefreshToken: (_context, client) => client.grantTypeAllowed("refresh_token"),
   rotateRefreshToken: true,
-  ttl: { AccessToken: Number(tokenSeconds), Grant: 3600, Interaction: 3600, Session: 3600 },
+  ttl: { AccessToken: secondsOf, Grant: 3600, Interaction: 3600, Session: 3600 },
 });
 
 // Synapse's port is not known yet.
