@@ -58,4 +58,4 @@ class Census:
             self.changed()
             return
         self._delay_ms = max(DELAY_MS, (time.monotonic() - started) * 1000 * _REST)
-        self._metrics.show_stored(found.users, found.pushers)
+        self._metrics.show_stored(found.users, found.pushers, found.own)

@@ -30,7 +30,8 @@ _scopes_evaluated = Counter(
 )
 _decisions = Counter(
     "synapse_msc3881_push_decisions",
-    "What pushers with profile tags decided about events that were recorded for their user",
+    "What pushers with profile tags, or of devices with settings of their own, decided about events"
+    " that were recorded for their user",
     labelnames=["outcome", _SERVER_NAME],
 )
 _undone = Counter(
@@ -47,6 +48,11 @@ _pushers = Gauge(
     "synapse_msc3881_pushers",
     "Pushers that are stored, by whether they are enabled and have other tags than the default",
     labelnames=["enabled", "profile_tags", _SERVER_NAME],
+)
+_own = Gauge(
+    "synapse_msc3881_devices_with_own_settings",
+    "Devices that have notification settings of their own",
+    labelnames=[_SERVER_NAME],
 )
 _info = Gauge(
     "synapse_msc3881_info",
@@ -106,13 +112,17 @@ class Metrics:
         """Count an update of a pusher that omitted a field, and so set it to its default."""
         _undone.labels(field, self._server_name).inc()
 
-    def show_stored(self, users: int, pushers: Mapping[tuple[bool, bool], int]) -> None:
+    def show_stored(
+        self, users: int, pushers: Mapping[tuple[bool, bool], int], own: int = 0
+    ) -> None:
         """Show what is stored. Only one process may do so, so that nothing is counted twice.
 
         Args:
             users: the users with device rules.
             pushers: how many there are, by whether they are enabled and have profile tags.
+            own: the devices with settings of their own.
         """
+        _own.labels(self._server_name).set(own)
         _users.labels(self._server_name).set(users)
         for enabled in (True, False):
             for tagged in (True, False):

@@ -13,6 +13,7 @@ from synapse.module_api import ModuleApi
 from synapse_msc3881 import seams
 from synapse_msc3881.census import Census
 from synapse_msc3881.config import Config, parse_config
+from synapse_msc3881.delivery.own_devices import OwnDevices
 from synapse_msc3881.delivery.positions import Positions
 from synapse_msc3881.delivery.pushers import Pushers
 from synapse_msc3881.delivery.waking import Waking
@@ -79,6 +80,8 @@ class PusherControl:
         compiler = seams.RuleCompiler(hs)
         spending = Spending()
 
+        own = OwnDevices(users.own)
+        own_cache = seams.CrossProcessCache(hs, "synapse_msc3881.delivery.own_devices", own)
         rules = DeviceRuleStore(
             hs,
             api,
@@ -86,13 +89,14 @@ class PusherControl:
             cache.invalidate_txn,
             failures,
             users.own,
+            own_cache.invalidate_txn,
         )
         tags = PusherTagStore(api, cache.invalidate_txn, failures)
         scopes = DeviceScopes(
             held,
             rules,
             tags,
-            Compiler(compiler.compile),
+            Compiler(compiler.compile, compiler.compile_complete),
             compiler,
             Slices(api.delayed_background_call, api.sleep),
             CompileDebts(time.monotonic),
@@ -104,7 +108,16 @@ class PusherControl:
         push_actions = PushActionStore(hs, api)
         positions = Positions(hs, api, PusherPositionStore(api))
         self.pushers = Pushers(
-            hs, is_main, tags, push_actions, positions, failures, metrics, census
+            hs,
+            is_main,
+            tags,
+            push_actions,
+            positions,
+            failures,
+            metrics,
+            census,
+            own,
+            api.delayed_background_call,
         )
 
         _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures, metrics))

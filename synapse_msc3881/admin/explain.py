@@ -185,7 +185,7 @@ def _read(paths: Sequence[str], user_id: str, event_id: str) -> Facts:
         if placed.fetchone() is None:
             return f"There is no user {user_id} on this server."
         # The explanation says what cannot be read.
-        facts = read_facts(placed, user_id, event_id, lambda _: None)
+        facts = read_facts(placed, user_id, event_id, lambda _: None, seams.default_rule_names())
         return facts or f"There is no event {event_id} in the database."
 
     found = read_only(_database(paths, secrets), secrets, read)
@@ -237,7 +237,9 @@ def _show_pusher(pusher: PusherState, walk: Walk | None, screen: Screen) -> None
     screen.line(
         f"  {_plain(pusher.kind)} pusher {_plain(pusher.app_id)} {_short(pusher.pushkey)}, {state}"
     )
-    screen.line(f"  tags     {_plain(json.dumps(pusher.profile_tags, ensure_ascii=False))}")
+    tags = json.dumps(pusher.shown_tags, ensure_ascii=False)
+    own = "" if pusher.own is None else ", the device's own settings"
+    screen.line(f"  tags     {_plain(tags)}{own}")
     screen.line(f"  set      {_time(pusher.set_ts)}")
     if pusher.last_success is not None:
         screen.line(f"  success  {_time(pusher.last_success)}, the last one")
@@ -257,10 +259,13 @@ def _show_pusher(pusher: PusherState, walk: Walk | None, screen: Screen) -> None
 
 
 def _step(step: Step) -> Iterator[str]:
+    if step.as_global:
+        yield "as in `global`"
     if step.match is None:
         yield _RESULTS[step.result]
         return
-    gone = "which is not recorded" if step.profile_tag == GLOBAL else "which is gone since"
+    of_global = step.profile_tag == GLOBAL or step.as_global
+    gone = "which is not recorded" if of_global else "which is gone since"
     yield _plain(step.match.rule) if step.match.rule else f"a rule ({gone})"
     if isinstance(step.match, Suppressed):
         yield f"does not count: {_plain(step.match.by)} keeps such events quiet"

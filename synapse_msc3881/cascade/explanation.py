@@ -18,7 +18,7 @@ from typing import Any
 import attr
 
 from synapse_msc3881.cascade.outcomes import Outcomes, Suppressed
-from synapse_msc3881.cascade.profile_tags import GLOBAL, Match
+from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS, GLOBAL, Match
 
 #: Synapse drops what it recorded after this time, and stops trying to push it.
 DAY_MS = 24 * 60 * 60 * 1000
@@ -98,6 +98,7 @@ class PusherState:
         position: the stream ordering up to which all is done.
         last_success: when it last succeeded; `failing_since` says since when it has failed.
         throttled_until: until when mails about the event's room are held back.
+        device_has_own: whether its device has settings of its own.
     """
 
     profile_tags: tuple[str, ...]
@@ -113,6 +114,17 @@ class PusherState:
     last_success: int | None
     failing_since: int | None
     throttled_until: int | None
+    device_has_own: bool = attr.ib(default=False, converter=bool)
+
+    @property
+    def own(self) -> str | None:
+        """The device by whose own settings it goes (specification 9); None by its profile tags."""
+        return self.device_id if self.device_has_own and self.profile_tags == DEFAULT_TAGS else None
+
+    @property
+    def shown_tags(self) -> tuple[str, ...]:
+        """The profile tags that hold."""
+        return self.profile_tags if self.own is None else (self.own,)
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -128,11 +140,16 @@ class Facts:
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Step:
-    """One scope of a walk."""
+    """One scope of a walk.
+
+    Attributes:
+        as_global: whether it is a device's own settings, which said the same as `global`.
+    """
 
     profile_tag: str
     result: Result
     match: Match | Suppressed | None
+    as_global: bool = False
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -209,13 +226,15 @@ def _why_not_recorded(facts: Facts, now: int) -> Iterator[NotRecorded]:
 
 
 def _walk(facts: Facts, outcomes: Outcomes, pusher: PusherState, now: int) -> Walk:
-    decision = outcomes.decide(pusher.profile_tags)
+    decision = outcomes.decide(pusher.profile_tags, pusher.own)
     if decision is None:
         outcome = Outcome.NO_MATCH
     else:
         outcome = Outcome.PUSH if decision.pushes else Outcome.SILENT
     steps = []
-    for tag in outcomes.walked(pusher.profile_tags):
+    if pusher.own is not None:
+        steps.append(_step_of_own(pusher.own, outcomes))
+    for tag in () if steps else outcomes.walked(pusher.profile_tags):
         steps.append(_step(tag, outcomes))
         if decision is not None and tag == decision.scope:
             break
@@ -230,6 +249,15 @@ def _step(tag: str, outcomes: Outcomes) -> Step:
     if match is None:
         return Step(tag, Result.NOT_NOTIFYING if tag == GLOBAL else Result.NO_MATCH, None)
     return Step(tag, Result.NOTIFY if match.notifies else Result.SILENT, match)
+
+
+def _step_of_own(device_id: str, outcomes: Outcomes) -> Step:
+    own = outcomes.own_of(device_id)
+    if own is None:
+        return attr.evolve(_step(GLOBAL, outcomes), profile_tag=device_id, as_global=True)
+    if own.match is None:
+        return Step(device_id, Result.NO_MATCH, None)
+    return Step(device_id, Result.NOTIFY if own.notifies else Result.SILENT, own.match)
 
 
 def _delivery(facts: Facts, pusher: PusherState, outcome: Outcome, now: int) -> Delivery:
@@ -295,7 +323,9 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
 def _pusher_as_json(pusher: PusherState) -> dict[str, Any]:
     fields = attr.asdict(pusher, recurse=False)
     del fields["position"]  # A number that means nothing to clients.
-    return _without_none({**fields, "profile_tags": list(pusher.profile_tags)})
+    del fields["device_has_own"]
+    own = True if pusher.own is not None else None
+    return _without_none({**fields, "profile_tags": list(pusher.shown_tags), "own": own})
 
 
 def _walk_as_json(walk: Walk | None) -> dict[str, Any]:
@@ -324,6 +354,7 @@ def _step_as_json(step: Step) -> dict[str, Any]:
             "rule": step.match.rule if step.match else None,
             "actions": list(step.match.actions) if isinstance(step.match, Match) else None,
             "suppressed_by": step.match.by if isinstance(step.match, Suppressed) else None,
+            "as_global": step.as_global or None,
         }
     )
 

@@ -18,6 +18,15 @@ listed only if it matched silently; if it notifies, its actions are those of the
 otherwise it did not match. A null instead of the list means that evaluating failed, and that every
 pusher of the user uses the `global` rules. Synapse's pushers ignore the element.
 
+A scope of a device with settings of its own (specification 9) is marked, and null in the place of
+the actions says that none of its rules matched:
+
+    ["=hP5h0oXK", "0aFnHdeq", []], ["=Dk3xZ1bN", null, null]
+
+It is listed where it says something else than `global`, or where a pusher lists it. So a pusher
+that goes by its device's own settings does what `global` says where its scope is not listed: rows
+from before the settings were switched on, and those where evaluating failed, need nothing more.
+
 The names of scopes and rules are texts that the user chose, and here they could outlive an erased
 user by a day. So a `fingerprint` is stored instead, which is shorter too.
 
@@ -60,6 +69,9 @@ FAILED: Mapping[str, Any] = {MARK: None}
 MAX_ACTIONS_BYTES = 1024
 
 _FINGERPRINT_BYTES = 6
+
+# Stands before the fingerprint of a device with settings of its own.
+_OWN = "="
 _MAX_FINGERPRINTS = 5000
 
 
@@ -91,6 +103,26 @@ class Suppressed:
         return False
 
 
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class OwnMatch:
+    """What the scope of a device with settings of its own says; its match, None where it has none.
+
+    Attributes:
+        match: the rule that matched, server-default ones too.
+    """
+
+    match: Match | None
+
+    @property
+    def notifies(self) -> bool:
+        """Whether the rule says to push."""
+        return self.match is not None and self.match.notifies
+
+
+#: What is recorded of a scope.
+Recorded = Match | Suppressed | OwnMatch
+
+
 def is_mark(action: object) -> bool:
     """Whether an element of a row's actions is ours, not a user's tweak that looks like it."""
     return isinstance(action, Mapping) and MARK in action and "set_tweak" not in action
@@ -104,14 +136,13 @@ def without_mark(actions: Actions) -> list[Action]:
 # --- To a row -----------------------------------------------------------------------------------
 
 
-def with_outcomes(
-    actions: Collection[Action], outcomes: Mapping[str, Match | Suppressed]
-) -> list[Action]:
+def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Recorded]) -> list[Action]:
     """What to store for a user: the actions of `global`, and the outcomes of the scopes.
 
     Args:
         actions: what Synapse would store: the actions of the matching `global` rule.
-        outcomes: the match of each device scope that has one, and a silent match of "global".
+        outcomes: the match of each device scope that has one, and a silent match of "global"; and
+            what the scopes of devices with settings of their own say.
     """
     # Without `notify`, the tweaks of `global` mean nothing, and `highlight` would be counted.
     kept = actions if "notify" in actions else ()
@@ -119,12 +150,29 @@ def with_outcomes(
     return [
         {
             MARK: [
-                [_scope_key(scope), outcome.rule and fingerprint(outcome.rule), shared.put(outcome)]
+                _own_entry(scope, outcome, shared)
+                if isinstance(outcome, OwnMatch)
+                else _entry(_scope_key(scope), outcome, shared)
                 for scope, outcome in outcomes.items()
             ]
         },
         *kept,
     ]
+
+
+_Entry = list["str | list[Action] | int | None"]
+
+
+def _entry(key: str, outcome: Match | Suppressed, shared: _Shared) -> _Entry:
+    return [key, outcome.rule and fingerprint(outcome.rule), shared.put(outcome)]
+
+
+def _own_entry(scope: str, outcome: OwnMatch, shared: _Shared) -> _Entry:
+    key = _OWN + fingerprint(scope)
+    if outcome.match is not None:
+        return _entry(key, outcome.match, shared)
+    shared.put_nothing()
+    return [key, None, None]
 
 
 def _scope_key(scope: str) -> str:
@@ -138,7 +186,11 @@ class _Shared:
 
     def __init__(self) -> None:
         self._left = MAX_ACTIONS_BYTES
-        self._stored: list[str | list[Action]] = []
+        self._stored: list[str | list[Action] | None] = []
+
+    def put_nothing(self) -> None:
+        """Count an entry that says nothing that can be shared."""
+        self._stored.append(None)
 
     def put(self, outcome: Match | Suppressed) -> str | list[Action] | int:
         """The third element of the next entry."""
@@ -230,12 +282,14 @@ class Outcomes:
         suppressed: the matches that do not count.
         by_fingerprint: whether these are keyed by the scopes' fingerprints, and name rules by
         theirs. Rows of the first releases have the names.
+        own: what the scopes of devices with settings of their own say, where they are listed.
     """
 
     matches: Mapping[str, Match]
     failed: bool = False
     suppressed: Mapping[str, Suppressed] = attr.ib(factory=dict)
     by_fingerprint: bool = False
+    own: Mapping[str, OwnMatch] = attr.ib(factory=dict)
 
     @classmethod
     def read(cls, actions: Actions, notif: bool) -> Outcomes:
@@ -248,7 +302,7 @@ class Outcomes:
         Raises:
             ValueError: our element does not have the form above.
         """
-        found: dict[str, Match | Suppressed] = {}
+        found: dict[str, Recorded] = {}
         failed = by_fingerprint = False
         for action in actions:
             if is_mark(action):
@@ -263,23 +317,40 @@ class Outcomes:
                     found.update(_named_matches(stored))
         matches = {scope: one for scope, one in found.items() if isinstance(one, Match)}
         suppressed = {scope: one for scope, one in found.items() if isinstance(one, Suppressed)}
-        return cls({**matches, **_global_match(actions, notif)}, failed, suppressed, by_fingerprint)
+        own = {scope: one for scope, one in found.items() if isinstance(one, OwnMatch)}
+        matches.update((scope, one.match) for scope, one in own.items() if one.match is not None)
+        matches.update(_global_match(actions, notif))
+        return cls(matches, failed, suppressed, by_fingerprint, own)
 
     @classmethod
     def of_global(cls, actions: Actions, notif: bool) -> Outcomes:
         """What is left of a row whose outcomes cannot be read: `global`."""
         return cls(_global_match(actions, notif), failed=True)
 
-    def decide(self, tags: Sequence[str]) -> Decision | None:
-        """Decide what a pusher does about the event (specification 5).
+    def decide(self, tags: Sequence[str], own: str | None = None) -> Decision | None:
+        """Decide what a pusher does about the event (specification 5 and 9).
 
         Args:
             tags: the pusher's profile tags.
+            own: the pusher's device, where it goes by the settings of that.
 
         Returns:
             The decision, or None where no scope that the pusher lists matched.
         """
+        if own is not None:
+            match = self.match_for(own)
+            return None if match is None else Decision(own, match)
         return walk(self.walked(tags), self.match_in)
+
+    def match_for(self, device_id: str) -> Match | None:
+        """The match for a device with settings of its own: that of `global` where these are not
+        listed, as they say the same."""
+        own = self.own_of(device_id)
+        return self.matches.get(GLOBAL) if own is None else own.match
+
+    def own_of(self, device_id: str) -> OwnMatch | None:
+        """What the settings of a device say, where they are listed."""
+        return None if self.failed else self.own.get(self._key(device_id))
 
     def walked(self, tags: Sequence[str]) -> Sequence[str]:
         """The tags that a pusher with these walks over."""
@@ -320,6 +391,10 @@ class Outcomes:
                 scope: Suppressed(match.by, name(scope, match.rule))
                 for scope, match in self.suppressed.items()
             },
+            own={
+                scope: OwnMatch(one.match and Match(one.match.actions, name(scope, one.match.rule)))
+                for scope, one in self.own.items()
+            },
         )
 
 
@@ -327,8 +402,8 @@ def _global_match(actions: Actions, notif: bool) -> dict[str, Match]:
     return {GLOBAL: Match(sendable(actions))} if notif else {}
 
 
-def _entries(entries: list[Any]) -> dict[str, Match | Suppressed]:
-    found: dict[str, Match | Suppressed] = {}
+def _entries(entries: list[Any]) -> dict[str, Recorded]:
+    found: dict[str, Recorded] = {}
     said: list[Any] = []
     for entry in entries:
         if not isinstance(entry, list) or len(entry) != len(("scope", "rule", "actions")):
@@ -339,13 +414,23 @@ def _entries(entries: list[Any]) -> dict[str, Match | Suppressed]:
         if type(stored) is int and 0 <= stored < len(said):
             stored = said[stored]
         said.append(stored)
-        if isinstance(stored, str):
+        if scope.startswith(_OWN):
+            found[scope[len(_OWN) :]] = OwnMatch(_own_match(stored, rule))
+        elif isinstance(stored, str):
             found[scope] = Suppressed(stored, rule)
-        elif isinstance(stored, list):
-            found[scope] = Match(sendable(stored), rule)
         else:
-            raise ValueError("an outcome is no list of actions")
+            found[scope] = _match(stored, rule)
     return found
+
+
+def _own_match(stored: object, rule: str | None) -> Match | None:
+    return None if stored is None else _match(stored, rule)
+
+
+def _match(stored: object, rule: str | None) -> Match:
+    if not isinstance(stored, list):
+        raise ValueError("an outcome is no list of actions")
+    return Match(sendable(stored), rule)
 
 
 def _named_matches(outcomes: object) -> dict[str, Match]:

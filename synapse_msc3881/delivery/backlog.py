@@ -80,9 +80,10 @@ class Backlog:
         "_missed_to",
         "_now",
         "_rows",
-        "_tags",
         "_waiting",
         "dropped",
+        "own",
+        "tags",
         "walked_to",
     )
 
@@ -95,6 +96,7 @@ class Backlog:
         metrics: Metrics,
         now: Callable[[], float],
         missed_to: int = 0,
+        own: str | None = None,
     ) -> None:
         """
         Args:
@@ -105,13 +107,16 @@ class Backlog:
             metrics: counts each decision once.
             now: the time in seconds.
             missed_to: up to where rows may have been offered before this backlog existed.
+            own: the pusher's device, where it goes by the settings of that.
         """
         self._metrics = metrics
         self._missed_to = missed_to
         # Whether rows are being read: how far is not known yet.
         self._is_reading = False
         self._key = key
-        self._tags = tags
+        self.tags = tags
+        #: The pusher's device, where it goes by the settings of that; this may change.
+        self.own = own
         self._rows = rows
         self._failures = failures
         self._now = now
@@ -239,7 +244,7 @@ class Backlog:
         def report_bad(error: Exception) -> None:
             self._failures.report(Fallback.FIRE, self._key.user_id, error)
 
-        return row.outcomes(report_bad).decide(self._tags)
+        return row.outcomes(report_bad).decide(self.tags, self.own)
 
     async def _drop_read_and_gone(self) -> None:
         asked, now = list(self._waiting), self._now()

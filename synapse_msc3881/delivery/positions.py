@@ -61,6 +61,10 @@ class Positions:
         ]
         await self._write(dropped[:_MOST_AT_THE_END])
 
+    async def write(self, pushers: Iterable[tuple[seams.Pusher, Backlog]]) -> None:
+        """Write the positions of some pushers now."""
+        await self._write(pushers)
+
     async def _write_due(self) -> None:
         due, self._due = self._due, {}
         await self._write(due.items())

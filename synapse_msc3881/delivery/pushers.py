@@ -17,27 +17,40 @@ from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.delivery.backlog import Backlog
 from synapse_msc3881.delivery.mail_backlog import MailBacklog
+from synapse_msc3881.delivery.own_devices import OwnDevices
 from synapse_msc3881.delivery.positions import Positions
-from synapse_msc3881.delivery.pusher_store import PusherStore
+from synapse_msc3881.delivery.pusher_store import PusherStore, backlog_of
 from synapse_msc3881.delivery.starting import PusherStart
 from synapse_msc3881.delivery.stopping import Stopping
-from synapse_msc3881.failures import Failures
+from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.storage.push_actions import PushActionStore
-from synapse_msc3881.storage.pusher_tags import PusherKey, PusherTagStore
+from synapse_msc3881.storage.pusher_tags import PusherKey, PusherTagStore, StoredTags
 
 if TYPE_CHECKING:
     from synapse.server import HomeServer
 
-    from synapse_msc3881.census import Census
+    from synapse_msc3881.census import CallLater, Census
     from synapse_msc3881.metrics import Metrics
 
 
 @attr.s(slots=True, auto_attribs=True)
 class TaggedPusherConfig(seams.PusherConfig):
-    """Synapse's config of a pusher, with its profile tags."""
+    """Synapse's config of a pusher, with its profile tags.
+
+    Attributes:
+        profile_tags: as they were set.
+        device_has_own: whether its device has settings of its own.
+    """
 
     profile_tags: tuple[str, ...] = DEFAULT_TAGS
+    device_has_own: bool = False
 
+
+# A pusher that starts within so many seconds of a switch may have been read before it.
+_SWITCH_SECONDS = 60.0
+
+# Milliseconds from a switch that could not be read to trying again.
+_RETRY_MS = 60_000.0
 
 # At once, since there is one for each pusher of the server.
 _native_fields = attrgetter(*(field.name for field in attr.fields(seams.PusherConfig)))
@@ -46,6 +59,13 @@ _native_fields = attrgetter(*(field.name for field in attr.fields(seams.PusherCo
 def profile_tags_of(config: seams.PusherConfig) -> tuple[str, ...]:
     """A pusher's profile tags; the default where its config was not read from the database."""
     return config.profile_tags if isinstance(config, TaggedPusherConfig) else DEFAULT_TAGS
+
+
+def own_device_of(config: seams.PusherConfig) -> str | None:
+    """The device by whose own settings a pusher goes; None where it goes by its profile tags."""
+    if isinstance(config, TaggedPusherConfig) and config.device_has_own:
+        return config.device_id if config.profile_tags == DEFAULT_TAGS else None
+    return None
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -77,6 +97,8 @@ class _Writing:
     key: PusherKey
     stored: tuple[str, ...]
     tags: tuple[str, ...]
+    #: Whether it is the first to go by its device's own settings, perhaps.
+    may_be_first: bool
     is_under_way: bool = True
 
 
@@ -107,9 +129,17 @@ class Pushers:
         failures: Failures,
         metrics: Metrics,
         census: Census,
+        own: OwnDevices,
+        call_later: CallLater,
     ) -> None:
         self._metrics = metrics
         self._census = census
+        self._own = own
+        self._call_later = call_later
+        self._switches = seams.make_linearizer(hs, "msc3881_own_settings")
+        # When a switch was heard of, for whom.
+        self._switched: dict[str, float] = {}
+        own.on_switch = self._hear_of_switch
         self._hs = hs
         self._is_main = is_main
         self._pool = seams.PusherPool(hs)
@@ -165,7 +195,8 @@ class Pushers:
         change: PusherChange,
     ) -> None:
         tags = profile_tags_of(stored) if stored else DEFAULT_TAGS
-        writing = _Writing(key, tags, change.profile_tags)
+        is_new = stored is None and key.user_id in self._own.users
+        writing = _Writing(key, tags, change.profile_tags, is_new)
         token = _writing.set(writing)
         try:
             await self._pool.add_or_update(
@@ -218,14 +249,15 @@ class Pushers:
     async def add_pusher(self, native: Callable[..., Awaitable[None]], **pusher: Any) -> None:
         """Write a pusher, once nothing can be refused any more."""
         writing = _under_way()
-        if writing is None or writing.stored == writing.tags == DEFAULT_TAGS:
+        has_default = writing is None or writing.stored == writing.tags == DEFAULT_TAGS
+        if writing is None or (has_default and not writing.may_be_first):
             await native(**pusher)
         else:
-            key, tags = writing.key, writing.tags
-            put = seams.Joined(lambda txn: self._tags.put_txn(txn, key, tags), "pushers")
+            key, tags, is_new = writing.key, writing.tags, writing.may_be_first
+            put = seams.Joined(lambda txn: self._tags.put_txn(txn, key, tags, is_new), "pushers")
             await put.call(native, **pusher)
             if not put.ran:
-                await self._tags.put(key, tags)
+                await self._tags.put(key, tags, is_new)
                 await native(**pusher)  # Again, so that all processes read it with its tags.
         self._census.changed()
 
@@ -236,9 +268,10 @@ class Pushers:
     ) -> Iterator[seams.PusherConfig]:
         """Read pushers."""
         writing = _under_way()
-        if writing is not None:  # The pool reads it again, before and after it is written.
-            return _tagged(await native(keyvalues), {writing.key: writing.tags})
-        return await self._read(native, keyvalues)
+        if writing is None or writing.key.user_id in self._own.users:
+            return await self._read(native, keyvalues)
+        # The pool reads it again, before and after it is written.
+        return _tagged(await native(keyvalues), StoredTags({writing.key: writing.tags}))
 
     async def get_enabled_pushers(
         self, native: Callable[..., Awaitable[Iterator[seams.PusherConfig]]]
@@ -259,7 +292,7 @@ class Pushers:
         pushers = await read.call(native, *keyvalues)
         if not read.ran:
             read.given = await self._tags.get(where)
-        return _tagged(pushers, read.given or {})
+        return _tagged(pushers, read.given or StoredTags({}))
 
     async def delete_pusher(
         self, native: Callable[..., Awaitable[None]], app_id: str, pushkey: str, user_id: str
@@ -325,25 +358,80 @@ class Pushers:
         replaced = seams.running_pusher(self._hs, pusher.user_id, pusher.app_id, pusher.pushkey)
         if replaced is not None:
             self._stopping.replace(replaced, pusher)
-        tags = profile_tags_of(config)
-        if tags != DEFAULT_TAGS:
-            seams.ensure_position(pusher)
-            key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
-            make_backlog = MailBacklog if isinstance(pusher, seams.EmailPusher) else Backlog
-            backlog = make_backlog(
-                key,
-                tags,
-                self._push_actions,
-                self._failures,
-                self._metrics,
-                time.monotonic,
-                # Synapse takes it among the running ones at once: what comes later is offered.
-                missed_to=pusher.max_stream_ordering,
-            )
-            pusher.store = PusherStore(  # type: ignore[assignment]
-                pusher.store, pusher, backlog, self._positions.note
-            )
+        tags, own = profile_tags_of(config), own_device_of(config)
+        if own is not None or tags != DEFAULT_TAGS:
+            self._attach(pusher, tags, own)
+        if self._switched and pusher.user_id in self._switched:
+            self._look_after_switch(pusher.user_id)  # It may have been read before.
         return pusher
+
+    def _attach(self, pusher: seams.Pusher, tags: tuple[str, ...], own: str | None) -> None:
+        """Have a pusher decide what to push by more than `global`."""
+        seams.ensure_position(pusher)
+        key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
+        make_backlog = MailBacklog if isinstance(pusher, seams.EmailPusher) else Backlog
+        backlog = make_backlog(
+            key,
+            tags,
+            self._push_actions,
+            self._failures,
+            self._metrics,
+            time.monotonic,
+            # Synapse takes it among the running ones at once: what comes later is offered.
+            missed_to=pusher.max_stream_ordering,
+            own=own,
+        )
+        pusher.store = PusherStore(  # type: ignore[assignment]
+            pusher.store, pusher, backlog, self._positions.note
+        )
+
+    # --- A device gets settings of its own, or has them no longer ---
+
+    def _hear_of_switch(self, user_id: str) -> None:
+        now = time.monotonic()
+        self._switched = {
+            each: then for each, then in self._switched.items() if now - then < _SWITCH_SECONDS
+        }
+        self._switched[user_id] = now
+        self._look_after_switch(user_id)
+
+    def _look_after_switch(self, user_id: str, delay_ms: float = 0) -> None:
+        self._call_later(delay_ms, self._switch, user_id, desc="msc3881_switch_own_settings")
+
+    async def _switch(self, user_id: str) -> None:
+        """Have a user's running pushers go by their devices' settings, or no longer do so.
+
+        They go on where they are, so that nothing is lost, and nothing is pushed twice.
+        """
+        if not seams.running_pushers(self._hs, user_id):
+            return
+        async with self._switches.queue(user_id):  # The last to read has the last word.
+            try:
+                configs = [*await seams.pushers_of(self._hs, user_id)]
+            except Exception as error:  # noqa: BLE001 - the database may be away
+                self._failures.report(Fallback.READ_TAGS, user_id, error)
+                self._look_after_switch(user_id, _RETRY_MS)
+                return
+            no_longer = [*self._go_by(configs)]
+            # What was dropped would be pushed after a restart, by `global`.
+            await self._positions.write(no_longer)
+
+    def _go_by(
+        self, configs: Iterable[seams.PusherConfig]
+    ) -> Iterator[tuple[seams.Pusher, Backlog]]:
+        """Have running pushers go by what was read; gives those that go by no device any more."""
+        for config in configs:
+            pusher = seams.running_pusher(self._hs, *_key_of(config))
+            if pusher is None or profile_tags_of(config) != DEFAULT_TAGS:
+                continue
+            own, backlog = own_device_of(config), backlog_of(pusher)
+            if backlog is None and own is not None:
+                self._attach(pusher, DEFAULT_TAGS, own)
+                seams.wake(pusher)
+            elif backlog is not None and backlog.tags == DEFAULT_TAGS:
+                if own is None and backlog.own is not None:
+                    yield pusher, backlog
+                backlog.own = own
 
 
 def _key_of(config: seams.PusherConfig) -> PusherKey:
@@ -352,14 +440,15 @@ def _key_of(config: seams.PusherConfig) -> PusherKey:
 
 
 def _tagged(
-    pushers: Iterable[seams.PusherConfig], tags: Mapping[PusherKey, tuple[str, ...]]
+    pushers: Iterable[seams.PusherConfig], stored: StoredTags
 ) -> Iterator[seams.PusherConfig]:
-    if not tags:
+    if not stored:
         yield from pushers
         return
     for pusher in pushers:
-        listed = tags.get(_key_of(pusher))
-        if listed is None:
-            yield pusher
+        tags = stored.tags.get(_key_of(pusher), DEFAULT_TAGS)
+        has_own = (pusher.user_name, pusher.device_id) in stored.own
+        if has_own or tags != DEFAULT_TAGS:
+            yield TaggedPusherConfig(*(*_native_fields(pusher), tags, has_own))
         else:
-            yield TaggedPusherConfig(*(*_native_fields(pusher), listed))
+            yield pusher

@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 import attr
 
+from synapse_msc3881.cascade.own_settings import DefaultChange, OwnSettings
 from synapse_msc3881.cascade.profile_tags import GLOBAL, Actions, Match
 from synapse_msc3881.cascade.rulesets import (
     KINDS,
@@ -31,6 +32,7 @@ from synapse_msc3881.cascade.rulesets import (
 from synapse_msc3881.evaluation.matching import (
     CompiledRules,
     CompiledScope,
+    CompleteDefaults,
     RuleGroup,
     SilentGlobal,
     UserScopes,
@@ -69,7 +71,10 @@ _BY_ITSELF_BYTES = 500
 _CONDITION_BYTES = 170
 _JSON_FACTOR = 2
 
+_DEFAULTS_BYTES = 10_000
+
 _NOTHING: Mapping[object, Actions] = {}
+_NO_OWN: Mapping[str, OwnSettings] = {}
 
 # With more rules than this to look at, already looking takes time that counts.
 _MANY_RULES = 64
@@ -90,6 +95,31 @@ _NO_MATCH = RawRule("no match", KINDS["override"], "[]", "[]")
 
 #: Compiles rules, highest priority first.
 Compile = Callable[[Sequence[RawRule]], CompiledRules]
+
+#: What is changed of server-default rules: their names, actions (JSON) and whether they are on.
+DefaultChanges = Mapping[str, tuple[str | None, bool | None]]
+
+
+class DefaultRule(Protocol):
+    """A server-default rule; see `seams.DefaultRule`."""
+
+    @property
+    def name(self) -> str:
+        """Its kind and its id."""
+
+    @property
+    def actions(self) -> Actions:
+        """Its actions."""
+
+    @property
+    def rank(self) -> int:
+        """How many kinds of rules come before it."""
+
+
+#: Compiles the server-default rules with these changes, and marks; see `seams.RuleCompiler`.
+CompileComplete = Callable[
+    [DefaultChanges, Callable[[int], str]], tuple[CompiledRules, Sequence[DefaultRule]]
+]
 
 #: Is told of a rule that cannot be compiled, which is left out.
 ReportBad = Callable[[DeviceRule, BaseException], None]
@@ -153,14 +183,42 @@ class Chunk:
 class Compiler:
     """Compiles the rules of one homeserver's users, and finds again what is in use."""
 
-    def __init__(self, compile_rules: Compile) -> None:
+    def __init__(
+        self, compile_rules: Compile, compile_complete: CompileComplete | None = None
+    ) -> None:
         """
         Args:
             compile_rules: Synapse's compiler.
+            compile_complete: the same for server-default rules; None where no scope is complete.
         """
         self._compile = compile_rules
+        self._compile_complete = compile_complete
+        self._defaults: WeakValueDictionary[frozenset[object], CompleteDefaults] = (
+            WeakValueDictionary()
+        )
         self._chunks: WeakValueDictionary[bytes, Chunk] = WeakValueDictionary()
         self._groups: WeakValueDictionary[bytes, RuleGroup] = WeakValueDictionary()
+
+    def complete_defaults(self, changes: Mapping[str, DefaultChange]) -> CompleteDefaults:
+        """The server-default rules of a complete scope, which most have as the server has them.
+
+        Raises:
+            Exception: they do not compile.
+        """
+        assert self._compile_complete is not None
+        in_short = {name: (change.actions, change.enabled) for name, change in changes.items()}
+        key = frozenset(in_short.items())
+        found = self._defaults.get(key)
+        if found is None:
+            compiled, rules = self._compile_complete(in_short, actions_with_mark)
+            found = self._defaults[key] = CompleteDefaults(
+                compiled,
+                tuple(Match(rule.actions, rule.name) for rule in rules),
+                tuple(rule.rank for rule in rules),
+                # Without changes all have the same.
+                _DEFAULTS_BYTES if changes else 0,
+            )
+        return found
 
     def find(self, rules: Sequence[DeviceRule]) -> Chunk | None:
         """The same rules, if they were compiled and are in use."""
@@ -321,6 +379,7 @@ class _Scope:
     senders: dict[object, Actions] = attr.Factory(dict)
     #: In the order in which they are evaluated.
     parts: list[_Part] = attr.Factory(list)
+    defaults: CompleteDefaults | None = None
 
     def so_far(self) -> CompiledScope:
         chunks = tuple(part.chunk for part in self.parts if part.chunk is not None)
@@ -329,6 +388,7 @@ class _Scope:
             rooms=self.rooms or _NOTHING,
             senders=self.senders or _NOTHING,
             chunks=chunks,
+            defaults=self.defaults,
         )
 
 
@@ -348,6 +408,7 @@ class Compilation:
         report_bad: ReportBad,
         max_bytes: int = sys.maxsize,
         max_new_chunks: int = sys.maxsize,
+        own: Mapping[str, OwnSettings] = _NO_OWN,
     ) -> None:
         """
         Args:
@@ -358,6 +419,7 @@ class Compilation:
             max_bytes: what is compiled may take of memory, about.
             max_new_chunks: how many chunks of each scope may be compiled, and not found: of
                 rules that only compare and of others, of silent ones and of others.
+            own: the user's devices with settings of their own that a pusher goes by.
         """
         self._compiler = compiler
         self._rules = rules
@@ -365,6 +427,7 @@ class Compilation:
         self._report_bad = report_bad
         self._max_bytes = max_bytes
         self._max_new_chunks = max_new_chunks
+        self._own = own
         self._bytes = 0
         self._scopes: dict[str, _Scope] = {}
         #: Whether rules were left out as they are too large.
@@ -379,10 +442,14 @@ class Compilation:
 
     def first_steps(self) -> Iterator[None]:
         """Find what is only looked up. It takes little, and without it muted rooms would ring."""
-        listed = {tag for tags in self._tag_lists for tag in tags}
+        listed = {tag for tags in self._tag_lists for tag in tags}.union(self._own)
         rules = [rule for rule in self._rules if rule.enabled and rule.profile_tag in listed]
         self._scopes = {tag: _Scope(rules) for tag, rules in by_scope(rules).items()}
         yield
+        for device_id, settings in self._own.items():
+            scope = self._scopes.setdefault(device_id, _Scope(()))
+            scope.defaults = self._compiler.complete_defaults(settings.defaults)
+            yield
         for scope in self._scopes.values():
             yield from self._look_up(scope)
 
@@ -449,6 +516,10 @@ class Compilation:
             scopes,
             are_many=sum(scope.looked_at for scope in scopes.values()) > _MANY_RULES,
             needs_global_match=any(_walks_past_global(tags, scopes) for tags in self._tag_lists),
+            complete={
+                device_id: any(device_id in tags for tags in self._tag_lists)
+                for device_id in self._own
+            },
         )
 
 

@@ -34,8 +34,8 @@ from synapse_msc3881.evaluation.slices import Slices
 from synapse_msc3881.evaluation.spending import TooCostlyError
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.seams import Shared
-from synapse_msc3881.storage.device_rules import DeviceRuleStore
-from synapse_msc3881.storage.pusher_tags import PusherTagStore
+from synapse_msc3881.storage.device_rules import DeviceRuleStore, StoredRules
+from synapse_msc3881.storage.pusher_tags import PusherTagStore, UserTags
 
 if TYPE_CHECKING:
     from synapse_msc3881.cascade.rulesets import DeviceRule
@@ -179,9 +179,9 @@ class DeviceScopes:
 
     async def _read(self, loads: list[_Load[Scopes]]) -> None:
         try:
-            tag_lists = await self._tags.lists_for_users([load.user_id for load in loads])
-            tagged = [user_id for user_id, lists in tag_lists.items() if lists]
-            rules = await self._rules.for_users(tagged) if tagged else {}
+            tags = await self._tags.of_users([load.user_id for load in loads])
+            tagged = [user_id for user_id, of_user in tags.items() if of_user]
+            rules = await self._rules.read(tagged) if tagged else {}
         except Exception as error:  # noqa: BLE001 - nothing of ours may fail an event
             for load in loads:
                 self._failures.report(Fallback.LOAD, load.user_id, error)
@@ -191,7 +191,7 @@ class DeviceScopes:
         for load in loads:
             if load.user_id in rules:
                 try:
-                    self._compile(load, rules.pop(load.user_id), tag_lists[load.user_id])
+                    self._compile(load, rules.pop(load.user_id), tags[load.user_id])
                 except Exception as error:  # noqa: BLE001 - as above
                     self._keep(load, self._failed(load.user_id, error))
             else:
@@ -200,17 +200,20 @@ class DeviceScopes:
                     self._held.drop(load.user_id)
                 self._end(load, None)
 
-    def _compile(
-        self, load: _Load[Scopes], rules: list[DeviceRule], tag_lists: list[tuple[str, ...]]
-    ) -> None:
+    def _compile(self, load: _Load[Scopes], stored: StoredRules, tags: UserTags) -> None:
         in_debt = self._debts.is_over(load.user_id)
         compilation = Compilation(
             self._compiler,
-            rules,
-            tag_lists,
+            stored.rules,
+            tags.lists,
             partial(self._report_bad, load.user_id),
             max_bytes=self._held.max_bytes_of_user,
             max_new_chunks=_CHUNKS_IN_DEBT if in_debt else sys.maxsize,
+            own={
+                device_id: settings
+                for device_id, settings in stored.own.items()
+                if tags.go_by(device_id)
+            },
         )
         self._slices.do(
             compilation.first_steps(), done=partial(self._go_on_compiling, load, compilation)

@@ -28,7 +28,7 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.cascade.outcomes import FAILED, Suppressed, with_outcomes
+from synapse_msc3881.cascade.outcomes import FAILED, OwnMatch, Recorded, with_outcomes
 from synapse_msc3881.cascade.profile_tags import GLOBAL, Action, Match
 from synapse_msc3881.evaluation.compiling import compile_always
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
@@ -216,15 +216,17 @@ class EventEvaluation:
         if scopes.are_many:
             run.look_at(sum(len(scope.groups) for scope in scopes.scopes.values()))
         matches = match_scopes(scopes, run, facts)
-        if not matches:
+        own = take_own(scopes.complete, matches, actions) if scopes.complete else _NO_OWN
+        if not matches and not own:
             return actions
-        outcomes: dict[str, Match | Suppressed] = {**matches}
+        outcomes: dict[str, Recorded] = {**matches}
         if rings_below_overrides(matches):
             default_rule = self._tools.suppression.silencing_rule(
                 self.run_native, self._default_rules, rules, run.user
             )
             if default_rule is not None:
-                outcomes = suppress(matches, default_rule)
+                outcomes = {**suppress(matches, default_rule)}
+        outcomes.update(own)
         if "notify" not in actions:
             if not any(match.notifies for match in outcomes.values()):
                 # Nobody will push this, whatever the walk: as without us, there is no row.
@@ -245,6 +247,35 @@ def match_scopes(scopes: UserScopes, run: Run, event: EventFacts) -> dict[str, M
         if match is not None:
             matches[tag] = match
     return matches
+
+
+def take_own(
+    complete: Mapping[str, bool], matches: dict[str, Match], actions: Collection[Action]
+) -> Mapping[str, OwnMatch]:
+    """Take what the complete scopes say out of the matches (specification 9).
+
+    Args:
+        complete: those scopes, and whether a pusher lists it.
+        matches: the matches of all scopes.
+        actions: what `global` says.
+
+    Returns:
+        What they say, where it is to be recorded: where it is not what `global` says, or where a
+        pusher lists the scope.
+    """
+    found = {}
+    pushes = "notify" in actions
+    for device_id, is_listed in complete.items():
+        match = matches.pop(device_id, None)
+        if match is None:
+            if pushes:
+                found[device_id] = OwnMatch(None)
+        elif is_listed or ((pushes or match.notifies) and match.actions != actions):
+            found[device_id] = OwnMatch(match)
+    return found
+
+
+_NO_OWN: Mapping[str, OwnMatch] = {}
 
 
 def _with_failure(actions: Collection[Action]) -> Collection[Action]:

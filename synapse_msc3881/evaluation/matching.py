@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import attr
 
 from synapse_msc3881.cascade.profile_tags import Actions, Match
-from synapse_msc3881.cascade.rulesets import to_json
+from synapse_msc3881.cascade.rulesets import KINDS, to_json
 from synapse_msc3881.evaluation.prefilter import (
     EventText,
     Hints,
@@ -178,6 +178,44 @@ class RuleGroup:
         return None if mark is None else self.matches[mark]
 
 
+@attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
+class CompleteDefaults:
+    """The server-default rules of a complete scope (specification 9). Users may share them.
+
+    All are run at once, for one user: they are few, and nobody's own.
+
+    Attributes:
+        rules: those that are on, with their numbers as marks.
+        matches: what the marks stand for.
+        ranks: for each, how many of `KINDS` come before it, and so win over it.
+        size: what they take of memory, in bytes.
+    """
+
+    rules: CompiledRules
+    matches: tuple[Match, ...]
+    ranks: tuple[int, ...]
+    size: int
+
+    def first(self, own: Match | None, run: Run) -> Match | None:
+        """The highest-priority match, given that of the scope's other rules."""
+        # Nothing comes before an override, but for the master rule where that is on.
+        if own is not None and self.ranks and _place_of(own) < self.ranks[0]:
+            return own
+        mark = mark_of(run(self.rules))
+        if mark is None:
+            return own
+        if own is not None and _place_of(own) < self.ranks[mark]:
+            return own
+        return self.matches[mark]
+
+
+_PLACES = {kind: place for place, kind in enumerate(KINDS)}
+
+
+def _place_of(match: Match) -> int:
+    return _PLACES[(match.rule or "").partition("/")[0]]
+
+
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class CompiledScope:
     """One device scope, ready to be matched against events.
@@ -192,6 +230,8 @@ class CompiledScope:
     senders: Mapping[object, Actions]
     # What the groups were compiled in: found again as long as somebody has it.
     chunks: tuple[object, ...] = ()
+    # Of a complete scope: the server-default rules. None in any other.
+    defaults: CompleteDefaults | None = None
     # The groups that only compare.
     comparing: tuple[RuleGroup, ...] = attr.ib(init=False)
 
@@ -201,6 +241,8 @@ class CompiledScope:
 
     def could_match(self, event: EventFacts) -> bool:
         """Whether any rule could match the event: a quick no for most events."""
+        if self.defaults is not None:  # Some of which matches most.
+            return True
         if event.room_id in self.rooms or event.sender in self.senders:
             return True
         for group in self.groups:  # noqa: SIM110 - `any` takes longer than the rest
@@ -218,6 +260,10 @@ class CompiledScope:
         Returns:
             That rule's match, with empty actions for a silent one; None where no rule matches.
         """
+        own = self._match_own(run, event)
+        return own if self.defaults is None else self.defaults.first(own, run)
+
+    def _match_own(self, run: Run, event: EventFacts) -> Match | None:
         by_id = self._match_by_id(event)
         groups = self.groups
         if run.is_over:
@@ -247,7 +293,8 @@ class CompiledScope:
     def size(self) -> int:
         """What it takes of memory, in bytes, if nothing of it is shared."""
         looked_up = _LOOKUP_BYTES * (len(self.rooms) + len(self.senders))
-        return looked_up + sum(group.size for group in self.groups)
+        defaults = 0 if self.defaults is None else self.defaults.size
+        return looked_up + defaults + sum(group.size for group in self.groups)
 
 
 def actions_with_mark(number: int) -> str:
@@ -307,6 +354,9 @@ class UserScopes:
     are_many: bool
     # Whether a pusher walks on after "global": then a silent match there differs from none.
     needs_global_match: bool
+    # The scopes of devices with settings of their own, which are complete; and whether a pusher
+    # lists it.
+    complete: Mapping[str, bool] = attr.ib(factory=dict)
     # For such a user, what tells them apart.
     silent_global: SilentGlobal | None = None
     _scopes_bytes: int = attr.ib(init=False)

@@ -67,7 +67,12 @@ class ExplainServlet(seams.RestServlet):
             self._failures.report(Fallback.EXPLAIN, user_id, error)
 
         facts = await self._api.run_db_interaction(
-            "msc3881_explain", read_facts, user_id, event_id, report_bad
+            "msc3881_explain",
+            read_facts,
+            user_id,
+            event_id,
+            report_bad,
+            seams.default_rule_names(),
         )
         if facts is None or not await self._may_see(requester.user, room_id, facts.event):
             raise seams.NotFoundError("There is no such event, or you may not see it")

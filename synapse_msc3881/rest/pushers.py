@@ -21,7 +21,12 @@ from synapse_msc3881.cascade.profile_tags import (
 )
 from synapse_msc3881.cascade.rulesets import to_json
 from synapse_msc3881.config import Config
-from synapse_msc3881.delivery.pushers import PusherChange, Pushers, profile_tags_of
+from synapse_msc3881.delivery.pushers import (
+    PusherChange,
+    Pushers,
+    own_device_of,
+    profile_tags_of,
+)
 from synapse_msc3881.metrics import OMITTABLE
 from synapse_msc3881.storage.pusher_tags import PusherKey
 
@@ -36,6 +41,7 @@ ENABLED = ("enabled", "org.matrix.msc3881.enabled")
 DEVICE_ID = ("device_id", "org.matrix.msc3881.device_id")
 PROFILE_TAGS = ("profile_tags", "org.matrix.msc3837.profile_tags")
 AS_READ = "org.matrix.msc3881.as_read"
+OWN = "own"
 
 _REQUIRED = (
     "kind",
@@ -86,10 +92,15 @@ class Field(Generic[T]):
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class AsRead:
-    """A pusher's state as the client read it, which `GET` gives to be sent back."""
+    """A pusher's state as the client read it, which `GET` gives to be sent back.
+
+    Attributes:
+        own: whether the profile tags were those of its device's own settings, set by nobody.
+    """
 
     enabled: bool | None = None
     profile_tags: tuple[str, ...] | None = None
+    own: bool = False
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> AsRead:
@@ -98,7 +109,7 @@ class AsRead:
         if not isinstance(value, dict) or not isinstance(value.get("enabled"), bool):
             return cls()
         tags = listed_tags(value.get("profile_tags"))
-        return cls() if tags is None else cls(value["enabled"], tags)
+        return cls() if tags is None else cls(value["enabled"], tags, value.get(OWN) is True)
 
 
 def parse_set_pusher(
@@ -122,7 +133,11 @@ def parse_set_pusher(
     stored_tags = profile_tags_of(stored) if stored else DEFAULT_TAGS
 
     def tags(value: Any, name: str) -> tuple[str, ...]:
-        return stored_tags if value == list(stored_tags) else _tags(value, name, tag_limit)
+        if value == list(stored_tags):
+            return stored_tags
+        if stored and value == list(shown_tags(stored)):
+            return shown_tags(stored)
+        return _tags(value, name, tag_limit)
 
     def text(name: str) -> str:
         value = content[name]
@@ -132,6 +147,8 @@ def parse_set_pusher(
     as_read = AsRead.parse(content)
     enabled = Field.parse(content, ENABLED, _boolean).meant(as_read.enabled)
     profile_tags = Field.parse(content, PROFILE_TAGS, tags).meant(as_read.profile_tags)
+    if profile_tags is not None and _echoes_own(profile_tags, as_read, stored):
+        profile_tags = DEFAULT_TAGS
     fields = {
         "kind": text("kind"),
         "app_id": text("app_id"),
@@ -158,6 +175,18 @@ def parse_set_pusher(
         append=content.get("append") is not None and _boolean(content["append"], "append"),
         undone=() if keep_omitted else tuple(name for name in OMITTABLE if undone[name]),
     )
+
+
+def _echoes_own(tags: tuple[str, ...], as_read: AsRead, stored: seams.PusherConfig | None) -> bool:
+    """Whether tags are those that `GET` shows of a pusher that has none (specification 9).
+
+    They were chosen by nobody. Stored, they would hold when the device has no settings of its own
+    any more, and then it would not ring at all. A client that does not say what it read cannot
+    tell the two apart.
+    """
+    if as_read.profile_tags is not None:
+        return as_read.own and tags == as_read.profile_tags
+    return stored is not None and own_device_of(stored) is not None and tags == shown_tags(stored)
 
 
 def _invalid(name: str, problem: str) -> SynapseError:
@@ -230,15 +259,24 @@ def _check_email(address: Any) -> None:
         raise _invalid("pushkey", "must be an e-mail address for this kind") from error
 
 
+def shown_tags(config: seams.PusherConfig) -> tuple[str, ...]:
+    """The profile tags that hold for a pusher: its device's, where that has settings of its own."""
+    own = own_device_of(config)
+    return profile_tags_of(config) if own is None else (own,)
+
+
 def format_pusher(config: seams.PusherConfig) -> dict[str, Any]:
     """A pusher as ``GET /pushers`` shows it, with both names of each field (specification 1)."""
     pusher: dict[str, Any] = config.as_dict()
     device_id = pusher.pop("device_id", None)
+    tags = list(shown_tags(config))
     for name in ENABLED:
         pusher[name] = config.enabled
     for name in PROFILE_TAGS:
-        pusher[name] = list(profile_tags_of(config))
-    pusher[AS_READ] = {"enabled": config.enabled, "profile_tags": list(profile_tags_of(config))}
+        pusher[name] = tags
+    pusher[AS_READ] = {"enabled": config.enabled, "profile_tags": tags}
+    if own_device_of(config) is not None:
+        pusher[AS_READ][OWN] = True
     if device_id is not None:
         for name in DEVICE_ID:
             pusher[name] = device_id

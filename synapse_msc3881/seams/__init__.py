@@ -68,6 +68,7 @@ try:
         RuleCompiler,
         Shared,
         default_overrides,
+        default_rule_names,
         wrap_evaluators,
     )
     from synapse_msc3881.seams.homeserver import before_shutdown, main_store, make_linearizer
@@ -110,6 +111,7 @@ try:
         running_pusher,
         running_pushers,
         tell_other_processes,
+        wake,
         wrap_pusher_types,
     )
     from synapse_msc3881.seams.tables import TABLES, Table, inspect_tables, verify_tables
@@ -164,6 +166,7 @@ __all__ = [
     "connection_of_this_thread",
     "database",
     "default_overrides",
+    "default_rule_names",
     "deserialize_actions",
     "endpoints",
     "engine_of",
@@ -202,6 +205,7 @@ __all__ = [
     "tell_other_processes",
     "verify",
     "verify_tables",
+    "wake",
     "wrap",
     "wrap_evaluators",
     "wrap_pusher_types",

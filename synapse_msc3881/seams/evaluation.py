@@ -11,7 +11,7 @@ from synapse.logging.context import PreserveLoggingContext
 from synapse.module_api import make_deferred_yieldable
 from synapse.push import bulk_push_rule_evaluator
 from synapse.storage.databases.main import push_rule as push_rule_storage
-from synapse.synapse_rust.push import PushRule
+from synapse.synapse_rust.push import PushRule, get_base_rule_ids
 from synapse.util.async_helpers import ObservableDeferred
 from twisted.internet.defer import Deferred
 
@@ -61,6 +61,10 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "synapse.synapse_rust.push:FilteredPushRules.rules",
         "a user's rules, the server-default ones too, each with whether it is enabled",
+    ),
+    Seam(
+        "synapse.synapse_rust.push:get_base_rule_ids",
+        "the full ids of all server-default rules",
     ),
     Seam(
         "synapse.synapse_rust.push:PushRule",
@@ -154,6 +158,32 @@ def _is_personal(condition: Mapping[str, Any]) -> bool:
     return kind not in _OF_EVENT_OR_ROOM
 
 
+class DefaultRule(NamedTuple):
+    """A server-default rule of a complete set of rules.
+
+    Attributes:
+        name: its kind and its id, such as ``override/.m.rule.reaction``.
+        actions: what it does where it matches.
+        rank: how many of the kinds of rules come before it, and so win over it: 0 for the master
+            rule, 1 for the others among the overrides, 5 for the underrides.
+    """
+
+    name: str
+    actions: Sequence[Any]
+    rank: int
+
+
+def default_rule_names() -> Sequence[str]:
+    """The names of all server-default rules, such as ``override/.m.rule.reaction``."""
+    return [rule_id[len(_GLOBAL) :] for rule_id in get_base_rule_ids()]
+
+
+#: The kinds of rules with their priority classes, in the order of evaluation.
+_KINDS = (("override", 5), ("content", 4), ("room", 3), ("sender", 2), ("underride", 1))
+
+_GLOBAL = "global/"
+
+
 class RuleCompiler:
     """Compiles push rules with Synapse's own compiler and this homeserver's experimental flags."""
 
@@ -182,6 +212,52 @@ class RuleCompiler:
             {rule.rule_id: rule.rule_id in marks for rule in every},
             self._experimental,
         )
+
+    def compile_complete(
+        self, changes: Mapping[str, tuple[str | None, bool | None]], mark: Callable[[int], str]
+    ) -> tuple[CompiledRules, Sequence[DefaultRule]]:
+        """Compile all server-default rules, as they are changed in one scope, with marks.
+
+        Args:
+            changes: for the names of those that are changed their actions (JSON) and whether they
+                are enabled; None is as the default. What is no rule of this Synapse counts as none.
+            mark: the actions of the rule of that number, in JSON.
+
+        Returns:
+            Them, for the evaluator; and what the marks stand for.
+
+        Raises:
+            Exception: a change does not parse.
+        """
+        probes = [(f"{_GLOBAL}{kind}/probe", number, "[]", "[]") for kind, number in _KINDS]
+        known = {rule.rule_id for rule, _ in self._load([], {})}
+        by_id = {_GLOBAL + name: change for name, change in changes.items()}
+        changed = {rule_id: by_id[rule_id] for rule_id in known.intersection(by_id)}
+        rows = [
+            (rule_id, -1, "[]", actions) for rule_id, (actions, _) in changed.items() if actions
+        ]
+        enabled = {rule_id: on for rule_id, (_, on) in changed.items() if on is not None}
+        rank = 0
+        marked: list[RawRule] = []
+        switched_on: dict[str, bool] = {}
+        defaults: list[DefaultRule] = []
+        for rule, is_on in self._load([*probes, *rows], enabled):
+            if not rule.default:
+                rank += 1
+                continue
+            switched_on[rule.rule_id] = is_on
+            if is_on:
+                marked.append((rule.rule_id, -1, "[]", mark(len(defaults))))
+                name = rule.rule_id[len(_GLOBAL) :]
+                defaults.append(DefaultRule(name, list(rule.actions), rank))
+        compiled = push_rule_storage._load_rules(marked, switched_on, self._experimental)
+        return compiled, defaults
+
+    def _load(
+        self, rows: Sequence[RawRule], enabled: Mapping[str, bool]
+    ) -> Sequence[tuple[PushRule, bool]]:
+        loaded = push_rule_storage._load_rules(list(rows), dict(enabled), self._experimental)
+        return list(loaded.rules())
 
     def silent_rules(self, rules: CompiledRules, mark: str) -> tuple[CompiledRules, Iterator[str]]:
         """What in a user's `global` rules is on and does not notify where it matches.

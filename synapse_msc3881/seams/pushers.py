@@ -49,6 +49,7 @@ __all__ = [
     "running_pusher",
     "running_pushers",
     "tell_other_processes",
+    "wake",
     "wrap_pusher_types",
 ]
 
@@ -191,6 +192,11 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("uri", "post_json"),
     ),
     Seam(
+        "synapse.push:Pusher.on_started",
+        "called when a pusher has started, with whether there may be something to push, for which "
+        "it then looks unless it does already",
+    ),
+    Seam(
         "synapse.push.httppusher:HttpPusher._unsafe_process",
         "reads what to push from store.get_unread_push_actions_for_user_in_range_for_http, posts "
         "with http_client.post_json_get_json, and ends when "
@@ -329,6 +335,11 @@ def forget_badge(pusher: Pusher) -> None:
     """Have an http pusher send its badge at the next receipt, whatever it sent last."""
     if isinstance(pusher, HttpPusher) and not getattr(pusher, "disable_badge_count", False):
         pusher.badge_count_last_call = None
+
+
+def wake(pusher: Pusher) -> None:
+    """Have a running pusher look for what there is to push."""
+    pusher.on_started(True)
 
 
 def ensure_position(pusher: Any) -> None:

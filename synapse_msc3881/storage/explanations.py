@@ -41,10 +41,12 @@ _PUSHERS = """
     SELECT t.profile_tags, COALESCE(p.enabled, TRUE), p.app_id, p.pushkey, p.kind,
         p.app_display_name, p.device_display_name, p.device_id, p.ts,
         COALESCE(p.last_stream_ordering, 0), p.last_success, p.failing_since,
-        h.last_sent_ts + h.throttle_ms
+        h.last_sent_ts + h.throttle_ms, o.user_id IS NOT NULL
     FROM pushers AS p
     LEFT JOIN synapse_msc3881_pusher_tags AS t
         ON t.user_id = p.user_name AND t.app_id = p.app_id AND t.pushkey = p.pushkey
+    LEFT JOIN synapse_msc3881_own_settings AS o
+        ON o.user_id = p.user_name AND o.device_id = p.device_id
     LEFT JOIN pusher_throttle AS h ON h.pusher = p.id AND h.room_id = ?
     WHERE p.user_name = ? ORDER BY p.app_id, p.pushkey
 """
@@ -68,7 +70,13 @@ class Cursor(Protocol):
 ReportBad = Callable[[Exception], None]
 
 
-def read_facts(cursor: Cursor, user_id: str, event_id: str, report_bad: ReportBad) -> Facts | None:
+def read_facts(
+    cursor: Cursor,
+    user_id: str,
+    event_id: str,
+    report_bad: ReportBad,
+    default_rules: Iterable[str] = (),
+) -> Facts | None:
     """Read what is known about an event for a user.
 
     Does not check whether the user may see the event.
@@ -79,6 +87,7 @@ def read_facts(cursor: Cursor, user_id: str, event_id: str, report_bad: ReportBa
         event_id: the event.
         report_bad: called for a row that cannot be read, which is treated as everywhere else: an
             outcome uses the `global` rules, a pusher has the tags ``["global"]``.
+        default_rules: the names of the server-default rules, such as ``override/.m.rule.master``.
 
     Returns:
         The facts, or None if there is no such event.
@@ -94,16 +103,23 @@ def read_facts(cursor: Cursor, user_id: str, event_id: str, report_bad: ReportBa
     return Facts(
         user_id=user_id,
         event=event,
-        outcomes=_outcomes(cursor, user_id, row, report_bad) if row else None,
+        outcomes=_outcomes(cursor, user_id, row, report_bad, default_rules) if row else None,
         read=_is_read(cursor, user_id, event, row),
         pushers=_pushers(cursor, user_id, event.room_id, report_bad),
     )
 
 
-def _outcomes(cursor: Cursor, user_id: str, row: PushActionRow, report_bad: ReportBad) -> Outcomes:
+def _outcomes(
+    cursor: Cursor,
+    user_id: str,
+    row: PushActionRow,
+    report_bad: ReportBad,
+    default_rules: Iterable[str],
+) -> Outcomes:
     """What was recorded, with the names of those rules that still exist."""
     outcomes = row.outcomes(report_bad)
     scopes = outcomes.matches.keys() | outcomes.suppressed.keys()
+    defaults = {fingerprint(name): name for name in default_rules} if outcomes.own else {}
 
     def names() -> Mapping[tuple[str, str], str]:
         cursor.execute(_RULES, (user_id,))
@@ -111,11 +127,13 @@ def _outcomes(cursor: Cursor, user_id: str, row: PushActionRow, report_bad: Repo
         keys = {tag: fingerprint(tag) for tag in {tag for tag, _, _ in rules}}
         # There may be thousands, which would evict what the evaluation remembers.
         fingerprint_of = fingerprint.__wrapped__
-        return {
+        of_user = {
             (keys[tag], fingerprint_of(f"{kind}/{rule_id}")): f"{kind}/{rule_id}"
             for tag, kind, rule_id in rules
             if keys[tag] in scopes
         }
+        of_server = {(tag, key): defaults[key] for tag in outcomes.own for key in defaults}
+        return {**of_server, **of_user}
 
     return outcomes.named(names)
 

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Reads and writes the profile tags of pushers; a pusher without a row has ``["global"]``."""
+"""Reads and writes the profile tags of pushers; a pusher without a row has ``["global"]``.
+
+Such a pusher goes by its device's own settings, where the device has any (specification 9). So
+which devices have is read with the tags, in the same statement.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import attr
 
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
 from synapse_msc3881.cascade.rulesets import from_json, to_json
@@ -27,15 +33,85 @@ class PusherKey(NamedTuple):
     pushkey: str
 
 
+class Device(NamedTuple):
+    """What names a device."""
+
+    user_id: str
+    device_id: str
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class StoredTags:
+    """What is stored of some pushers.
+
+    Attributes:
+        tags: the profile tags of those that have others than the default.
+        own: the devices with settings of their own.
+    """
+
+    tags: Mapping[PusherKey, tuple[str, ...]]
+    own: Collection[Device] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.tags or self.own)
+
+
+@attr.s(auto_attribs=True, slots=True)
+class UserTags:
+    """What the pushers of a user go by.
+
+    Attributes:
+        lists: the profile tags of each pusher that has others than the default.
+        own: the devices with settings of their own, and whether a pusher goes by them.
+    """
+
+    lists: list[tuple[str, ...]] = attr.Factory(list)
+    own: dict[str, bool] = attr.Factory(dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.lists or self.own)
+
+    def go_by(self, device_id: str) -> bool:
+        """Whether a pusher goes by a device's own settings, or lists them as a scope."""
+        return self.own.get(device_id, False) or any(device_id in tags for tags in self.lists)
+
+
 # The columns of Synapse's table `pushers` by which pushers are read, and ours for the same.
 _COLUMNS = {"user_name": "user_id", "app_id": "app_id", "pushkey": "pushkey"}
 
-_TAGS = (
-    "SELECT t.user_id, t.app_id, t.pushkey, t.profile_tags FROM synapse_msc3881_pusher_tags AS t"
-)
-_OF_PUSHERS = f"""
-    {_TAGS} INNER JOIN pushers AS p
+# A row of the first kind is a pusher with its tags, one of the second a device.
+_ALL = """
+    SELECT t.user_id, t.app_id, t.pushkey, t.profile_tags
+    FROM synapse_msc3881_pusher_tags AS t WHERE {tags}
+    UNION ALL
+    SELECT o.user_id, NULL, o.device_id, NULL
+    FROM synapse_msc3881_own_settings AS o WHERE {own}
+"""
+# Only Synapse's table has an index by app and pushkey.
+_OF_PUSHERS = """
+    SELECT t.user_id, t.app_id, t.pushkey, t.profile_tags
+    FROM synapse_msc3881_pusher_tags AS t INNER JOIN pushers AS p
         ON t.user_id = p.user_name AND t.app_id = p.app_id AND t.pushkey = p.pushkey
+    WHERE {pushers}
+    UNION ALL
+    SELECT o.user_id, NULL, o.device_id, NULL
+    FROM synapse_msc3881_own_settings AS o INNER JOIN pushers AS p
+        ON o.user_id = p.user_name AND o.device_id = p.device_id
+    WHERE {pushers}
+"""
+
+_OF_USERS = """
+    SELECT user_id, app_id, profile_tags, NULL, 0 FROM synapse_msc3881_pusher_tags
+    WHERE user_id IN ({marks})
+    UNION ALL
+    SELECT o.user_id, NULL, NULL, o.device_id, CASE WHEN EXISTS (
+        SELECT 1 FROM pushers AS p
+        WHERE p.user_name = o.user_id AND p.device_id = o.device_id AND NOT EXISTS (
+            SELECT 1 FROM synapse_msc3881_pusher_tags AS t
+            WHERE t.user_id = p.user_name AND t.app_id = p.app_id AND t.pushkey = p.pushkey
+        )
+    ) THEN 1 ELSE 0 END
+    FROM synapse_msc3881_own_settings AS o WHERE o.user_id IN ({marks})
 """
 
 
@@ -58,10 +134,8 @@ class PusherTagStore:
         self._invalidate_txn = invalidate_txn
         self._failures = failures
 
-    def get_txn(
-        self, txn: LoggingTransaction, keyvalues: Mapping[str, Any]
-    ) -> dict[PusherKey, tuple[str, ...]]:
-        """The tags of the pushers that match, in one statement.
+    def get_txn(self, txn: LoggingTransaction, keyvalues: Mapping[str, Any]) -> StoredTags:
+        """What is stored of the pushers that match, in one statement.
 
         Args:
             txn: the transaction that reads the pushers themselves.
@@ -71,47 +145,64 @@ class PusherTagStore:
         conditions = {
             _COLUMNS[name]: value for name, value in keyvalues.items() if name in _COLUMNS
         }
+        values = list(conditions.values())
         if conditions and "user_id" not in conditions:
-            # Only Synapse's table has an index by app and pushkey.
-            tags, where = _OF_PUSHERS, " AND ".join(f"p.{column} = ?" for column in conditions)
+            where = " AND ".join(f"p.{column} = ?" for column in conditions)
+            txn.execute(_OF_PUSHERS.format(pushers=where), values * 2)
         else:
-            tags, where = _TAGS, " AND ".join(f"t.{column} = ?" for column in conditions)
-        txn.execute(tags + (f" WHERE {where}" if where else ""), list(conditions.values()))
-        return {
-            PusherKey(user_id, app_id, pushkey): self._parse(tags, user_id, app_id)
-            for user_id, app_id, pushkey, tags in txn
-        }
+            where = " AND ".join(f"t.{column} = ?" for column in conditions) or "1 = 1"
+            of_user = "o.user_id = ?" if conditions else "1 = 1"
+            users = [conditions["user_id"]] if conditions else []
+            txn.execute(_ALL.format(tags=where, own=of_user), values + users)
+        tags: dict[PusherKey, tuple[str, ...]] = {}
+        own: set[Device] = set()
+        for user_id, app_id, name, stored in txn:
+            if app_id is None:
+                own.add(Device(user_id, name))
+            else:
+                tags[PusherKey(user_id, app_id, name)] = self._parse(stored, user_id, app_id)
+        return StoredTags(tags, own)
 
-    async def get(self, keyvalues: Mapping[str, Any]) -> dict[PusherKey, tuple[str, ...]]:
+    async def get(self, keyvalues: Mapping[str, Any]) -> StoredTags:
         """The same in a transaction of its own, where the pushers' cannot be had."""
         return await self._api.run_db_interaction(
             "msc3881_get_pusher_tags", self.get_txn, keyvalues
         )
 
-    async def lists_for_users(self, user_ids: Collection[str]) -> dict[str, list[tuple[str, ...]]]:
-        """For each user, the tags of each of their pushers that has others than the default."""
+    async def of_users(self, user_ids: Collection[str]) -> dict[str, UserTags]:
+        """What the pushers of each of the users go by, besides `global`."""
 
-        def lists_txn(txn: LoggingTransaction) -> dict[str, list[tuple[str, ...]]]:
-            lists: dict[str, list[tuple[str, ...]]] = {user_id: [] for user_id in user_ids}
-            remaining = list(lists)
+        def of_users_txn(txn: LoggingTransaction) -> dict[str, UserTags]:
+            found = {user_id: UserTags() for user_id in user_ids}
+            remaining = list(found)
             while remaining:
                 batch, remaining = remaining[:_BATCH], remaining[_BATCH:]
-                marks = ", ".join("?" * len(batch))
-                txn.execute(
-                    "SELECT user_id, app_id, profile_tags FROM synapse_msc3881_pusher_tags"
-                    f" WHERE user_id IN ({marks})",
-                    batch,
-                )
-                for user_id, app_id, tags in txn:
-                    lists[user_id].append(self._parse(tags, user_id, app_id))
-            return lists
+                txn.execute(_OF_USERS.format(marks=", ".join("?" * len(batch))), batch * 2)
+                for user_id, app_id, tags, device_id, is_followed in txn:
+                    if app_id is None:
+                        found[user_id].own[device_id] = bool(is_followed)
+                    else:
+                        found[user_id].lists.append(self._parse(tags, user_id, app_id))
+            return found
 
-        return await self._api.run_db_interaction("msc3881_get_tag_lists", lists_txn)
+        return await self._api.run_db_interaction("msc3881_get_tag_lists", of_users_txn)
 
-    def put_txn(self, txn: LoggingTransaction, key: PusherKey, tags: Sequence[str]) -> None:
-        """Write a pusher's tags, in the transaction that writes the pusher."""
+    def put_txn(
+        self, txn: LoggingTransaction, key: PusherKey, tags: Sequence[str], is_new: bool = False
+    ) -> None:
+        """Write a pusher's tags, in the transaction that writes the pusher.
+
+        Args:
+            txn: that one.
+            key: the pusher.
+            tags: its profile tags.
+            is_new: whether all processes are to look for what the user's pushers go by, though
+                these are the default.
+        """
         if tuple(tags) == DEFAULT_TAGS:
             self.delete_txn(txn, key)
+            if is_new:
+                self._invalidate_txn(txn, key.user_id)
             return
         txn.execute(
             """
@@ -124,9 +215,11 @@ class PusherTagStore:
         )
         self._invalidate_txn(txn, key.user_id)
 
-    async def put(self, key: PusherKey, tags: Sequence[str]) -> None:
+    async def put(self, key: PusherKey, tags: Sequence[str], is_new: bool = False) -> None:
         """The same in a transaction of its own."""
-        await self._api.run_db_interaction("msc3881_put_pusher_tags", self.put_txn, key, tags)
+        await self._api.run_db_interaction(
+            "msc3881_put_pusher_tags", self.put_txn, key, tags, is_new
+        )
 
     def delete_txn(self, txn: LoggingTransaction, key: PusherKey) -> None:
         """Delete a pusher's tags, if it has any, in the transaction that deletes the pusher."""

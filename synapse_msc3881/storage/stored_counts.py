@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Counts the users with device rules, and all pushers, in two statements."""
+"""Counts the users with device rules, all pushers, and devices with own settings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
 
 _USERS = "SELECT COUNT(DISTINCT user_id) FROM synapse_msc3881_device_rules"
+
+_OWN = "SELECT COUNT(*) FROM synapse_msc3881_own_settings"
 
 _PUSHERS = """
     SELECT COALESCE(p.enabled, TRUE), t.user_id IS NOT NULL, COUNT(*)
@@ -29,10 +31,12 @@ class Stored:
     Attributes:
         users: the users with device rules.
         pushers: how many there are, by whether they are enabled and have profile tags.
+        own: the devices with settings of their own.
     """
 
     users: int
     pushers: Mapping[tuple[bool, bool], int]
+    own: int = 0
 
 
 class StoredCounts:
@@ -49,6 +53,8 @@ class StoredCounts:
             ((users,),) = txn.fetchall()
             txn.execute(_PUSHERS)
             pushers = {(bool(on), bool(tagged)): count for on, tagged, count in txn.fetchall()}
-            return Stored(users, pushers)
+            txn.execute(_OWN)
+            ((own,),) = txn.fetchall()
+            return Stored(users, pushers, own)
 
         return await self._api.run_db_interaction("msc3881_census", read_txn)

@@ -20,7 +20,7 @@ PATH = "/_test/fail"
 
 #: Each point with the object and the name of what is to raise there.
 POINTS: dict[str, tuple[Any, str]] = {
-    "load": (PusherTagStore, "lists_for_users"),
+    "load": (PusherTagStore, "of_users"),
     "compile": (device_scopes, "Compilation"),
     "evaluate": (evaluator, "match_scopes"),
     "serialise": (evaluator, "with_outcomes"),

@@ -59,5 +59,5 @@ def _argument(request: Request, name: str) -> str:
 
 def _tags_of(pusher: Any) -> list[str]:
     if isinstance(pusher.store, PusherStore):
-        return list(pusher.store.backlog._tags)
+        return list(pusher.store.backlog.tags)
     return ["global"]

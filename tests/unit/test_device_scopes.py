@@ -31,6 +31,8 @@ from synapse_msc3881.evaluation.slices import (
 )
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.metrics import Metrics
+from synapse_msc3881.storage.device_rules import StoredRules
+from synapse_msc3881.storage.pusher_tags import UserTags
 from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, Running, facts, runner
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
@@ -47,14 +49,14 @@ class Tables:
     #: Reads wait for it.
     gate: "Deferred[None] | None" = None
 
-    async def lists_for_users(self, users: Collection[str]) -> dict[str, list[tuple[str, ...]]]:
+    async def of_users(self, users: Collection[str]) -> dict[str, UserTags]:
         self.reads.append(frozenset(users))
-        found = {user: list(self.tags.get(user, [])) for user in users}
+        found = {user: UserTags(list(self.tags.get(user, []))) for user in users}
         self.while_reading()
         return found
 
-    async def for_users(self, users: Collection[str]) -> dict[str, list[DeviceRule]]:
-        found = {user: list(self.rules.get(user, [])) for user in users}
+    async def read(self, users: Collection[str]) -> dict[str, StoredRules]:
+        found = {user: StoredRules(list(self.rules.get(user, []))) for user in users}
         if self.gate is not None:
             await self.gate
         return found

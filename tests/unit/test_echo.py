@@ -39,10 +39,12 @@ class Server:
 
     def __init__(self, keep_omitted: bool = False) -> None:
         self.keep_omitted = keep_omitted
-        self.stored: seams.PusherConfig | None = None
+        #: Whether the pusher's device has settings of its own.
+        self.own = False
+        self.stored: TaggedPusherConfig | None = None
 
     def set(self, body: JsonDict) -> None:
-        change = parse_set_pusher(body, self.stored, 10, self.keep_omitted)
+        change = parse_set_pusher(body, self._read(), 10, self.keep_omitted)
         native: JsonDict = {
             "id": 1,
             "user_name": "@alice:example.org",
@@ -62,8 +64,12 @@ class Server:
         )
 
     def get(self) -> JsonDict:
-        assert self.stored is not None
-        return format_pusher(self.stored)
+        stored = self._read()
+        assert stored is not None
+        return format_pusher(stored)
+
+    def _read(self) -> seams.PusherConfig | None:
+        return self.stored and attr.evolve(self.stored, device_has_own=self.own)
 
 
 #: How a client says that a field is to have a value, given the pusher as it read it, at some time.
@@ -151,3 +157,83 @@ def test_matrix_js_sdk_switches_a_pusher_off_and_on() -> None:
     for enabled in (False, True, False, False):
         server.set({**server.get(), "org.matrix.msc3881.enabled": enabled})
         assert (server.get()["enabled"], server.get()["profile_tags"]) == (enabled, ["phone"])
+
+
+# --- A device with settings of its own (specification 9) ----------------------------------------
+
+OWN_TAGS = ["PHONE"]
+
+
+def own_server(keep_omitted: bool = False, tags: list[str] | None = None) -> Server:
+    server = Server(keep_omitted)
+    server.set(NEW if tags is None else {**NEW, "profile_tags": tags})
+    server.own = True
+    return server
+
+
+def tags_once_off(server: Server) -> list[str]:
+    server.own = False
+    tags: list[str] = server.get()[PROFILE_TAGS[0]]
+    return tags
+
+
+def test_the_tags_that_hold_are_shown_and_nothing_is_chosen() -> None:
+    server = own_server()
+    shown = server.get()
+    assert [shown[name] for name in PROFILE_TAGS] == [OWN_TAGS, OWN_TAGS]
+    assert shown[AS_READ] == {"enabled": True, "profile_tags": OWN_TAGS, "own": True}
+    assert tags_once_off(server) == ["global"]
+    assert "own" not in server.get()[AS_READ]
+
+
+@given(
+    keep_omitted=st.booleans(),
+    form=st.sampled_from(sorted(FORMS)),
+    is_stale=st.booleans(),
+    repeats=st.integers(1, 3),
+)
+def test_an_app_that_sends_back_what_it_read_chooses_no_tags(
+    keep_omitted: bool, form: str, is_stale: bool, repeats: int
+) -> None:
+    """While the settings hold; and where it says what it read, also when they hold no more."""
+    server = own_server(keep_omitted)
+    body = FORMS[form](server.get(), ENABLED, False)
+    if is_stale and AS_READ in body:
+        server.own = False
+    for _ in range(repeats):
+        server.set(body)
+    assert server.get()["enabled"] is False
+    assert tags_once_off(server) == ["global"]
+
+
+@given(keep_omitted=st.booleans(), name=st.sampled_from(PROFILE_TAGS))
+def test_another_list_that_an_app_sends_holds(keep_omitted: bool, name: str) -> None:
+    server = own_server(keep_omitted)
+    server.set({**server.get(), name: ["PHONE", "global"]})
+    assert server.get()[name] == ["PHONE", "global"]
+    assert tags_once_off(server) == ["PHONE", "global"]
+
+
+def test_a_list_that_was_chosen_before_stays_chosen() -> None:
+    server = own_server(tags=OWN_TAGS)
+    shown = server.get()
+    assert shown[AS_READ] == {"enabled": True, "profile_tags": OWN_TAGS}
+    server.set({**shown, ENABLED[1]: False})
+    assert tags_once_off(server) == OWN_TAGS
+
+
+def test_what_was_read_before_the_settings_were_switched_on_still_means_a_choice() -> None:
+    server = own_server()
+    server.own = False
+    before = server.get()
+    server.own = True
+    server.set({**before, PROFILE_TAGS[1]: OWN_TAGS})
+    assert tags_once_off(server) == OWN_TAGS
+
+
+def test_a_choice_is_undone_by_omission_as_ever() -> None:
+    server = own_server(tags=["desk"])
+    assert server.get()[PROFILE_TAGS[0]] == ["desk"]
+    server.set(NEW)
+    assert server.get()[PROFILE_TAGS[0]] == OWN_TAGS
+    assert tags_once_off(server) == ["global"]

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Whose devices may have settings of their own, as each process knows it (specification 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class OwnDevices:
+    """Hears of each switch, on whichever process it is made."""
+
+    def __init__(self, users: set[str]) -> None:
+        """
+        Args:
+            users: those who have such a device.
+        """
+        #: The users who have such a device, and perhaps some more.
+        self.users = users
+        #: Called with the user for whom a device was switched.
+        self.on_switch: Callable[[str], None] = lambda _user_id: None
+
+    def invalidate(self, key: tuple[str, ...]) -> None:
+        """A device of a user was switched. Called by Synapse."""
+        user_id = key[0]
+        self.users.add(user_id)
+        self.on_switch(user_id)
+
+    def invalidate_all(self) -> None:
+        """Nothing is known to be stale. Called by Synapse."""
