@@ -20,7 +20,7 @@ from synapse.events import make_event_from_dict
 
 from demo.client import Session
 from synapse_msc3881.cascade.rulesets import KINDS
-from tests.bench.variants import StoredRule, Use
+from tests.bench.variants import OWN_DEVICE, StoredRule, Use
 from tests.harness.deployment import Deployment
 from tests.harness.postgres import Postgres
 
@@ -270,17 +270,39 @@ def add_use(deployment: Deployment, users: Sequence[str], use: Use, room_id: str
     if use.in_global:
         _add_global_rules(deployment, rules)
         return
-    tags = json.dumps(use.tags)
-    deployment.insert(
-        "synapse_msc3881_pusher_tags",
-        ("user_id", "app_id", "pushkey", "profile_tags"),
-        ((user, APP, pushkey(user), tags) for user in users),
-    )
+    if use.own_settings:
+        _give_own_settings(deployment, users)
+    else:
+        tags = json.dumps(use.tags)
+        deployment.insert(
+            "synapse_msc3881_pusher_tags",
+            ("user_id", "app_id", "pushkey", "profile_tags"),
+            ((user, APP, pushkey(user), tags) for user in users),
+        )
     columns = [field.name for field in attr.fields(StoredRule)]
     deployment.insert(
         "synapse_msc3881_device_rules",
         ("user_id", *columns),
         ((user, *attr.astuple(rule)) for user, rule in rules),
+    )
+
+
+def _give_own_settings(deployment: Deployment, users: Sequence[str]) -> None:
+    no = False if deployment.kind != "sqlite" else 0
+    deployment.insert(
+        "devices",
+        ("user_id", "device_id", "hidden"),
+        ((user, OWN_DEVICE, no) for user in users),
+    )
+    deployment.insert(
+        "synapse_msc3881_own_settings",
+        ("user_id", "device_id", "default_rules"),
+        ((user, OWN_DEVICE, "{}") for user in users),
+    )
+    deployment.sql(
+        "UPDATE pushers SET device_id = ? WHERE user_name IN"
+        " (SELECT user_id FROM synapse_msc3881_own_settings)",
+        [OWN_DEVICE],
     )
 
 

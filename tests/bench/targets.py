@@ -16,6 +16,9 @@ from tests.bench.variants import (
     ALL_OWN,
     ALL_ROOMS,
     IDLE,
+    OWN_MATCHING,
+    OWN_PLAIN,
+    OWN_RULES,
     VANILLA,
 )
 
@@ -73,6 +76,9 @@ def _evaluation_targets(results: Results) -> Iterator[Target]:
         for variant in (ALL, ALL_OWN):
             found = largest(rows, variant=variant.name, **vanilla)
             yield _at_most(f"evaluation, {quantity}: {variant.name}", 1.3, found)
+        for variant in (OWN_PLAIN, OWN_RULES, OWN_MATCHING):
+            found = largest(rows, variant=variant.name, **vanilla)
+            yield _at_most(f"evaluation, {quantity}: {variant.name}", 1.6, found)
         yield _at_most(
             f"evaluation, {quantity}: 500 muted rooms to 5",
             1.1,

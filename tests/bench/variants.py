@@ -14,6 +14,9 @@ BODY = "Shall we meet at the harbour at half past seven?"
 _WORD = "harbour"
 _OTHER_WORD = "lighthouse-{}"
 
+#: The device of each user, where it has settings of its own.
+OWN_DEVICE = "PHONE"
+
 NOTIFY = json.dumps(["notify", {"set_tweak": "sound", "value": "siren"}], separators=(",", ":"))
 
 
@@ -44,6 +47,8 @@ class Use:
         own: whether each user has other rules than the rest. Users with the same rules, as those
             of one client have, share what is made of them.
         in_global: whether the rules stand in `global`, as they may without the module.
+        own_settings: whether the pusher has no tags, and its device settings of its own: all
+            server-default rules, and these before them.
     """
 
     scopes: int = 1
@@ -52,9 +57,13 @@ class Use:
     matches: str = "no"
     own: bool = False
     in_global: bool = False
+    own_settings: bool = False
 
     @property
     def tags(self) -> list[str]:
+        """The pusher's profile tags; with settings of its own, what the device's scope is named."""
+        if self.own_settings:
+            return [OWN_DEVICE, "global"]
         return [*(f"phone-{n}" for n in range(self.scopes)), "global"]
 
     def rules(self, user_id: str, room_id: str) -> list["StoredRule"]:
@@ -154,6 +163,17 @@ ALL_THREE_MATCHING = Variant(
     "100 %: 3 tags of 5 rules, match", share=1.0, use=Use(scopes=3, matches="yes")
 )
 
+#: One device of each member has settings of its own.
+OWN_PLAIN = Variant(
+    "100 %: own settings, as in global", share=1.0, use=Use(own_settings=True, rules_each=0)
+)
+OWN_RULES = Variant("100 %: own settings, 5 rules, no match", share=1.0, use=Use(own_settings=True))
+OWN_MATCHING = Variant(
+    "100 %: own settings, 5 rules, match",
+    share=1.0,
+    use=Use(own_settings=True, matches="yes"),
+)
+
 USED = (
     ONE_PERCENT,
     ONE_PERCENT_MATCHING,
@@ -168,6 +188,9 @@ USED = (
     ALL_MUTED,
     ALL_THREE,
     ALL_THREE_MATCHING,
+    OWN_PLAIN,
+    OWN_RULES,
+    OWN_MATCHING,
 )
 
 
