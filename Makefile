@@ -29,6 +29,12 @@ help:  ## Say what there is to make (this)
 	@echo '  PYTHON=python3.12   another Python'
 	@echo '  ARGS="-k pushers"   more arguments for what is run'
 
+# The groups of pyproject.toml that `make environment` installs.
+TOOLS ?= test,dev,docs,js
+.PHONY: environment
+environment: python  ## Set up the environment with all that the others here need, at once
+	$(call venv,$(TOOLS))
+
 .PHONY: test
 test: python  ## Run the tests
 	$(call venv,test)

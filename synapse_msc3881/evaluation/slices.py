@@ -4,6 +4,9 @@
 Whatever one user's rules take, another request waits no longer than a slice and a step. Urgent work
 goes first, and then what has taken the fewest slices: a thousand users with a few rules are done
 before one with thousands of them, whoever came first.
+
+What all work takes together is bounded as well. After a while of little else there is a pause after
+each slice, so that however many accounts make work, most of the time is left for everything else.
 """
 
 from __future__ import annotations
@@ -27,6 +30,11 @@ SLICE_SECONDS = 0.001
 MAX_WAIT_SECONDS = 2.0
 MAX_WAIT_FOR_MUCH_SECONDS = 0.5
 MUCH_SECONDS = 0.1
+
+#: How much CPU time all work may take at once: more than compiling takes after a start. What is
+#: beyond it is done in this part of the time.
+FREE_OF_ALL_SECONDS = 10.0
+SHARE_OF_ALL = 0.25
 
 #: Runs a coroutine as a background process after so many milliseconds, as `ModuleApi` does it.
 CallLater = Callable[..., Any]
@@ -81,6 +89,8 @@ class Slices:
         self._dear: list[_Work] = []
         self._number = 0
         self._is_working = False
+        # What was spent on all of late, and when.
+        self._owed = (0.0, 0.0)
         #: How many there were so far.
         self.slices = 0
 
@@ -110,16 +120,26 @@ class Slices:
     async def _go_on(self) -> None:
         try:
             while self._work:
-                self._do_slice()
+                pause = self._charge_all(self._do_slice())
                 if self._work:
-                    await self._pause(0)
+                    is_urgent = self._work[0].late is None
+                    await self._pause(0 if is_urgent else pause)
         finally:
             self._is_working = False
 
-    def _do_slice(self) -> None:
+    def _charge_all(self, spent: float) -> float:
+        """Note what a slice took; tells how long to pause for it."""
+        now = self._now()
+        owed, since = self._owed
+        owed = max(0.0, owed - (now - since) * SHARE_OF_ALL) + spent
+        self._owed = (owed, now)
+        return 0.0 if owed <= FREE_OF_ALL_SECONDS else spent * (1 / SHARE_OF_ALL - 1)
+
+    def _do_slice(self) -> float:
+        """Do one, and tell how much CPU time it took."""
         self.slices += 1
         ended: list[tuple[_Work, BaseException | None]] = []
-        now = self._clock()
+        began = now = self._clock()
         ends = now + SLICE_SECONDS
         while self._work and now < ends:
             work = heapq.heappop(self._work)
@@ -138,6 +158,7 @@ class Slices:
             work.is_waited_for = False
             _call(work.done, work.spent, error)
         self._tell_who_waits()
+        return now - began
 
     def _tell_who_waits(self) -> None:
         now = self._now()

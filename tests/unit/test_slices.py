@@ -8,9 +8,11 @@ import attr
 import pytest
 
 from synapse_msc3881.evaluation.slices import (
+    FREE_OF_ALL_SECONDS,
     MAX_WAIT_FOR_MUCH_SECONDS,
     MAX_WAIT_SECONDS,
     MUCH_SECONDS,
+    SHARE_OF_ALL,
     SLICE_SECONDS,
     Slices,
 )
@@ -25,10 +27,12 @@ class Worker:
     cpu: float = 0.0
     now: float = 0.0
     said: list[str] = attr.Factory(list)
+    paused: float = 0.0
     coroutines: list[Any] = attr.Factory(list)
 
     def __attrs_post_init__(self) -> None:
-        async def pause(_: float) -> None:
+        async def pause(seconds: float) -> None:
+            self.paused += seconds
             await Paused()
 
         self.slices = Slices(self._call_later, pause, lambda: self.cpu, lambda: self.now)
@@ -140,6 +144,43 @@ def test_what_is_urgent_goes_first_and_is_never_late() -> None:
     while worker.coroutines:
         worker.turn()
     assert worker.said[2:] == ["urgent done", "little done"]
+
+
+def test_what_all_take_together_is_bounded_however_many_they_are() -> None:
+    worker = Worker()
+    steps_of_each = int(1.0 / STEP)
+    for number in range(int(3 * FREE_OF_ALL_SECONDS)):
+        worker.do(f"{number}", steps_of_each)
+    while worker.cpu < 0.9 * FREE_OF_ALL_SECONDS:
+        worker.turn()
+    assert worker.paused == 0, "as much as there is to do after a start"
+    while worker.coroutines:
+        worker.turn()
+        worker.now = worker.cpu + worker.paused
+    beyond = worker.cpu - FREE_OF_ALL_SECONDS
+    assert worker.cpu / (worker.now + beyond) < 0.5
+    assert beyond / worker.now < 1.2 * SHARE_OF_ALL
+    # It is paid for in time, and nobody pays for it who comes later.
+    worker.now += FREE_OF_ALL_SECONDS / SHARE_OF_ALL
+    paused = worker.paused
+    worker.do("later", steps_of_each)
+    while worker.coroutines:
+        worker.turn()
+    assert worker.paused == paused
+
+
+def test_what_is_urgent_waits_for_no_pause() -> None:
+    worker = Worker()
+    for number in range(int(2 * FREE_OF_ALL_SECONDS)):
+        worker.do(f"{number}", int(1.0 / STEP))
+    while not worker.paused:
+        worker.turn()
+    paused = worker.paused
+    worker.do("urgent", 100, urgent=True)
+    while not worker.said:
+        worker.turn()
+    assert worker.said == ["urgent done"]
+    assert worker.paused == pytest.approx(paused, abs=2 * SLICE_SECONDS / SHARE_OF_ALL)
 
 
 def test_an_error_ends_its_own_work_only() -> None:
