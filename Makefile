@@ -58,6 +58,11 @@ test-install: python  ## Build the packages, and install them as admins do
 test-oldest:  ## Run the tests on the oldest Synapse that is supported
 	@$(MAKE) --no-print-directory test SYNAPSE=$(OLDEST) ARGS='$(ARGS)'
 
+# An hour or two the first time. It keeps what it has done: stop it, and call it again to go on.
+.PHONY: versions
+versions: python  ## Test every minor release of Synapse in short, and write the table of them
+	@$(PYTHON) scripts/versions.py $(ARGS)
+
 JS := tests/clients/js
 NPM_CI = $(BIN)/npm ci --cache .cache/npm --ignore-scripts --no-audit --no-fund --loglevel error
 .PHONY: npm-ping

@@ -23,7 +23,7 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.config.experimental:MSC3861",
-        "`msc3861` of the experimental section, in a Synapse without `mas` or beside it",
+        "`msc3861` of the experimental section, before 1.157: without `mas`, or beside it",
         attributes=("enabled", "issuer", "issuer_metadata"),
         optional=True,
     ),

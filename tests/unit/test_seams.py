@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import attr
 import pytest
 import synapse.rest
 from synapse.push import bulk_push_rule_evaluator
@@ -15,7 +16,9 @@ from synapse.storage.databases.main import DataStore
 from synapse_msc3881 import seams
 from synapse_msc3881.module import _register_servlets
 from synapse_msc3881.seams import Seam, SeamError, inspect_seams, process_config, verify
+from synapse_msc3881.seams.declaring import inspect_each
 
+OLDEST = Seam("", "").since
 IN_A_HOMESERVER = [seam.where for seam in seams.SEAMS if seam.where.startswith("hs:")]
 
 
@@ -46,6 +49,18 @@ def test_every_seam_is_declared_once_and_says_what_it_is_for() -> None:
     assert len({seam.where for seam in declared}) == len(declared)
     assert all(seam.relies_on for seam in declared)
     assert IN_A_HOMESERVER
+
+
+@pytest.mark.parametrize(
+    "seam", [s for s in seams.SEAMS if s.since != OLDEST], ids=lambda seam: seam.where
+)
+def test_what_came_later_is_there_since_then_and_was_not_before(seam: Seam) -> None:
+    def numbers(version: str) -> list[int]:
+        return [int(part) for part in version.split(".")]
+
+    (status,) = inspect_each([attr.evolve(seam, optional=False)])
+    came = numbers(importlib.metadata.version("matrix-synapse")) >= numbers(seam.since)
+    assert (status.problem is None) is came
 
 
 def test_without_a_homeserver_its_own_seams_are_left_out(hs: Any) -> None:
