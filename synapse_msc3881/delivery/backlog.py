@@ -74,7 +74,6 @@ class Backlog:
     # There is one for each pusher with profile tags.
     __slots__ = (
         "_failures",
-        "_is_reading",
         "_key",
         "_metrics",
         "_missed_to",
@@ -111,8 +110,6 @@ class Backlog:
         """
         self._metrics = metrics
         self._missed_to = missed_to
-        # Whether rows are being read: how far is not known yet.
-        self._is_reading = False
         self._key = key
         self.tags = tags
         #: The pusher's device, where it goes by the settings of that; this may change.
@@ -143,7 +140,7 @@ class Backlog:
         """
         self._forget(after)
         is_next = self.walked_to >= max(self._missed_to, missed_to)
-        if self._is_reading or not is_next or len(self._waiting) >= MAX_WAITING:
+        if not is_next or len(self._waiting) >= MAX_WAITING:
             return self.miss(upto)
         new = [row for row in rows if row.stream_ordering > self.walked_to]
         new.sort(key=attrgetter("stream_ordering"))
@@ -213,13 +210,10 @@ class Backlog:
 
     async def _walk_on(self, upto: int, most: int, *, with_received_ts: bool = False) -> None:
         """Read some more rows, the oldest, and walk over them until `most` are waiting."""
-        self._is_reading = True
-        try:
-            rows = await self._rows.rows(
-                self._key.user_id, self.walked_to, upto, BATCH, with_received_ts=with_received_ts
-            )
-        finally:
-            self._is_reading = False
+        self.miss(upto)  # What is offered meanwhile comes after these.
+        rows = await self._rows.rows(
+            self._key.user_id, self.walked_to, upto, BATCH, with_received_ts=with_received_ts
+        )
         for row in rows:
             if len(self._waiting) >= most:
                 return

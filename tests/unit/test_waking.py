@@ -56,6 +56,7 @@ class World:
         self.delivered: list[int] = []
         self.decided = 0
         self.is_due = True
+        self.read: set[int] = set()
         self._asked_to = 0
         self._waiting: list[Coroutine[Any, Any, None]] = []
         self._time = 0.0
@@ -77,18 +78,18 @@ class World:
 
     async def rows_of_all(self, after: int, upto: int, limit: int) -> list[UserRow] | None:
         del limit
-        found = self._between(after, upto)
+        found = self.between(after, upto)
         await Wait()
         rows = [(USER, *attr.astuple(row)[:-1]) for row in found]
         return rows if len(rows) <= self._most_rows else None
 
     async def users_to_wake(self, low: int, high: int) -> list[str]:
-        found = self._between(low - 1, high)
+        found = self.between(low - 1, high)
         await Wait()
         return [USER] if found else []
 
     async def which_have_any(self, pairs: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-        found = {pair for pair in pairs if self._between(pair[1], self.token)}
+        found = {pair for pair in pairs if self.between(pair[1], self.token)}
         await Wait()
         return found
 
@@ -103,7 +104,7 @@ class World:
         with_received_ts: bool = False,
     ) -> list[PushActionRow]:
         del user_id, with_received_ts
-        found = self._between(after, upto)
+        found = self.between(after, upto)
         await Wait()
         return list(reversed(found))[:limit] if newest_first else found[:limit]
 
@@ -111,11 +112,12 @@ class World:
         self, user_id: str, rows: Collection[PushActionRow], look_for: Collection[PushActionRow]
     ) -> set[int]:
         del user_id, look_for
+        read = set(self.read)
         if rows:
             await Wait()
-        return {row.stream_ordering for row in rows}
+        return {row.stream_ordering for row in rows} - read
 
-    def _between(self, after: int, upto: int) -> list[PushActionRow]:
+    def between(self, after: int, upto: int) -> list[PushActionRow]:
         return [self.table[n] for n in sorted(self.table) if after < n <= upto]
 
     # What happens
@@ -162,6 +164,10 @@ class World:
 
     def begin_work(self, pusher: "Pusher") -> None:
         self._begin(pusher.work())
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Begin something else."""
+        self._begin(coroutine)
 
     def resume(self, which: int, fails: bool = False) -> None:
         """Resume one of the coroutines that wait; it may find that what it waited for failed."""
@@ -380,3 +386,47 @@ def test_a_pusher_that_cannot_take_what_it_is_offered_reads_it_itself(
     monkeypatch.setattr(Backlog, "offer", fail)
     world.finish()
     assert world.delivered == world.expected() == [1, 2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_offered_while_rows_are_read_is_read_after_them(fails: bool) -> None:
+    """Up to where the pusher has walked is known only then, and it may turn out to be nowhere."""
+    world = World(Backlog, 100)
+    world.start_pusher()
+    world.resume(0)
+    (pusher,) = world.pushers[USER].values()
+    backlog = pusher.store.backlog
+    world.store(PUSHED)
+    world.run(backlog.next(0, 1, LIMIT))  # Nobody offered the row.
+    world.store(DROPPED)
+    (dropped,) = world.between(1, 2)
+    assert backlog.offer([dropped], 0, 2, 0)
+    world.resume(0, fails=fails)
+    if not fails:
+        assert backlog.walked_to == 1
+    assert backlog.offer([], 0, 3, 0), "it has to read both"
+    world.finish()
+    assert world.delivered == world.expected()
+
+
+def test_an_email_pusher_takes_nothing_to_be_done_that_came_at_the_last_moment() -> None:
+    """It finds nothing to mail, and takes all to be done that it was woken up for meanwhile."""
+    world = World(MailBacklog, 100)
+    world.start_pusher()
+    world.resume(0)
+    world.is_due = False
+    world.store(PUSHED)
+    world.ask()
+    world.resume(0)  # The question.
+    world.resume(0)  # The row.
+    world.read.add(1)
+    world.resume(0)  # Which are unread: asked before it was read. It is not due.
+    (pusher,) = world.pushers[USER].values()
+    assert len(pusher.store.backlog._waiting) == 1
+    world.begin_work(pusher)  # As its timer does: it asks again which are unread.
+    world.store(PUSHED)
+    world.ask()
+    world.resume(1)  # The question, before the other is answered: there is none to mail.
+    world.resume(0)
+    world.finish()
+    assert world.delivered == world.expected()[1:]
