@@ -7,12 +7,17 @@ told of each lot as Synapse tells it of new events. What is left out is what pus
 do not see: the events' content and the state of their room.
 """
 
+import json
 from typing import Any
+from urllib.parse import urlencode
 
 from synapse.module_api import ModuleApi
 from twisted.internet import defer
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET
+
+from tests.harness.deployment import Deployment
 
 PATH = "/_test/copies"
 MODULE = {"module": "tests.harness.copied_events.CopiedEvents", "config": {}}
@@ -26,6 +31,17 @@ _COPY = """
     INSERT INTO {table} ({columns})
     SELECT {values} FROM {table} CROSS JOIN copy WHERE event_id = ?
 """
+
+
+def copy(deployment: Deployment, event_id: str, count: int) -> int:
+    """Have an event arrive so many times more; returns the newest stream ordering.
+
+    The deployment runs `MODULE`, and nobody else sends anything meanwhile.
+    """
+    somebody = deployment.register()
+    asked = urlencode({"event": event_id, "count": count})
+    newest: int = somebody.call("PUT", f"{PATH}?{asked}", timeout=600)["newest"]
+    return newest
 
 
 class CopiedEvents:
@@ -43,22 +59,22 @@ class _CopyResource(Resource):
         super().__init__()  # type: ignore[no-untyped-call]
         self._hs = hs
 
-    def render_PUT(self, request: Request) -> int:
+    def render_PUT(self, request: Any) -> int:
         event_id = request.args[b"event"][0].decode()
         count = int(request.args[b"count"][0])
 
-        def answer(failure: Any) -> None:
-            if failure is not None:
+        def answer(result: Any) -> None:
+            if isinstance(result, Failure):
                 request.setResponseCode(500)
-                request.write(failure.getTraceback().encode())
+                request.write(result.getTraceback().encode())
             else:
-                request.write(b"{}")
+                request.write(json.dumps({"newest": result}).encode())
             request.finish()
 
         defer.ensureDeferred(self._copy(event_id, count)).addBoth(answer)
         return NOT_DONE_YET
 
-    async def _copy(self, event_id: str, count: int) -> None:
+    async def _copy(self, event_id: str, count: int) -> int:
         store = self._hs.get_datastores().main
         pool = self._hs.get_pusherpool()
         while count:
@@ -71,6 +87,7 @@ class _CopyResource(Resource):
                     "copy_events", self._copy_txn, event_id, first, lot
                 )
             await pool._on_new_notifications(store.get_room_max_token())
+        return int(store.get_room_max_stream_ordering())
 
     def _copy_txn(self, txn: Any, event_id: str, first: int, lot: int) -> None:
         for table in ("events", "event_push_actions"):

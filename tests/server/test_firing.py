@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What pushers do with what was decided: drop, push, stop, start again (specification 2 and 5)."""
 
+import re
 import time
+from collections.abc import Mapping
 from email import message_from_bytes
 from email.message import Message
 
@@ -10,6 +12,7 @@ import pytest
 from demo.gateway import Behaviour, Gateway, Push
 from synapse_msc3881 import seams
 from tests.conftest import FreshDeployment
+from tests.harness import copied_events
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
@@ -33,6 +36,9 @@ from tests.server.mail_server import MailServer, email_config, mail_pusher, set_
 
 # Synapse tries again after 1 s, then 2 s: what did not come in this time will not come.
 LONGER_THAN_A_RETRY = 2.5
+
+# How long Synapse waits with one more mail about a room, in milliseconds.
+TEN_MINUTES, A_DAY = 600_000, 86_400_000
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +212,60 @@ def test_a_pusher_that_dropped_all_starts_as_one_that_had_nothing_to_drop(
     alarm = scene.message("alarm")
     phone.wait_for(alarm)
     assert phone.event_ids() == [alarm]
+
+
+#: The transactions that read or move pushers, as they are counted from the start of the process.
+_TRANSACTIONS = re.compile(
+    r"^synapse_storage_transaction_time_count(?:_total)?\{[^}]*"
+    r'desc="msc3881_(which_have_any|push_action\w*|move_pushers|users_to_wake)"[^}]*\} (\S+)$',
+    re.MULTILINE,
+)
+
+
+def transactions(deployment: Deployment) -> Mapping[str, float]:
+    return {desc: float(n) for desc, n in _TRANSACTIONS.findall(deployment.metrics())}
+
+
+def transactions_of_the_start(deployment: Deployment) -> Mapping[str, float]:
+    """What the start of a server costs the one pusher with tags: until it was asked for."""
+    wait_until(lambda: "which_have_any" in transactions(deployment), "the pusher's start")
+    return transactions(deployment)
+
+
+def test_after_100_000_dropped_messages_a_pusher_starts_as_after_none(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    deployment = fresh_deployment(
+        further_modules=[copied_events.MODULE], extra={"send_federation": False}
+    )
+    scene = make_scene(deployment, gateway)
+    scene.bob.put_rule("phone", "room", scene.room, on_all(SILENT))
+    scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
+    phone = scene.device(["phone", "global"])
+    deployment.restart()
+    after_none = transactions_of_the_start(deployment)
+
+    message = scene.message()
+    newest = copied_events.copy(deployment, message, 100_000)
+    assert newest - stream_ordering(deployment, message) >= 100_000
+    # It was written all the while, each time after 1,000.
+    wait_until(lambda: position(deployment, phone) > newest - 1000, "the position")
+    deployment.restart()
+    assert transactions_of_the_start(deployment) == after_none
+    assert position(deployment, phone) == newest
+    first = scene.message("alarm")
+    phone.wait_for(first)
+    wait_until_recorded(deployment, phone, first)
+
+    # After an end without a warning it reads less than 1,000 of them again, 100 at once.
+    newest = copied_events.copy(deployment, message, 10_500)
+    wait_until(lambda: position(deployment, phone) > newest - 1000, "the position")
+    deployment.kill()
+    deployment.restart()
+    second = scene.message("alarm")
+    phone.wait_for(second)
+    assert transactions(deployment).get("push_action_rows", 0) <= 10
+    assert phone.event_ids() == [first, second]
 
 
 # --- Stopping and starting ----------------------------------------------------------------------
@@ -574,6 +634,54 @@ def test_a_disabled_mail_pusher_sends_nothing(
 
     mail = about(message_from_bytes(mail_server.wait_for(address)))
     assert "Heard" in mail
+    assert len(mail_server.mails(address)) == 1
+
+
+@pytest.mark.parametrize("tags", [None, ["mail", "global"]], ids=["native", "tags"])
+def test_what_is_dropped_leaves_the_throttle_of_mails_as_it_is(
+    own_deployment: Deployment,
+    mail_server: MailServer,
+    gateway: Gateway,
+    tags: list[str] | None,
+) -> None:
+    """A room that was mailed about waits, and the next mail about another has what waited."""
+    scene = make_scene(own_deployment, gateway)
+    rooms = [scene.alice.create_room(preset="public_chat", name=name) for name in ("One", "Two")]
+    for room in rooms:
+        scene.bob.join(room)
+    scene.bob.put_rule("mail" if tags else "global", "room", scene.room, on_all(SILENT))
+    address = mail_pusher(own_deployment, scene.bob, tags or ["global"])
+
+    own_deployment.sql(
+        "INSERT INTO pusher_throttle (pusher, room_id, last_sent_ts, throttle_ms)"
+        " SELECT id, ?, ?, ? FROM pushers WHERE pushkey = ?",
+        [rooms[0], int(time.time() * 1000), TEN_MINUTES, address],
+    )
+
+    def throttles() -> dict[str, int]:
+        rows = own_deployment.sql(
+            "SELECT t.room_id, t.throttle_ms FROM pusher_throttle t"
+            " JOIN pushers p ON p.id = t.pusher WHERE p.pushkey = ?",
+            [address],
+        )
+        return {str(room): int(ms) for room, ms in rows}
+
+    def drop() -> None:
+        for number in range(5):
+            scene.message(f"A silenced word {number}")
+
+    drop()
+    scene.alice.send(rooms[0], "A word that waits")
+    drop()
+    assert throttles() == {rooms[0]: TEN_MINUTES}
+    scene.alice.send(rooms[1], "Another word")
+
+    mail = about(message_from_bytes(mail_server.wait_for(address)))
+    assert "A word that waits" in mail
+    assert "Another word" in mail
+    assert "silenced" not in mail
+    # Longer for the one, and as long as mails are delayed here for the other.
+    wait_until(lambda: throttles() == {rooms[0]: A_DAY, rooms[1]: 0}, "the throttles")
     assert len(mail_server.mails(address)) == 1
 
 
