@@ -37,6 +37,9 @@ class Fallback(Enum):
     READ_TAGS = "read_tags", 'the pusher has the tags ["global"]'
     EXPLAIN = "explain", "it is explained by the `global` rules"
     COPY = "copy", "what cannot be copied to the new room is left out"
+    COPY_GLOBAL = "copy_global", "the rule is left out of the device's own settings"
+    FORGET = "forget", "what is left of the device's own settings is deleted at the next start"
+    SHOW_OWN = "show_own", "the device is shown the account's `global` rules"
 
     def __init__(self, reason: str, instead: str) -> None:
         self.reason = reason

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from synapse.module_api import ModuleApi
@@ -27,7 +28,8 @@ from synapse_msc3881.evaluation.spending import Spending
 from synapse_msc3881.failures import Failures
 from synapse_msc3881.metrics import Metrics
 from synapse_msc3881.page.resource import serve_page
-from synapse_msc3881.push_rules import DevicePushRules
+from synapse_msc3881.push_rules import DevicePushRules, RemovedScopes
+from synapse_msc3881.rest.account_data import AccountDataServlet
 from synapse_msc3881.rest.explain import ExplainServlet
 from synapse_msc3881.rest.notifications import NotificationsServlet
 from synapse_msc3881.rest.push_rules import PushRulesServlet
@@ -35,6 +37,7 @@ from synapse_msc3881.rest.pushers import PushersServlet, PushersSetServlet
 from synapse_msc3881.rest.versions import VersionsServlet
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.migrations import prepare_tables
+from synapse_msc3881.storage.own_settings import OwnSettingsStore
 from synapse_msc3881.storage.push_actions import PushActionStore
 from synapse_msc3881.storage.pusher_positions import PusherPositionStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
@@ -103,7 +106,18 @@ class PusherControl:
             failures,
             api.delayed_background_call,
         )
-        self.push_rules = DevicePushRules(rules, failures)
+        removed = RemovedScopes()
+        removal = seams.CrossProcessCache(hs, "synapse_msc3881.push_rules.removed", removed)
+        own_settings = OwnSettingsStore(hs, api, rules, removal.invalidate_txn, failures)
+        if seams.writes_push_rules(hs):
+            removed.on_removed = partial(
+                api.delayed_background_call,
+                0,
+                own_settings.tell_of_removed,
+                desc="msc3881_scope_removed",
+            )
+        self.push_rules = DevicePushRules(hs, own_settings, failures)
+        self._are_syncs_wrapped = False
         census = Census(StoredCounts(api), metrics, api.delayed_background_call)
         push_actions = PushActionStore(hs, api)
         positions = Positions(hs, api, PusherPositionStore(api))
@@ -134,6 +148,12 @@ class PusherControl:
             held.on_change = census.changed
             census.changed()
         setattr(hs, _ATTRIBUTE, self)
+
+    def wrap_syncs(self, hs: HomeServer) -> None:
+        """Have syncs show a device its own settings; Synapse makes their handlers late."""
+        if not self._are_syncs_wrapped:
+            self._are_syncs_wrapped = True
+            _install_syncs(hs, self.push_rules)
 
     @staticmethod
     def parse_config(config: object) -> Config:
@@ -180,13 +200,27 @@ def _install_push_rules(hs: HomeServer, push_rules: DevicePushRules) -> None:
         push_rules.copy_at_room_upgrade,
     )
 
+    if seams.deletes_devices(hs):
+        seams.wrap(hs, seams.devices.DELETE_DEVICES, push_rules.delete_devices)
+
+
+def _install_syncs(hs: HomeServer, push_rules: DevicePushRules) -> None:
+    seams.wrap(hs, seams.devices.GENERATE_SYNC_ENTRY_FOR_ACCOUNT_DATA, push_rules.sync_account_data)
+    seams.wrap(
+        hs,
+        seams.devices.GET_ACCOUNT_DATA_EXTENSION_RESPONSE,
+        push_rules.sliding_sync_account_data,
+    )
+
 
 def _register_servlets(hs: HomeServer, http_server: HttpServer) -> None:
     module: PusherControl | None = getattr(hs, _ATTRIBUTE, None)
     if module is None:
         return
+    module.wrap_syncs(hs)
     VersionsServlet(hs).register(http_server)
     NotificationsServlet(hs).register(http_server)
+    AccountDataServlet(hs).register(http_server)
     PushRulesServlet(hs, module.api, module.push_rules).register(http_server)
     ExplainServlet(hs, module.api, module.failures).register(http_server)
     if module.api.worker_app is None:  # Like Synapse's own: only on the main process.

@@ -1,26 +1,83 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A user's push rules as Synapse shows them, with the device scopes (specification 3)."""
+"""A user's push rules where Synapse shows them (specification 3 and 9).
+
+With the device scopes, and for a device with settings of its own with these as `global`. Where
+Synapse asks for the rules it names the user alone. So a user with such devices gets rules that know
+what each of them reads, and whoever answers a device, by sync or otherwise, has it read its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from synapse_msc3881.cascade.rulesets import Ruleset, format_for_client
+from synapse_msc3881 import seams
+from synapse_msc3881.cascade.own_settings import complete_rows
+from synapse_msc3881.cascade.rulesets import KINDS, Ruleset, format_for_client
 from synapse_msc3881.failures import Failures, Fallback
 
 if TYPE_CHECKING:
     from synapse.module_api import UserID
+    from synapse.server import HomeServer
 
+    from synapse_msc3881.cascade.own_settings import OwnSettings
     from synapse_msc3881.cascade.rulesets import DeviceRule
-    from synapse_msc3881.storage.device_rules import DeviceRuleStore
+    from synapse_msc3881.storage.device_rules import StoredRules
+    from synapse_msc3881.storage.own_settings import OwnSettingsStore
+
+
+class RulesByDevice(dict[str, Any]):
+    """The push rules of a user who has devices with settings of their own.
+
+    It is what the others read.
+    """
+
+    def __init__(
+        self, rules: Mapping[str, Any], own: Mapping[str, Callable[[], Ruleset | None]]
+    ) -> None:
+        """
+        Args:
+            rules: what the devices without settings of their own read.
+            own: gives what each of the others reads as `global`; None where that failed.
+        """
+        super().__init__(rules)
+        self._own = own
+
+    def for_device(self, device_id: str | None) -> dict[str, Any]:
+        """What a device reads: one set or the other, never parts of both."""
+        make = self._own.get(device_id) if device_id is not None else None
+        complete = make() if make is not None else None
+        return self if complete is None else {**self, "global": complete}
+
+
+def for_device(rules: Any, device_id: str | None) -> Any:
+    """What a device reads of what Synapse gives for its user; may be no push rules at all."""
+    return rules.for_device(device_id) if isinstance(rules, RulesByDevice) else rules
+
+
+class RemovedScopes:
+    """Stands for a cache: hears, on all processes, that a user has lost a scope by a logout."""
+
+    def __init__(self) -> None:
+        #: Called with the user.
+        self.on_removed: Callable[[str], object] = lambda _user_id: None
+
+    def invalidate(self, key: tuple[str, ...]) -> None:
+        """A user has lost a scope. Called by Synapse."""
+        self.on_removed(key[0])
+
+    def invalidate_all(self) -> None:
+        """Nothing is known of anybody. Called by Synapse."""
 
 
 class DevicePushRules:
     """The module's part in the push rules of one homeserver."""
 
-    def __init__(self, rules: DeviceRuleStore, failures: Failures) -> None:
-        self.rules = rules
+    def __init__(self, hs: HomeServer, own: OwnSettingsStore, failures: Failures) -> None:
+        self.own = own
+        self.rules = own.rules
+        self._hs = hs
         self._failures = failures
 
     async def shown(self, user_id: str) -> dict[str, Ruleset]:
@@ -29,19 +86,85 @@ class DevicePushRules:
         They are read from the database, not from a cache: a sync that the push rules stream wakes
         must see what woke it, even for a user's very first device rule.
         """
+        return self._scopes(user_id, await self.rules.for_user(user_id))
 
+    def _scopes(self, user_id: str, rules: list[DeviceRule]) -> dict[str, Ruleset]:
         def report_bad(rule: DeviceRule, error: Exception) -> None:
             self._failures.report(Fallback.READ_RULES, user_id, error, rule.where)
 
-        return format_for_client(await self.rules.for_user(user_id), report_bad)
+        return format_for_client(rules, report_bad)
 
     async def push_rules_for_user(
         self, native: Callable[[UserID], Awaitable[dict[str, Any]]], user: UserID
     ) -> dict[str, Any]:
         """Wrap what /sync, sliding sync, account data and ``GET /pushrules/`` show."""
         rules = await native(user)
-        scopes = await self.shown(user.to_string())
-        return {**rules, "device": scopes} if scopes else rules
+        user_id = user.to_string()
+        stored = (await self.rules.read([user_id]))[user_id]
+        scopes = self._scopes(user_id, stored.rules)
+        if scopes:
+            rules = {**rules, "device": scopes}
+        if not stored.own:
+            return rules
+        own = {
+            device_id: partial(self._complete, user, stored, own)
+            for device_id, own in stored.own.items()
+        }
+        return RulesByDevice(rules, own)
+
+    def _complete(self, user: UserID, stored: StoredRules, own: OwnSettings) -> Ruleset | None:
+        """What a device with settings of its own reads as `global`; None where that fails."""
+        try:
+            return self._format(user, stored.rules, own)
+        except Exception:  # noqa: BLE001 - a row is no rule, as somebody has tampered with it
+            try:
+                return self._format(user, self._readable(user, stored.rules), own)
+            except Exception as error:  # noqa: BLE001 - a client that cannot sync is worse off
+                self._failures.report(Fallback.SHOW_OWN, user.to_string(), error)
+                return None
+
+    def _format(self, user: UserID, rules: list[DeviceRule], own: OwnSettings) -> Ruleset:
+        rows, enabled = complete_rows(rules, own)
+        return seams.format_rules(user, seams.complete_rules(self._hs, rows, enabled))
+
+    def _readable(self, user: UserID, rules: list[DeviceRule]) -> list[DeviceRule]:
+        readable = []
+        for rule in rules:
+            try:
+                row = (f"global/{rule.name}", KINDS[rule.kind], rule.conditions, rule.actions)
+                seams.format_rules(user, seams.complete_rules(self._hs, [row], {}))
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with a row
+                self._failures.report(Fallback.READ_RULES, user.to_string(), error, rule.where)
+            else:
+                readable.append(rule)
+        return readable
+
+    async def sync_account_data(
+        self, native: Callable[..., Awaitable[None]], sync_result_builder: Any
+    ) -> None:
+        """Wrap the account data of a response of /sync."""
+        await native(sync_result_builder)
+        seams.show_in_sync(sync_result_builder, for_device)
+
+    async def sliding_sync_account_data(
+        self, native: Callable[..., Awaitable[Any]], sync_config: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Wrap the account data of a response of sliding sync."""
+        extension = await native(sync_config, *args, **kwargs)
+        return seams.show_in_extension(extension, sync_config, for_device)
+
+    async def delete_devices(
+        self,
+        native: Callable[[str, Collection[str]], Awaitable[None]],
+        user_id: str,
+        device_ids: Collection[str],
+    ) -> None:
+        """Wrap the deletion of devices, with whose own settings their scopes go."""
+        await native(user_id, device_ids)
+        try:
+            await self.own.forget_devices(user_id, device_ids)
+        except Exception as error:  # noqa: BLE001 - nothing of ours may fail a logout
+            self._failures.report(Fallback.FORGET, user_id, error)
 
     async def copy_at_room_upgrade(
         self,

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""``/pushrules/`` with device scopes (specification 3). What concerns `global` is Synapse's."""
+"""``/pushrules/`` with device scopes (specification 3). What concerns `global` is Synapse's.
+
+Also for a device with settings of its own (specification 9): Synapse's servlet handles the request,
+and reads and writes the device's scope in place of `global`.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ from synapse.module_api.errors import (
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
 from synapse_msc3881.cascade.rulesets import Ruleset
-from synapse_msc3881.push_rules import DevicePushRules
-from synapse_msc3881.storage.device_rules import RuleKey, normalise
+from synapse_msc3881.push_rules import DevicePushRules, for_device
+from synapse_msc3881.storage.device_rules import RuleKey, check_tweaks, normalise
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from synapse.server import HomeServer
 
 _PREFIX = b"/pushrules/"
+
+#: What stands below a device's scope for whether it is the device's own settings.
+_OWN = "org.matrix.msc3837.own"
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -95,16 +102,23 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         self._api = api
         self._device_rules = device_rules
         self._rules = device_rules.rules
+        self._own = device_rules.own
         self._is_writer = seams.writes_push_rules(hs)
         self._writer = ", ".join(seams.push_rules_writers(hs))
 
     async def on_GET(self, request: SynapseRequest, path: str) -> tuple[int, Any]:
         """Any part of the user's rules."""
         if not _concerns_device(request):
-            return await super().on_GET(request, path)
+            showing = seams.servlet_showing(
+                self, lambda rules: for_device(rules, seams.requesting_device(request))
+            )
+            return await seams.PushRuleRestServlet.on_GET(showing, request, path)
         requester = await self._api.get_user_by_req(request)
         device_path = parse_device_path(request.path)
-        scopes = await self._device_rules.shown(requester.user.to_string())
+        user_id = requester.user.to_string()
+        if (device_id := _own_of(device_path)) is not None:
+            return HTTPStatus.OK, {"enabled": await self._own.is_on(user_id, device_id)}
+        scopes = await self._device_rules.shown(user_id)
         return HTTPStatus.OK, _part_of(scopes, device_path)
 
     async def on_PUT(self, request: SynapseRequest, path: str) -> tuple[int, Any]:
@@ -114,8 +128,15 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         requester = await self._api.get_user_by_req(request)
         self._require_writer()
         user_id = requester.user.to_string()
+        device_path = parse_device_path(request.path)
+        if (device_id := _own_of(device_path)) is not None:
+            on = _parse_own(request)
+            # Nothing else of the user is written to `global` meanwhile, or to a device's.
+            async with self._push_rule_linearizer.queue(user_id):
+                await self._own.switch(user_id, device_id, on)
+            return HTTPStatus.OK, {}
         try:
-            await self._put(request, user_id)
+            await self._put(request, user_id, device_path)
         except InvalidRuleException as error:
             raise _bad_rule(error) from error
         return HTTPStatus.OK, {}
@@ -145,7 +166,24 @@ class PushRulesServlet(seams.PushRuleRestServlet):
             _check_readable(request, path, self._api)
         except InvalidRuleException as error:
             raise _bad_rule(error) from error
-        return await super().handle_put(request, path, user_id)
+        servlet = await self._servlet_for(request, user_id)
+        return await seams.PushRuleRestServlet.handle_put(servlet, request, path, user_id)
+
+    async def handle_delete(
+        self, request: SynapseRequest, path: str, user_id: str
+    ) -> tuple[int, dict[str, Any]]:
+        """Synapse's part of DELETE, for `global`."""
+        servlet = await self._servlet_for(request, user_id)
+        return await seams.PushRuleRestServlet.handle_delete(servlet, request, path, user_id)
+
+    async def _servlet_for(
+        self, request: SynapseRequest, user_id: str
+    ) -> seams.PushRuleRestServlet:
+        """What writes where a request means by `global`: the account's, or its device's own."""
+        device_id = seams.requesting_device(request)
+        if device_id is None or not await self._own.has_own(user_id, device_id):
+            return self
+        return seams.servlet_writing_to(self, self._own.scope_of(device_id))
 
     def _require_writer(self) -> None:
         if not self._is_writer:
@@ -153,9 +191,9 @@ class PushRulesServlet(seams.PushRuleRestServlet):
                 f"Push rules are changed on {self._writer}: send this request there", code=405
             )
 
-    async def _put(self, request: SynapseRequest, user_id: str) -> None:
+    async def _put(self, request: SynapseRequest, user_id: str, device_path: DevicePath) -> None:
         # The order of the checks is the one of `global`.
-        key, spec = _rule(parse_device_path(request.path))
+        key, spec = _rule(device_path)
         seams.priority_class(spec)
         if "/" in key.rule_id or "\\" in key.rule_id:
             raise _bad_rule("rule_id may not contain slashes")
@@ -201,6 +239,22 @@ def _concerns_device(request: SynapseRequest) -> bool:
     raw_path: bytes = request.path
     scope = raw_path.partition(_PREFIX)[2].partition(b"/")[0]
     return unquote_to_bytes(scope).partition(b"/")[0] == b"device"
+
+
+def _own_of(device_path: DevicePath) -> str | None:
+    """The device whose own settings a path is about; None where it is about rules."""
+    return device_path.profile_tag if list(device_path.rest) == [_OWN] else None
+
+
+def _parse_own(request: SynapseRequest) -> bool:
+    content = seams.parse_json_value_from_request(request)
+    if not isinstance(content, dict):
+        raise SynapseError(HTTPStatus.BAD_REQUEST, "Content must be a JSON object.", Codes.BAD_JSON)
+    seams.assert_params_in_dict(content, ["enabled"])
+    enabled = content["enabled"]
+    if not isinstance(enabled, bool):
+        raise _invalid("'enabled' must be a boolean")
+    return enabled
 
 
 def _check_readable(request: SynapseRequest, path: str, api: ModuleApi) -> None:
@@ -280,7 +334,7 @@ def _parse_rule(key: RuleKey, content: Any) -> tuple[list[Any], list[Any]]:
     if key.kind == "content" and not isinstance(content.get("pattern", ""), str):
         raise _bad_rule("'pattern' must be a string")
     conditions, actions = seams.rule_from_request(key.kind, key.rule_id, content)
-    _check_tweaks(actions)
+    check_tweaks(actions)
     return list(conditions), list(actions)
 
 
@@ -300,12 +354,5 @@ def _parse_actions(content: Any, api: ModuleApi) -> list[Any]:
     if not isinstance(actions, list):
         raise _bad_rule("Value for 'actions' must be a list")
     api.check_push_rule_actions(actions)
-    _check_tweaks(actions)
+    check_tweaks(actions)
     return actions
-
-
-def _check_tweaks(actions: Sequence[Any]) -> None:
-    """Refuse a tweak that no pusher could send: its name becomes a key of a JSON object."""
-    for action in actions:
-        if isinstance(action, dict) and not isinstance(action["set_tweak"], str):
-            raise _bad_rule("The 'set_tweak' of an action must be a string")

@@ -22,6 +22,7 @@ from synapse_msc3881.tested import TESTED_VERSIONS, does_not_fit
 try:
     from synapse_msc3881.seams import (
         database,
+        devices,
         endpoints,
         evaluation,
         homeserver,
@@ -37,6 +38,7 @@ try:
         connection_of_this_thread,
         engine_of,
         has_table,
+        key_share_lock,
         lock_schemas,
     )
     from synapse_msc3881.seams.declaring import (
@@ -46,7 +48,16 @@ try:
         SeamStatus,
         inspect_each,
     )
+    from synapse_msc3881.seams.devices import (
+        deletes_devices,
+        requesting_device,
+        servlet_showing,
+        servlet_writing_to,
+        show_in_extension,
+        show_in_sync,
+    )
     from synapse_msc3881.seams.endpoints import (
+        AccountDataServlet,
         NotFoundError,
         NotificationsServlet,
         PushersRestServlet,
@@ -126,6 +137,7 @@ __all__ = [
     "SEAMS",
     "TABLES",
     "TESTED_VERSIONS",
+    "AccountDataServlet",
     "CrossProcessCache",
     "DefaultOverride",
     "EmailPushAction",
@@ -167,7 +179,9 @@ __all__ = [
     "database",
     "default_overrides",
     "default_rule_names",
+    "deletes_devices",
     "deserialize_actions",
+    "devices",
     "endpoints",
     "engine_of",
     "ensure_position",
@@ -179,6 +193,7 @@ __all__ = [
     "inspect_seams",
     "inspect_tables",
     "is_logged_in",
+    "key_share_lock",
     "lock_schemas",
     "main_store",
     "make_linearizer",
@@ -198,10 +213,15 @@ __all__ = [
     "pushers_of",
     "read_receipts_txn",
     "register_servlets",
+    "requesting_device",
     "rule_from_request",
     "rule_spec",
     "running_pusher",
     "running_pushers",
+    "servlet_showing",
+    "servlet_writing_to",
+    "show_in_extension",
+    "show_in_sync",
     "tell_other_processes",
     "verify",
     "verify_tables",
@@ -220,6 +240,7 @@ SEAMS: tuple[Seam, ...] = (
     *push_actions.SEAMS,
     *push_rules.SEAMS,
     *endpoints.SEAMS,
+    *devices.SEAMS,
     *oauth.SEAMS,
     *database.SEAMS,
 )
@@ -280,6 +301,8 @@ def wrap(hs: HomeServer, seam: Seam, wrapper: Callable[..., Any]) -> None:
 _OWNERS: dict[str, Callable[[HomeServer], object]] = {
     STORE.removesuffix("."): main_store,
     push_rules.HANDLER.removesuffix("."): lambda hs: hs.get_push_rules_handler(),
+    devices.SYNC.removesuffix("."): lambda hs: hs.get_sync_handler(),
+    devices.EXTENSIONS.removesuffix("."): lambda hs: hs.get_sliding_sync_handler().extensions,
     pushers.POOL.removesuffix("."): lambda hs: hs.get_pusherpool(),
     pushers.REPLICATION_HANDLER.removesuffix("."): lambda hs: hs.get_replication_data_handler(),
 }

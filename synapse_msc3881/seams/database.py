@@ -120,6 +120,14 @@ class CrossProcessCache:
         self._store._invalidate_cache_and_stream(txn, self._cache, (key,))
 
 
+def key_share_lock(hs: HomeServer) -> str:
+    """What a SELECT ends with that has whoever deletes the row wait for the transaction.
+
+    Nothing on SQLite, where transactions that write follow each other.
+    """
+    return " FOR KEY SHARE" if isinstance(engine_of(hs), PostgresEngine) else ""
+
+
 def engine_of(hs: HomeServer) -> Any:
     """The kind of database that the homeserver has: its driver and its SQL."""
     return main_store(hs).database_engine

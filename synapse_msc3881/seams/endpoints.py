@@ -17,6 +17,7 @@ from synapse.http.servlet import (
     parse_string,
 )
 from synapse.rest.client._base import client_patterns
+from synapse.rest.client.account_data import AccountDataServlet
 from synapse.rest.client.notifications import NotificationsServlet
 from synapse.rest.client.push_rule import PushRuleRestServlet
 from synapse.rest.client.pusher import PushersRestServlet, PushersSetRestServlet
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SEAMS",
+    "AccountDataServlet",
     "NotFoundError",
     "NotificationsServlet",
     "PushRuleRestServlet",
@@ -63,6 +65,16 @@ SEAMS: tuple[Seam, ...] = (
         "synapse.rest.client.push_rule:PushRuleRestServlet.handle_put",
         "what on_PUT calls once it knows the user; reads the body",
         parameters=("request", "path", "user_id"),
+    ),
+    Seam(
+        "synapse.rest.client.push_rule:PushRuleRestServlet.handle_delete",
+        "the same of on_DELETE",
+        parameters=("request", "path", "user_id"),
+    ),
+    Seam(
+        "synapse.rest.client.account_data:AccountDataServlet.on_GET",
+        "GET …/account_data/{type}; of m.push_rules it answers with what the handler gives",
+        parameters=("request", "user_id", "account_data_type"),
     ),
     Seam(
         "synapse.rest.client.push_rule:PushRuleRestServlet.on_DELETE",

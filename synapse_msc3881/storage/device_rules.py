@@ -117,7 +117,7 @@ class DeviceRuleStore:
         self._stream = seams.PushRulesStream(hs, api)
         self.limits = seams.push_rule_limits(hs)
         self.scope_limit = device_scopes_per_user
-        self._invalidate_txn = invalidate_txn
+        self.invalidate_txn = invalidate_txn
         self._failures = failures
         # One change of a user at a time, so that parallel requests cannot exceed the limits.
         self._queue = seams.make_linearizer(hs, "msc3881_device_rules")
@@ -251,7 +251,7 @@ class DeviceRuleStore:
 
         def copy_txn(txn: LoggingTransaction) -> _NotCopied:
             not_copied = self._put_copies_txn(txn, user_id, copies)
-            self._invalidate_txn(txn, user_id)
+            self.invalidate_txn(txn, user_id)
             return not_copied
 
         async with self._queue.queue(user_id):
@@ -334,7 +334,7 @@ class DeviceRuleStore:
         def delete_all_txn(txn: LoggingTransaction) -> None:
             for delete in _DELETE_ALL:
                 txn.execute(delete, (user_id,))
-            self._invalidate_txn(txn, user_id)
+            self.invalidate_txn(txn, user_id)
 
         async with self._queue.queue(user_id):
             await self._api.run_db_interaction("msc3881_delete_device_rules", delete_all_txn)
@@ -358,7 +358,7 @@ class DeviceRuleStore:
 
         def change_txn(txn: LoggingTransaction) -> T:
             result = write(txn)
-            self._invalidate_txn(txn, user_id)
+            self.invalidate_txn(txn, user_id)
             return result
 
         async with self._queue.queue(user_id):
@@ -629,6 +629,16 @@ def normalise(kind: str, conditions: Sequence[Any], actions: Sequence[Any]) -> t
         "rule", KINDS.get(kind, KINDS["override"]), _encode(conditions), _encode(actions)
     )
     return _encode(normal[0]), _encode(normal[1])
+
+
+def check_tweaks(actions: Sequence[Any]) -> None:
+    """Raise InvalidRuleException for a tweak that no pusher could send.
+
+    Its name becomes a key of a JSON object.
+    """
+    for action in actions:
+        if isinstance(action, dict) and not isinstance(action["set_tweak"], str):
+            raise InvalidRuleException("The 'set_tweak' of an action must be a string")
 
 
 def _encode(value: object) -> str:

@@ -209,15 +209,18 @@ BAD_SCOPE = {**RULE, "profile_tag": "global"}
 HUGE: JsonDict = {"set_tweak": "x" * 1024}
 
 
-def calls(room_id: str, event_id: str, own_event_id: str) -> list[Call]:
+def calls(user: Session, room_id: str, event_id: str, own_event_id: str) -> list[Call]:
     """The ways through each operation: every status that it is described with, in order.
 
     Args:
+        user: who calls.
         room_id: a room that the user is in.
         event_id: an event in it of which the user is notified.
         own_event_id: an event in it of the user's.
     """
     event = {"room_id": room_id, "event_id": event_id}
+    device, unknown, bad = ({"device_id": name} for name in (user.device_id, "unknown", "global"))
+    mine, others = {"user_id": user.user_id}, {"user_id": "@other:example.org"}
     writes = [
         Call("setPusher", body=pusher(profile_tags=["a/b", "global"], enabled=False)),
         Call("setPusher", body=pusher("other", lang=None, append=True)),
@@ -242,6 +245,13 @@ def calls(room_id: str, event_id: str, own_event_id: str) -> list[Call]:
         Call("putDeviceRuleActions", 400, RULE, body={"actions": ["shout"]}),
         Call("putDeviceRuleActions", 404, UNKNOWN_RULE, body={"actions": []}),
         Call("putDeviceRuleActions", 413, RULE, body={"actions": [HUGE]}),
+        Call("putOwnSettings", path=device, body={"enabled": True}),
+        Call("putOwnSettings", path=device, body={"enabled": False}),
+        Call("putOwnSettings", 400, bad, body={"enabled": True}),
+        Call("putOwnSettings", 400, device, body={"enabled": 1}),
+        Call("putOwnSettings", 404, unknown, body={"enabled": True}),
+        Call("putPushRulesInAccountData", 405, mine, body={}),
+        Call("putPushRulesInAccountData", 403, others, body={}),
     ]
     reads = [
         Call("getVersions"),
@@ -249,6 +259,11 @@ def calls(room_id: str, event_id: str, own_event_id: str) -> list[Call]:
         Call("getPushers"),
         Call("getPushRules"),
         Call("getDeviceScopes"),
+        Call("getOwnSettings", path=device),
+        Call("getOwnSettings", 400, bad),
+        Call("getOwnSettings", 404, unknown),
+        Call("getPushRulesInAccountData", path=mine),
+        Call("getPushRulesInAccountData", 403, others),
         Call("getDeviceScope", path=SCOPE),
         *(Call("getDeviceRulesOfKind", path={**RULE, "kind": kind}) for kind in RULES),
         *(Call("getDeviceRule", path={**RULE, "kind": kind}) for kind in RULES),
@@ -310,7 +325,7 @@ def test_the_server_answers_as_described(deployment: Deployment, description: De
     seen = set()
     stranger = attr.evolve(alice, access_token="unknown")
 
-    for call in calls(room, *events):
+    for call in calls(alice, room, *events):
         response = send(description, alice, call)
         assert response.status == call.status, (call, response)
         description.check_response(call.operation_id, response)
@@ -326,7 +341,7 @@ def test_the_server_answers_as_described(deployment: Deployment, description: De
     stranger.close()
 
     described = {answer for answer in description.answers() if answer[1] not in ELSEWHERE}
-    assert seen == described
+    assert {answer for answer in seen if answer[1] not in ELSEWHERE} == described
 
 
 def test_what_is_described_as_refused_is_refused(alice: Session, description: Description) -> None:
