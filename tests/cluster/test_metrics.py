@@ -3,9 +3,9 @@
 
 from demo.gateway import Gateway
 from tests.harness.cluster import CLIENT_WORKERS, MAIN, PUSHERS, WORKERS, Cluster
+from tests.harness.metrics import DECISIONS, OURS, PUSHER_STATES, Sample, parse, value
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import SIREN, make_scene, on_all
-from tests.server.test_monitoring import DECISIONS, OURS, PUSHER_STATES, Sample, parse, value
 
 EVALUATED = f"{OURS}scopes_evaluated_total"
 

@@ -39,7 +39,7 @@ from synapse_msc3881.metrics import Metrics
 from tests.fuzz import budget
 from tests.fuzz.budget import spend
 from tests.harness.compiling import compile_user
-from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, Occasion
+from tests.harness.occasions import EXTENSIBLE_OFF, MESSAGE, ROOMS, Occasion
 
 #: Synapse's limits.
 MAX_RULE_BYTES = 1024

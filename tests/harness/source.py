@@ -23,6 +23,9 @@ from synapse_msc3881.seams import SEAMS, TABLES, process_config
 PACKAGE = Path(synapse_msc3881.__file__).parent
 NAME = "synapse_msc3881"
 
+#: The page as it is written.
+STATIC = PACKAGE / "page" / "static"
+
 #: What Synapse documents for modules.
 DOCUMENTED = ("synapse.module_api", "synapse.module_api.errors")
 
@@ -34,6 +37,9 @@ _SYNAPSE = {
     *("store", "main_store", "db_pool", "database", "notifier", "handler", "clock", "auth"),
     *("engine", "pusher", "native", "pool", "pusherpool", "experimental"),
 }
+
+# What touches an attribute that is named by a string.
+_BY_NAME = {"getattr", "setattr", "hasattr", "delattr"}
 
 # What containers have, which Synapse's objects hold.
 _OF_CONTAINERS = {"get", "items", "values", "keys", "pop", "add"}
@@ -216,6 +222,10 @@ class _Attributes(ast.NodeVisitor):
         for target in node.targets:
             self._know(ast.unparse(target), self._kind(node.value))
 
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self.generic_visit(node)
+        self._know(node.target.id, self._kind(node.value))
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         self.generic_visit(node)
         kind = self._type_kind(node.annotation)
@@ -293,23 +303,37 @@ class _Attributes(ast.NodeVisitor):
         found: Any = getattr(seams, name, None)
         if inspect.isclass(found) and found.__module__.startswith(NAME):
             return "ours"
+        if inspect.isfunction(found) and ast.unparse(node.func) in (name, f"seams.{name}"):
+            returned = found.__annotations__.get("return")
+            if isinstance(returned, str):
+                return self._type_kind(ast.parse(returned, mode="eval").body)
         return ""
 
     # What is used
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self.generic_visit(node)
-        kind = self._kind(node.value)
-        text = ast.unparse(node)
-        if node.attr.startswith("__") or node.attr in {*_OF_CONTAINERS, *self._added}:
+        self._use(node, node.value, node.attr)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """`getattr` and the like, with a name that can be read."""
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id in _BY_NAME and len(node.args) > 1:
+            owner, name = node.args[:2]
+            if isinstance(name, ast.Constant):
+                self._use(node, owner, str(name.value))
+
+    def _use(self, node: ast.expr, owner: ast.expr, name: str) -> None:
+        kind, text = self._kind(owner), ast.unparse(node)
+        if name.startswith("__") or name in {*_OF_CONTAINERS, *self._added}:
             return
-        if ast.unparse(node.value) == "self" and self._in_heir:
-            kind = "" if node.attr in self._own else "synapse"
+        if ast.unparse(owner) == "self" and self._in_heir:
+            kind = "" if name in self._own else "synapse"
         if kind == "homeserver" and not self._is_seam:
             self._found.append((node.lineno, f"`{text}` reaches into the homeserver"))
-        elif kind in ("homeserver", "synapse") and node.attr not in _DECLARED:
-            self._found.append((node.lineno, f"`{text}`: {node.attr} is declared by no seam"))
-        elif kind == "api" and not self._documents(node.attr):
+        elif kind in ("homeserver", "synapse") and name not in _DECLARED:
+            self._found.append((node.lineno, f"`{text}`: {name} is declared by no seam"))
+        elif kind == "api" and not self._documents(name):
             self._found.append((node.lineno, f"`{text}` is not in the module API"))
 
     def _documents(self, name: str) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from demo.client import JsonDict, Session
+from tests.harness.recipes import READ
 from tests.page.conftest import SignedIn
 from tests.page.screens import PHONE, TABLET, Home, choose, go, switch
-from tests.server.test_recipes import READ
 
 KEYWORD = "aubergine"
 

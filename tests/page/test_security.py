@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-import synapse_msc3881.page
 from demo.client import Session
 from tests.harness.browser import Watch
+from tests.harness.source import STATIC
 from tests.page.conftest import NewPage, PageServer, SignedIn, eventually, token_of
 
-STATIC = Path(synapse_msc3881.page.__file__).parent / "static"
 #: Another origin, which the tests answer for.
 ELSEWHERE = "http://localhost:9"
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.browser import JS
 from tests.harness.node import node
-from tests.unit.test_page_texts import STATIC
+from tests.harness.source import STATIC
 
 TSC = JS / "node_modules" / "typescript" / "bin" / "tsc"
 HERE = Path(__file__).parent

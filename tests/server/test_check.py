@@ -115,7 +115,7 @@ def test_a_running_server(deployment: Deployment) -> None:
     assert (answer.status, answer.problems, answer.notes) == (0, [], [])
     assert answer.json["ok"] is True
     assert answer.json["database"]["schema"] == [file.name for file in schema_files()]
-    assert len(answer.json["database"]["tables"]) == 2
+    assert len(answer.json["database"]["tables"]) == 4
 
 
 def test_the_table_for_humans(deployment: Deployment) -> None:

@@ -3,10 +3,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import attr
 import promql_parser
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,6 +14,7 @@ from demo.gateway import Behaviour
 from synapse_msc3881 import __version__
 from synapse_msc3881.failures import Fallback
 from tests.harness.deployment import CHECKOUT, Deployment
+from tests.harness.metrics import DECISIONS, OURS, PUSHER_STATES, Sample, scrape, value
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
     NOTIFY,
@@ -30,45 +30,8 @@ PAGE = CHECKOUT / "docs" / "monitoring.md"
 DASHBOARD = CHECKOUT / "docs" / "monitoring" / "dashboard.json"
 ALERTS = CHECKOUT / "docs" / "monitoring" / "alerts.yaml"
 
-OURS = "synapse_msc3881_"
-DECISIONS = f"{OURS}push_decisions_total"
-PUSHER_STATES = f"{OURS}pushers"
-
 #: Prometheus adds these to all that it scrapes.
 OF_PROMETHEUS = {"job", "instance"}
-
-Labels = Mapping[str, str]
-
-
-@attr.s(auto_attribs=True, frozen=True)
-class Sample:
-    name: str
-    labels: Labels
-    value: float
-
-
-def scrape(deployment: Deployment) -> list[Sample]:
-    return parse(deployment.metrics())
-
-
-def parse(text: str) -> list[Sample]:
-    return [
-        Sample(sample.name, sample.labels, sample.value)
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    ]
-
-
-def value(samples: list[Sample], name: str, **labels: str) -> float:
-    """The sum of all samples that have these labels."""
-    return sum(
-        sample.value
-        for sample in samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
-
-
-# --- The metrics --------------------------------------------------------------------------------
 
 
 def test_each_decision_is_counted_by_its_outcome(deployment: Deployment, scene: Scene) -> None:

@@ -14,8 +14,8 @@ from demo.homeserver import PASSWORD
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.server.helpers import RULES, assert_ok, assert_refused, own_rules, rule
-from tests.server.test_push_rules_api import BODIES, GOOD, PATHS, RAW_BODIES, Case, prepare, restore
-from tests.server.test_sync_of_push_rules import (
+from tests.server.rule_cases import BODIES, GOOD, PATHS, RAW_BODIES, Case, prepare, restore
+from tests.server.syncing import (
     Sync,
     Waiting,
     account_data,

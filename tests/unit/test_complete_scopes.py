@@ -21,7 +21,7 @@ from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.cascade.rulesets import DeviceRule, to_json
 from synapse_msc3881.evaluation.compiling import Compilation, Compiler
 from synapse_msc3881.evaluation.matching import UserScopes
-from tests.unit.test_matching import (
+from tests.harness.occasions import (
     FLAGS,
     MATCHED,
     MESSAGE,

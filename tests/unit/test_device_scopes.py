@@ -33,7 +33,7 @@ from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.metrics import Metrics
 from synapse_msc3881.storage.device_rules import StoredRules
 from synapse_msc3881.storage.pusher_tags import UserTags
-from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, Running, facts, runner
+from tests.harness.occasions import EXTENSIBLE_OFF, MESSAGE, ROOMS, Running, facts, runner
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 

@@ -21,7 +21,7 @@ from synapse_msc3881.evaluation.spending import MAX_DEBT_SECONDS, Spending
 from synapse_msc3881.failures import Failures
 from synapse_msc3881.metrics import Metrics
 from tests.harness.compiling import compile_user
-from tests.unit.test_matching import EXTENSIBLE_OFF, MESSAGE, ROOMS, USER, Occasion, rule
+from tests.harness.occasions import EXTENSIBLE_OFF, MESSAGE, ROOMS, USER, Occasion, rule
 
 # Passes the test before the evaluator for the body "hello", and does not match.
 NEAR_MISS = {"kind": "event_match", "key": "content.body", "pattern": "lo*h?e"}

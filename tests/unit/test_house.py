@@ -24,6 +24,8 @@ LAYERS = (
     ("tested",),
 )
 
+TESTS = PACKAGE.parent / "tests"
+
 OUTSIDE = f"{NAME}.delivery.planted"
 INSIDE = f"{NAME}.seams.planted"
 
@@ -49,6 +51,20 @@ def test_what_is_touched_of_synapse_is_declared(module: str, file: Path) -> None
         ("def f(h: HomeServer):\n    h.hostname", "reaches into the homeserver"),
         ("def f(api: ModuleApi):\n    api._store", "`api._store` is not in the module API"),
         ("def f(api):\n    api.no_such_thing()", "is not in the module API"),
+        ("def f(hs):\n    getattr(hs, 'config')", "reaches into the homeserver"),
+        ("def f(p: seams.Pusher):\n    setattr(p, 'secret', 1)", "secret is declared by no seam"),
+        (
+            "def f(hs):\n    p = seams.running_pusher(hs, 1, 2, 3)\n    p.secret",
+            "secret is declared by no seam",
+        ),
+        (
+            "def f(hs):\n    if (p := seams.running_pusher(hs, 1, 2, 3)):\n        p.secret",
+            "secret is declared by no seam",
+        ),
+        (
+            "def f(hs):\n    for p in seams.all_running_pushers(hs):\n        p.secret",
+            "secret is declared by no seam",
+        ),
         ("def f(p: seams.Pusher):\n    p.secret", "secret is declared by no seam"),
         ("def f(p: seams.Pusher | None):\n    p.secret", "secret is declared by no seam"),
         ("def f(pusher):\n    pusher.secret = 1", "secret is declared by no seam"),
@@ -182,6 +198,12 @@ def test_an_arrow_upwards_and_a_circle_are_found() -> None:
     ]
     with pytest.raises(graphlib.CycleError):
         graphlib.TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
+
+
+def test_no_test_file_imports_another() -> None:
+    """What several need has a home: `tests/harness`, a `conftest.py`, a file of helpers."""
+    importing = re.compile(r"^\s*(?:from|import) tests\.\S*\btest_", re.MULTILINE)
+    assert [file for file in TESTS.rglob("*.py") if importing.search(file.read_text())] == []
 
 
 def test_a_starting_synapse_does_not_import_what_only_admins_need() -> None:

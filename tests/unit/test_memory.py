@@ -16,7 +16,7 @@ import pytest
 
 from synapse_msc3881.cascade.rulesets import DeviceRule, to_json
 from synapse_msc3881.evaluation.compiling import Compilation, Compiler
-from tests.unit.test_matching import EXTENSIBLE_OFF
+from tests.harness.occasions import EXTENSIBLE_OFF
 
 #: Users, the kind of their rules, how many, with how many conditions, of how long a pattern.
 CASES = {

@@ -4,13 +4,11 @@
 import hashlib
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-import synapse_msc3881
+from tests.harness.source import STATIC
 
-STATIC = Path(synapse_msc3881.__file__).parent / "page" / "static"
 SOURCES = {path.name: path.read_text() for path in sorted((STATIC / "js").rglob("*.js"))}
 CATALOGUES = {
     path.stem: json.loads(path.read_text()) for path in sorted((STATIC / "i18n").glob("*.json"))

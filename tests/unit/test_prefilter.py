@@ -21,7 +21,7 @@ from synapse_msc3881.evaluation.prefilter import (
     needs_of,
     searchable,
 )
-from tests.unit.test_matching import EXTENSIBLE_OFF, MATCHED, MESSAGE, Occasion, runner
+from tests.harness.occasions import EXTENSIBLE_OFF, MATCHED, MESSAGE, Occasion, runner
 
 # Letters whose case folds in odd ways.
 LONG_S, KELVIN, DOTTED_I, DOTLESS_I = "\u017f", "\u212a", "\u0130", "\u0131"

@@ -18,7 +18,7 @@ from synapse_msc3881.cascade.rulesets import (
     read_rule,
     to_json,
 )
-from tests.unit.test_matching import ROOMS, device_rules, rule
+from tests.harness.occasions import ROOMS, device_rules, rule
 
 
 @given(device_rules())
