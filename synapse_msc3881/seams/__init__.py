@@ -7,8 +7,8 @@ declare each beside the code that uses it. `verify` checks them all at startup: 
 or has another shape stops Synapse with a message that names it. When Synapse moves something, these
 are the files to change. `process_config` is only for the admin commands, and not imported here.
 
-Elsewhere, the module imports only what Synapse documents for modules: `synapse.module_api`,
-`synapse.api.errors`, `synapse.types`, `synapse.http`.
+Elsewhere, the module imports only what Synapse documents for modules, `synapse.module_api`, and
+for annotations alone whatever these need.
 """
 
 from __future__ import annotations

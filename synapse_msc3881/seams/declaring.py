@@ -146,6 +146,8 @@ def _lacks_calls(found: Any, calls: Sequence[str]) -> str | None:
 
 
 def _attribute(found: Any, name: str) -> Any:
+    if inspect.isclass(found) and not hasattr(found, name) and _has_attribute(found, name):
+        return None  # Only its objects have it.
     # On a class, Synapse's descriptors for cached methods work only if not asked for a value.
     return inspect.getattr_static(found, name) if _is_cached(found, name) else getattr(found, name)
 

@@ -98,14 +98,14 @@ def wrap_evaluators(wrapper: EvaluatorWrapper) -> None:
     the native object for events of homeservers without the module. Doing it again does nothing.
     """
     module: Any = bulk_push_rule_evaluator
-    native = module.PushRuleEvaluator
-    if hasattr(native, "native"):
+    evaluator = module.PushRuleEvaluator
+    if hasattr(evaluator, "native"):
         return
 
     def make_evaluator(flattened_keys: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return wrapper(native(flattened_keys, *args, **kwargs), flattened_keys)
+        return wrapper(evaluator(flattened_keys, *args, **kwargs), flattened_keys)
 
-    make_evaluator.native = native  # type: ignore[attr-defined]
+    make_evaluator.native = evaluator  # type: ignore[attr-defined]
     module.PushRuleEvaluator = make_evaluator
 
 

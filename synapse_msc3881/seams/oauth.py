@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from synapse.server import HomeServer
 
 SEAMS: tuple[Seam, ...] = (
+    Seam("hs:config.mas", "the section `mas` of the config", since="1.136", optional=True),
     Seam(
         "synapse.config.mas:MasConfig",
         "the section `mas`: whether there is an OAuth server, and where",
         since="1.136",
         attributes=("enabled", "endpoint"),
         optional=True,
+    ),
+    Seam(
+        "hs:config.experimental.msc3861", "as the section `mas`, once experimental", optional=True
     ),
     Seam(
         "synapse.config.experimental:MSC3861",

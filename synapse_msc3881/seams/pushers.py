@@ -205,8 +205,14 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "synapse.push.httppusher:HttpPusher._update_badge",
         "after a receipt of the user, tells the gateway the count where it is not the attribute "
-        "badge_count_last_call; newer ones have disable_badge_count, for apps that want none",
+        "badge_count_last_call",
         calls=("badge_count_last_call",),
+    ),
+    Seam(
+        "synapse.push.httppusher:HttpPusher.disable_badge_count",
+        "an attribute of pushers whose app wants no badges",
+        since="1.121",
+        optional=True,
     ),
     Seam(
         "synapse.push.emailpusher:EmailPusher.send_notification",
