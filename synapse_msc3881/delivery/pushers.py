@@ -419,7 +419,11 @@ class Pushers:
     def _go_by(
         self, configs: Iterable[seams.PusherConfig]
     ) -> Iterator[tuple[seams.Pusher, Backlog]]:
-        """Have running pushers go by what was read; gives those that go by no device any more."""
+        """Have running pushers go by what was read; gives those that go by no device any more.
+
+        These keep what they go by: events from before are pushed as they were decided then, and of
+        all others nothing is recorded for the device, so that `global` decides.
+        """
         for config in configs:
             pusher = seams.running_pusher(self._hs, *_key_of(config))
             if pusher is None or profile_tags_of(config) != DEFAULT_TAGS:
@@ -429,9 +433,10 @@ class Pushers:
                 self._attach(pusher, DEFAULT_TAGS, own)
                 seams.wake(pusher)
             elif backlog is not None and backlog.tags == DEFAULT_TAGS:
-                if own is None and backlog.own is not None:
+                if own is None:
                     yield pusher, backlog
-                backlog.own = own
+                else:
+                    backlog.own = own
 
 
 def _key_of(config: seams.PusherConfig) -> PusherKey:
