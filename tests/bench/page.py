@@ -103,7 +103,14 @@ def _measure(
 
 def _count(requests: list[str]) -> int:
     """Without the icon, and without what is asked once all is shown."""
-    return len([url for url in requests if not url.endswith(".svg") and "/explain/" not in url])
+    later = ("/explain/", "msc3837.own")
+    return len(
+        [
+            url
+            for url in requests
+            if not url.endswith(".svg") and not any(part in url for part in later)
+        ]
+    )
 
 
 def _furnish(deployment: Deployment, rooms: int) -> Session:

@@ -110,6 +110,7 @@ function Screens({ store }) {
       .readDevices()
       .then(() => store.readRooms())
       .then(() => store.readTrouble())
+      .then(() => store.readOwn())
       .then(() => store.followWords())
       .catch(setError);
   };

@@ -26,6 +26,10 @@ function rulesPath(scope, ...rest) {
   return path("pushrules", ...scopes, ...rest);
 }
 
+/** @param {string} deviceId */
+const ownPath = (deviceId) =>
+  `${UNSTABLE}/pushrules/device/${encodeURIComponent(deviceId)}/org.matrix.msc3837.own`;
+
 /** @param {number} ms */
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -125,6 +129,30 @@ export class Client {
     } catch (/** @type {any} */ error) {
       if (error.status !== 404) throw error; // Somebody else was quicker.
     }
+  }
+
+  /**
+   * Whether a device goes by what is set in its own app.
+   *
+   * @param {string} deviceId
+   * @returns {Promise<boolean | null>}  null where the server does not know of such
+   */
+  async hasOwnSettings(deviceId) {
+    try {
+      return (await this.call("GET", ownPath(deviceId))).enabled === true;
+    } catch (/** @type {any} */ error) {
+      // To a module that is older it is a rule in a scope that there is not.
+      if (error.status === 404 || error.status === 400) return null;
+      throw error;
+    }
+  }
+
+  /**
+   * @param {string} deviceId
+   * @param {boolean} enabled
+   */
+  setOwnSettings(deviceId, enabled) {
+    return this.call("PUT", ownPath(deviceId), { enabled });
   }
 
   /**

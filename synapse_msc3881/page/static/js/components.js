@@ -173,12 +173,19 @@ export function Switch({ label, checked, describedBy, onChange }) {
 }
 
 /**
- * A row of choices, of which one is taken.
+ * A row of choices, of which one is taken. `ask` may ask a person before another is.
  *
- * @param {{legend: any, name: string, options: {value: string, label: string, hint?: string}[], value: string, note?: any, compact?: boolean, onChange: (value: any) => Promise<any>}} props
+ * @param {{legend: any, name: string, options: {value: string, label: string, hint?: string, badge?: string}[], value: string, note?: any, compact?: boolean, ask?: (value: any) => Promise<boolean>, onChange: (value: any) => Promise<any>}} props
  */
-export function Choices({ legend, name, options, value, note, compact, onChange }) {
+export function Choices({ legend, name, options, value, note, compact, ask, onChange }) {
   const { shown, change, busy, error, retry } = useWanted(value, onChange);
+  const [asked, setAsked] = useState(/** @type {string | null} */ (null));
+  const choose = async (/** @type {string} */ chosen) => {
+    setAsked(chosen);
+    const isMeant = !ask || (await ask(chosen));
+    setAsked(null);
+    if (isMeant) change(chosen);
+  };
   const noteId = useId();
   return html`<fieldset
     class=${compact ? "choices compact" : "choices"}
@@ -194,11 +201,12 @@ export function Choices({ legend, name, options, value, note, compact, onChange 
               type="radio"
               name=${name}
               value=${option.value}
-              checked=${shown === option.value}
-              onChange=${() => change(option.value)}
+              checked=${(asked ?? shown) === option.value}
+              onChange=${() => choose(option.value)}
             />
             <span>
               <span class="option-label">${option.label}</span>
+              ${option.badge && html` <span class="badge">${option.badge}</span>`}
               ${option.hint && html`<span class="hint">${option.hint}</span>`}
             </span>
           </label>`,
@@ -215,32 +223,52 @@ export function Choices({ legend, name, options, value, note, compact, onChange 
  * @param {{label: string, title: string, text: string, onConfirm: () => Promise<any>}} props
  */
 export function ConfirmedButton({ label, title, text, onConfirm }) {
-  const dialog = useRef(/** @type {any} */ (null));
-  const titleId = useId();
   const { busy, error, run, retry } = useChange();
-  const confirm = () => {
-    dialog.current.close();
-    void run(onConfirm);
+  const { question, ask } = useQuestion({ label, title, text });
+  const press = async () => {
+    if (await ask()) void run(onConfirm);
   };
-  return html`<button
-      type="button"
-      class="button danger"
-      aria-busy=${busy}
-      onClick=${() => dialog.current.showModal()}
-    >
+  return html`<button type="button" class="button danger" aria-busy=${busy} onClick=${press}>
       ${label}
     </button>
-    <dialog ref=${dialog} aria-labelledby=${titleId}>
-      <h2 id=${titleId}>${title}</h2>
-      <p>${text}</p>
-      <div class="actions">
-        <button type="button" class="button danger" onClick=${confirm}>${label}</button>
-        <button type="button" class="button-quiet" onClick=${() => dialog.current.close()}>
-          ${t("dialog.cancel")}
-        </button>
-      </div>
-    </dialog>
+    ${question}
     <${Problem} error=${error} onRetry=${retry} />`;
+}
+
+/**
+ * A question that has to be answered before anything else.
+ *
+ * @param {{label: string, title: string, text: string}} texts  `label` is what is said to go on
+ * @returns {{question: any, ask: () => Promise<boolean>}}  what is to be in the document, and how to ask
+ */
+export function useQuestion({ label, title, text }) {
+  const dialog = useRef(/** @type {any} */ (null));
+  const answer = useRef(/** @type {(isMeant: boolean) => void} */ (() => undefined));
+  const titleId = useId();
+  const ask = () => {
+    dialog.current.returnValue = "";
+    dialog.current.showModal();
+    return new Promise((/** @type {(isMeant: boolean) => void} */ resolve) => {
+      answer.current = resolve;
+    });
+  };
+  const question = html`<dialog
+    ref=${dialog}
+    aria-labelledby=${titleId}
+    onClose=${() => answer.current(dialog.current.returnValue === "yes")}
+  >
+    <h2 id=${titleId}>${title}</h2>
+    <p>${text}</p>
+    <div class="actions">
+      <button type="button" class="button danger" onClick=${() => dialog.current.close("yes")}>
+        ${label}
+      </button>
+      <button type="button" class="button-quiet" onClick=${() => dialog.current.close()}>
+        ${t("dialog.cancel")}
+      </button>
+    </div>
+  </dialog>`;
+  return { question, ask };
 }
 
 /** @param {{children: any, lead?: string, parent?: {href: string, label: string}}} props  a screen's heading */

@@ -12,16 +12,18 @@ import { isOwnSession } from "./session.js";
  * @param {Pusher[]} pushers
  * @param {Record<string, any>} accountData  by type
  * @param {string} ownId  the page's own session, which is no device to the user
+ * @param {Record<string, boolean>} ownSettings  by device, of those without a pusher
  * @returns {Device[]}  the last seen first
  */
-export function devicesOf(sessions, pushers, accountData, ownId) {
+export function devicesOf(sessions, pushers, accountData, ownId, ownSettings) {
   const shown = sessions.filter(
     ({ device_id: id }) => id !== ownId && !isOwnSession(id) && !isDehydrated(sessions, id),
   );
   const devices = shown.map((session) => {
     const id = session.device_id;
     const own = pushers.filter((pusher) => pusher["kind"] !== "email" && pusher["device_id"] === id);
-    return deviceOf(id, session.display_name, session.last_seen_ts, own, accountData);
+    const device = deviceOf(id, session.display_name, session.last_seen_ts, own, accountData);
+    return own.length ? device : { ...device, own: ownSettings[id] === true };
   });
   const known = new Set(sessions.map((session) => session.device_id));
   const strays = pushers
@@ -33,9 +35,12 @@ export function devicesOf(sessions, pushers, accountData, ownId) {
 /** @param {Pusher} pusher  of which the server does not know the device */
 const strayId = (pusher) => `?${pusher["app_id"]} ${pusher["pushkey"]}`;
 
-/** @param {Device} device  whether it can have settings of its own, under the name of its session */
+/** @param {Device} device  whether there can be a scope under the name of its session */
+export const canHaveScope = (device) => !device.id.startsWith("?") && device.id !== GLOBAL;
+
+/** @param {Device} device  whether something goes by a scope of its own, or can be made to */
 export const canHaveOwn = (device) =>
-  device.pushers.length > 0 && !device.id.startsWith("?") && device.id !== GLOBAL;
+  (device.pushers.length > 0 || device.own) && canHaveScope(device);
 
 /**
  * @param {any[]} sessions
@@ -69,6 +74,7 @@ function deviceOf(id, displayName, lastSeen, pushers, accountData) {
       ? pushers.some((pusher) => pusher["enabled"] !== false)
       : accountData[SILENCED + id]?.is_silenced !== true,
     tags,
+    own: first?.["org.matrix.msc3881.as_read"]?.own === true,
     reset: Boolean(first && Array.isArray(wanted) && wanted.includes(id) && !tags.includes(id)),
   };
 }

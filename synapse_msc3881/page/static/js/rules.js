@@ -396,6 +396,53 @@ export function roomChoice(scope, roomId) {
 }
 
 /**
+ * What the rules of a device say of a room. Those of a device that goes by its own app are as apps
+ * write them.
+ *
+ * @param {PushRules} rules
+ * @param {Device} device
+ * @param {string} roomId
+ * @returns {Choice | "unfinished"}
+ */
+export function choiceOn(rules, device, roomId) {
+  const scope = rules.device?.[device.id];
+  return (device.own ? everywhereChoice : roomChoice)(scope, roomId).choice;
+}
+
+/**
+ * The rules of a device about a room as apps write them, which the page may have written.
+ *
+ * @param {RuleSet | undefined} scope  the device's
+ * @returns {{roomId: string, choice: Choice, rule: RuleWrite}[]}
+ */
+export function rulesAsApps(scope) {
+  return kindOf(scope, "room").flatMap((rule) => {
+    const roomId = rule.rule_id;
+    /** @type {Choice} */
+    const choice = notifies(rule) ? "all" : "mentions";
+    const written = /** @type {RuleWrite} */ (everywhereRule(choice, roomId));
+    return canonical(rule.actions) === canonical(written.body.actions)
+      ? [{ roomId, choice, rule: written }]
+      : [];
+  });
+}
+
+/**
+ * The choices that are written in the page's way on a device, as apps write them.
+ *
+ * @param {RuleSet | undefined} scope  the device's
+ * @returns {{roomId: string, rule: RuleWrite}[]}
+ */
+export function choicesAsApps(scope) {
+  return roomsOf(scope).flatMap((roomId) => {
+    const { choice } = roomChoice(scope, roomId);
+    if (choice !== "all" && choice !== "mentions") return [];
+    if (everywhereChoice(scope, roomId).taken) return [];
+    return [{ roomId, rule: /** @type {RuleWrite} */ (everywhereRule(choice, roomId)) }];
+  });
+}
+
+/**
  * The rooms that ring for mentions and keywords on a device, but not for these keywords.
  *
  * @param {RuleSet | undefined} scope  the device's
@@ -462,6 +509,7 @@ export const roomsOn = (rules, device) => [...new Set(scopesOf(rules, device).fl
  */
 export function isForeign(rules, device, roomId) {
   const own = rules.device?.[device.id];
+  if (device.own) return everywhereChoice(own, roomId).foreign;
   const others = scopesOf(rules, device).filter((scope) => scope !== own);
   return (
     roomChoice(own, roomId).foreign || others.some((scope) => roomsOf(scope).includes(roomId))
@@ -561,12 +609,12 @@ export function everywhereChoice(scope, roomId) {
 /**
  * How a device follows what holds everywhere.
  *
- * @param {string} deviceId
- * @param {string[]} tags
+ * @param {Device} device
  * @param {RuleSet | undefined} scope
  * @returns {Follow}
  */
-export function followOf(deviceId, tags, scope) {
+export function followOf({ id: deviceId, tags, own }, scope) {
+  if (own) return "app";
   const [first, second, ...rest] = tags;
   if (rest.length) return "custom";
   if (first === GLOBAL && second === undefined) return "everywhere";
@@ -646,13 +694,28 @@ export function everywhereSentence(rules, room) {
 export function deviceSentence(rules, room, device) {
   const key = deviceEffect(rules, room, device);
   const scope = rules.device?.[device.id];
-  const own = isOwnFirst(device) && !room.encrypted ? wordsOf(scope) : [];
+  const own = isOwnFirst(device) && canSeeWords(room, device) ? wordsOf(scope) : [];
   const words = [...new Set([...(key === "mentions" ? roomChoice(scope, room.id).words : []), ...own])];
   return { key: words.length && WITH_WORDS.has(key) ? `${key}Words` : key, words };
 }
 
 /** What is said otherwise where a device rings for words of its own besides. */
-const WITH_WORDS = new Set(["mentions", "notChosen", "ownOnly", "follows.mentions", "follows.muted"]);
+const WITH_WORDS = new Set([
+  "mentions",
+  "notChosen",
+  "ownOnly",
+  "follows.mentions",
+  "follows.muted",
+  "app.mentions",
+]);
+
+/**
+ * Whether what notifies sees the words of a message: the server, or a device that does it itself.
+ *
+ * @param {Room} room
+ * @param {Device} device
+ */
+const canSeeWords = (room, device) => !room.encrypted || !device.pushers.length;
 
 /**
  * @param {PushRules} rules
@@ -660,6 +723,7 @@ const WITH_WORDS = new Set(["mentions", "notChosen", "ownOnly", "follows.mention
  * @param {Device} device
  */
 function deviceEffect(rules, room, device) {
+  if (device.own && device.on) return appEffect(rules, room, device);
   if (isAccountOff(rules)) return "accountOff";
   if (!device.on) return "deviceOff";
   if (!device.pushers.length) return `web.${everywhereSentence(rules, room)}`;
@@ -679,11 +743,27 @@ function deviceEffect(rules, room, device) {
 }
 
 /**
+ * The same for a device that goes by its own app. What the app has changed of the rules that the
+ * server brings is not seen here.
+ *
+ * @param {PushRules} rules
+ * @param {Room} room
+ * @param {Device} device
+ */
+function appEffect(rules, room, device) {
+  const { choice, foreign } = everywhereChoice(rules.device?.[device.id], room.id);
+  if (choice === "everywhere") return foreign ? "foreign" : "app.everywhere";
+  if (choice === "mentions" && !canSeeWords(room, device)) return "mentionsEncrypted";
+  return `app.${choice}`;
+}
+
+/**
  * Whether a device goes by its own scope before that of all devices.
  *
  * @param {Device} device
  */
-function isOwnFirst({ id, tags }) {
+function isOwnFirst({ id, tags, own: isOwn }) {
+  if (isOwn) return true;
   const own = tags.indexOf(id);
   return own >= 0 && (!tags.includes(GLOBAL) || own < tags.indexOf(GLOBAL));
 }

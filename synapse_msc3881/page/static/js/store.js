@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /** What the page knows of the account, and every change of it. Screens read it and call its methods. */
 import { SILENCED, WANTED } from "./client.js";
-import { devicesOf, emailsOf } from "./devices.js";
+import { canHaveScope, devicesOf, emailsOf } from "./devices.js";
 import { readRooms } from "./rooms.js";
 import * as rules from "./rules.js";
 
@@ -11,6 +11,8 @@ import * as rules from "./rules.js";
 const FRESH_MS = 30_000;
 /** What was read just now is not read again because somebody comes back. */
 const READ_MS = 5_000;
+/** Of how many devices the server is asked whether they go by their own app. */
+const MOST_ASKED = 20;
 /** How many words are written or removed when the page is opened, at most. */
 const MOST_WORDS = 100;
 
@@ -42,6 +44,10 @@ export class Store {
     /** @type {Set<() => void>} */
     this.listeners = new Set();
     this.queue = Promise.resolve();
+    /** @type {Record<string, boolean>} which devices without a pusher go by their own app, by id */
+    this.ownSettings = {};
+    /** Whether the server lets devices go by their own app. */
+    this.canGiveOwn = false;
     /** When all was read last. */
     this.readAt = 0;
     /** @type {{name: string, run: () => Promise<void>} | null} how to undo what was silenced */
@@ -116,6 +122,7 @@ export class Store {
       this.sessions = await this.client.devices();
     });
     await this.readTrouble();
+    await this.readOwn();
   }
 
   /** Read again, unless that was done just now. */
@@ -136,6 +143,7 @@ export class Store {
       this.pushers,
       this.accountData,
       this.client.session.deviceId,
+      this.ownSettings,
     );
     this.emails = emailsOf(this.pushers);
     this.changed();
@@ -175,6 +183,27 @@ export class Store {
       if (pusher.failing_since) this.failing[pusher.device_id] = pusher.failing_since;
     }
     this.changed();
+  }
+
+  /**
+   * Ask which devices go by their own app. Pushers tell of theirs; of another device the server knows
+   * whether it lets them at all.
+   */
+  async readOwn() {
+    const known = (this.devices ?? []).filter(canHaveScope);
+    const silent = known.filter((device) => !device.pushers.length).slice(0, MOST_ASKED);
+    const [first, ...rest] = silent.length ? silent : known.slice(0, 1);
+    if (!first) return;
+    const answer = await this.client.hasOwnSettings(first.id).catch(() => null);
+    this.canGiveOwn = answer !== null;
+    if (answer === null) return;
+    const answers = await Promise.all(
+      rest.map(({ id }) => this.client.hasOwnSettings(id).catch(() => null)),
+    );
+    this.ownSettings = Object.fromEntries(
+      [first, ...rest].map(({ id }, index) => [id, [answer, ...answers][index] === true]),
+    );
+    this.putTogether();
   }
 
   // ---- Changing ----
@@ -391,7 +420,10 @@ export class Store {
    * @param {Follow} follow
    */
   setFollow(device, follow) {
+    if (follow === "app") return this.change(() => this.giveOwn(device));
     return this.change(async () => {
+      if (device.own) await this.takeOwn(device);
+      if (!device.pushers.length) return;
       const scope = (await this.client.pushRules()).device?.[device.id];
       const direct = follow === "chosen" ? rules.directRules(this.userId, scope) : [];
       /** @type {Record<string, string[]>} */
@@ -413,11 +445,57 @@ export class Store {
   }
 
   /**
+   * Let a device go by its own app. It begins with a copy of what holds everywhere, below what is set for
+   * the device; so that its app shows that too, it is written as apps do.
+   *
+   * @param {Device} device
+   */
+  async giveOwn(device) {
+    const scope = (await this.client.pushRules()).device?.[device.id];
+    const choices = rules.choicesAsApps(scope);
+    // What rings goes before: until the copy is there, the others would keep mentions silent.
+    const isLoud = (/** @type {{rule: RuleWrite}} */ { rule }) => rule.body.actions.length > 0;
+    await this.writeInOrder(
+      device.id,
+      choices.filter(isLoud).map(({ rule }) => rule),
+      scope,
+      () => this.client.setOwnSettings(device.id, true),
+    );
+    this.ownSettings[device.id] = true;
+    for (const { rule } of choices.filter((one) => !isLoud(one))) {
+      await this.client.putRule(device.id, rule);
+    }
+    if (device.pushers.length) await this.attach(device, () => [rules.GLOBAL]);
+    const old = choices.flatMap(({ roomId }) => rules.ownRoomRules(scope, roomId));
+    await this.deleteAll(device.id, [...old, ...rules.ownDirectRules(scope)]);
+  }
+
+  /**
+   * Let a device go by its own app no longer. What was set for its rooms on this page stays, written as
+   * the page does.
+   *
+   * @param {Device} device
+   */
+  async takeOwn(device) {
+    await this.client.setOwnSettings(device.id, false);
+    this.ownSettings[device.id] = false;
+    const now = await this.client.pushRules();
+    const scope = now.device?.[device.id];
+    const words = rules.wordsOf(now.global);
+    for (const { roomId, choice, rule } of rules.rulesAsApps(scope)) {
+      const wanted = rules.roomRules(choice, roomId, this.userId, words, scope);
+      await this.writeInOrder(device.id, wanted, scope);
+      await this.deleteAll(device.id, [rule]);
+    }
+  }
+
+  /**
    * @param {Device} device
    * @param {string} roomId
    * @param {Choice} choice
    */
   setRoom(device, roomId, choice) {
+    if (device.own) return this.setShared(device.id, roomId, choice);
     return this.change(async () => {
       const now = await this.client.pushRules();
       const scope = now.device?.[device.id];
@@ -465,15 +543,31 @@ export class Store {
    * @param {Choice} choice
    */
   setEverywhere(roomId, choice) {
+    return this.setShared(rules.GLOBAL, roomId, choice);
+  }
+
+  /**
+   * Set a room in rules that apps read. What the page has written in its own way goes.
+   *
+   * @param {string} scopeName
+   * @param {string} roomId
+   * @param {Choice} choice
+   */
+  setShared(scopeName, roomId, choice) {
     return this.change(async () => {
-      const scope = (await this.client.pushRules()).global;
+      const now = await this.client.pushRules();
+      const scope = scopeName === rules.GLOBAL ? now.global : now.device?.[scopeName];
       const wanted = rules.everywhereRule(choice, roomId, scope);
-      const { rules: old, taken } = rules.everywhereChoice(scope, roomId);
+      const { rules: understood, taken } = rules.everywhereChoice(scope, roomId);
+      const old =
+        scopeName === rules.GLOBAL
+          ? understood
+          : [...understood, ...rules.ownRoomRules(scope, roomId).filter(({ kind }) => kind !== "override")];
       const needsIt = wanted ? wanted.kind === "room" : !old.length;
       if (taken && needsIt) throw new rules.TakenError();
-      if (wanted) await this.writeInOrder(rules.GLOBAL, [wanted], scope);
+      if (wanted) await this.writeInOrder(scopeName, [wanted], scope);
       await this.deleteAll(
-        rules.GLOBAL,
+        scopeName,
         old.filter((rule) => !wanted || nameOf(rule) !== nameOf(wanted)),
       );
     });
@@ -489,7 +583,9 @@ export class Store {
       const scope = (await this.client.pushRules()).device?.[device.id];
       const same = rules.keywordsOf(scope).find((rule) => rule.pattern === word);
       const rule = rules.keywordRule(word, sound, same?.rule_id ?? rules.freeKeywordId(scope, word));
-      await this.writeInOrder(device.id, [rule], scope, () => this.attachOwn(device));
+      await this.writeInOrder(device.id, [rule], scope, async () => {
+        if (!device.own) await this.attachOwn(device);
+      });
     });
   }
 
@@ -515,6 +611,7 @@ export class Store {
    */
   reset(device) {
     return this.change(async () => {
+      if (device.own) await this.takeOwn(device);
       const scope = (await this.client.pushRules()).device?.[device.id];
       await this.attach(device, (tags) => {
         const rest = tags.filter((tag) => tag !== device.id);

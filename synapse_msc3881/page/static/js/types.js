@@ -32,6 +32,7 @@
  * @property {boolean} on  whether it is notified
  * @property {string[]} tags  its profile tags
  * @property {boolean} reset  its app has undone what was set here
+ * @property {boolean} own  it goes by what is set in its own app (specification 9)
  *
  * @typedef {object} Room
  * @property {string} id
@@ -42,7 +43,7 @@
  * @property {string} [lastEvent]
  *
  * @typedef {"everywhere" | "all" | "mentions" | "muted"} Choice  of a room, on a device or for all
- * @typedef {"everywhere" | "own-first" | "own-only" | "chosen" | "custom"} Follow
+ * @typedef {"everywhere" | "app" | "own-first" | "own-only" | "chosen" | "custom"} Follow
  *
  * @typedef {object} Session  what session.js gives
  * @property {string} userId

@@ -10,8 +10,9 @@ import {
   choiceLabel,
   sentenceOnDevice,
   useChange,
+  useQuestion,
 } from "../components.js";
-import { canHaveOwn } from "../devices.js";
+import { canHaveOwn, canHaveScope } from "../devices.js";
 import { html, useId, useRef, useState } from "../html.js";
 import { t } from "../i18n.js";
 import { link } from "../router.js";
@@ -38,20 +39,21 @@ export function DeviceScreen({ store, id }) {
         onChange=${(/** @type {boolean} */ on) => store.setOn(device, on)}
       />
       <${Trouble} store=${store} device=${device} />
-      ${!device.pushers.length && html`<p>${t("devices.web")}</p>`}
+      ${!device.pushers.length && html`<p>${device.own ? t("devices.webOwn") : t("devices.web")}</p>`}
     </section>
+    ${(canHaveOwn(device) || (store.canGiveOwn && canHaveScope(device))) &&
+    html`<${Follows} store=${store} device=${device} />`}
     ${canHaveOwn(device) &&
-    html`<${Follows} store=${store} device=${device} />
-      <${OwnRooms} store=${store} device=${device} />
+    html`<${OwnRooms} store=${store} device=${device} />
       <${Keywords} store=${store} device=${device} />
       <${Foreign} store=${store} device=${device} />
       <section class="card" aria-labelledby="reset">
         <h2 id="reset">${t("device.resetTitle")}</h2>
-        <p>${t("device.resetHint")}</p>
+        <p>${device.own ? t("device.resetHintApp") : t("device.resetHint")}</p>
         <${ConfirmedButton}
           label=${t("device.reset")}
           title=${t("device.resetQuestion")}
-          text=${t("device.resetHint")}
+          text=${device.own ? t("device.resetHintApp") : t("device.resetHint")}
           onConfirm=${() => store.reset(device)}
         />
       </section>`}`;
@@ -59,19 +61,36 @@ export function DeviceScreen({ store, id }) {
 
 /** @param {{store: Store, device: Device}} props */
 function Follows({ store, device }) {
-  const follow = rules.followOf(device.id, device.tags, store.scope(device.id));
+  const { question, ask } = useQuestion({
+    label: t("follow.leave"),
+    title: t("follow.leaveQuestion"),
+    text: t("follow.leaveHint"),
+  });
+  const follow = rules.followOf(device, store.scope(device.id));
   if (follow === "custom") return html`<${TagList} store=${store} device=${device} />`;
-  const options = /** @type {Follow[]} */ (["everywhere", "own-first", "own-only", "chosen"]).map(
-    (value) => ({ value, label: t(`follow.${value}`), hint: t(`follow.${value}.hint`) }),
-  );
+  const byPush = device.pushers.length > 0;
+  /** @type {Follow[]} */
+  const values = [
+    "everywhere",
+    .../** @type {Follow[]} */ (store.canGiveOwn || device.own ? ["app"] : []),
+    .../** @type {Follow[]} */ (byPush ? ["own-first", "own-only", "chosen"] : []),
+  ];
+  const options = values.map((value) => ({
+    value,
+    label: t(`follow.${value}`),
+    hint: t(`follow.${value}.hint`),
+    badge: value === "app" && byPush ? t("follow.recommended") : undefined,
+  }));
   return html`<section class="card">
     <${Choices}
       legend=${html`<h2>${t("device.follows")}</h2>`}
       name="follow"
       options=${options}
       value=${follow}
+      ask=${async () => !device.own || (await ask())}
       onChange=${(/** @type {Follow} */ chosen) => store.setFollow(device, chosen)}
     />
+    ${question}
   </section>`;
 }
 
@@ -142,8 +161,8 @@ function OwnRooms({ store, device }) {
   const id = useId();
   const ids = rules.roomsOn(store.rules, device);
   return html`<section class="card" aria-labelledby=${id}>
-    <h2 id=${id}>${t("device.rooms")}</h2>
-    ${ids.length === 0 && html`<p>${t("device.noRooms")}</p>`}
+    <h2 id=${id}>${device.own ? t("device.appRooms") : t("device.rooms")}</h2>
+    ${ids.length === 0 && html`<p>${device.own ? t("device.noAppRooms") : t("device.noRooms")}</p>`}
     <ul class="rows">
       ${ids
         .slice(0, 100)
@@ -158,7 +177,7 @@ function OwnRoom({ store, device, id }) {
   const { busy, error, run, retry } = useChange();
   const nameId = useId();
   const room = store.room(id) ?? { id, name: id, stamp: 0, members: 0, encrypted: false };
-  const { choice } = rules.roomChoice(store.scope(device.id), id);
+  const choice = rules.choiceOn(store.rules, device, id);
   return html`<li aria-busy=${busy}>
     <span class="row-name">
       <a href=${link("rooms", id)} id=${nameId}><bdi>${room.name}</bdi></a>
@@ -202,6 +221,7 @@ function Keywords({ store, device }) {
     <h2 id=${id}>${t("device.keywords")}</h2>
     <p id=${hintId}>${t("device.keywordsHint")}</p>
     ${keywords.length > 0 &&
+    !device.own &&
     !device.tags.includes(device.id) &&
     html`<p class="note">${t("sentence.notInUse")}</p>`}
     <ul class="rows">

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /** "Devices": every device, its switch, what it follows, and what is wrong with it. */
 import { Problem, Switch, Title, announce, useChange } from "../components.js";
-import { canHaveOwn } from "../devices.js";
+import { canHaveOwn, canHaveScope } from "../devices.js";
 import { html, useEffect, useId, useRef, useState } from "../html.js";
 import { ago, dateTime, isoTime, t } from "../i18n.js";
 import { link } from "../router.js";
@@ -80,7 +80,7 @@ function Refresh({ store }) {
 function DeviceCard({ store, device, many }) {
   const id = useId();
   const { busy, error, run, retry } = useChange();
-  const own = canHaveOwn(device);
+  const own = canHaveOwn(device) || (store.canGiveOwn && canHaveScope(device));
   const href = link("devices", device.id);
   const silenceOthers = () => run(() => store.silenceAllBut(device));
   return html`<section class="card" aria-labelledby=${id}>
@@ -149,12 +149,12 @@ export function Trouble({ store, device }) {
  * @param {Device} device
  */
 function followSentence(store, device) {
-  if (!device.pushers.length) return t("devices.web");
+  if (!device.pushers.length) return device.own ? t("devices.webOwn") : t("devices.web");
   if (!canHaveOwn(device)) return t("devices.stray");
   const scope = store.scope(device.id);
-  const follow = rules.followOf(device.id, device.tags, scope);
+  const follow = rules.followOf(device, scope);
   const says = t("devices.follows", { what: t(`follow.${follow}`) });
-  const count = rules.roomsOn(store.rules, device).length;
+  const count = device.own ? 0 : rules.roomsOn(store.rules, device).length;
   return count ? `${says} ${t("devices.rooms", { count })}` : says;
 }
 

@@ -42,9 +42,9 @@ function summary(store, room) {
     parts.push(t("rooms.set", { where: t("room.everywhere"), what: choiceLabel(choice) }));
   }
   for (const device of store.devices ?? []) {
-    const own = rules.roomChoice(store.scope(device.id), room.id);
-    if (own.choice !== "everywhere") {
-      parts.push(t("rooms.set", { where: device.name, what: choiceLabel(own.choice) }));
+    const own = rules.choiceOn(store.rules, device, room.id);
+    if (own !== "everywhere") {
+      parts.push(t("rooms.set", { where: device.name, what: choiceLabel(own) }));
     } else if (rules.isForeign(store.rules, device, room.id)) {
       parts.push(t("rooms.set", { where: device.name, what: t("foreign.short") }));
     }
@@ -102,13 +102,15 @@ function Everywhere({ store, room }) {
 
 /** @param {{store: Store, room: Room, device: Device}} props */
 function OnDevice({ store, room, device }) {
-  const { choice } = rules.roomChoice(store.scope(device.id), room.id);
+  const choice = rules.choiceOn(store.rules, device, room.id);
+  const [first, ...rest] = choiceOptions();
+  const options = device.own ? [{ ...first, label: t("choice.app") }, ...rest] : [first, ...rest];
   return html`<section class="card">
     <${Choices}
       compact
       legend=${html`<h2><bdi>${device.name}</bdi></h2>`}
       name=${`device-${device.id}`}
-      options=${choiceOptions()}
+      options=${options}
       value=${choice}
       note=${sentenceOnDevice(store, room, device)}
       onChange=${(/** @type {Choice} */ chosen) => store.setRoom(device, room.id, chosen)}

@@ -206,6 +206,8 @@ function decision(pusher, device, scope, roomId) {
   if (step.profile_tag !== device.id) {
     return { says: t("why.foreign", { name: step.profile_tag }), href: own };
   }
+  if (device.own && step.result === "notify") return { says: t("why.appLoud"), href: room };
+  if (device.own) return { says: t("why.appSilent"), href: room };
   const [kind = "", ...rest] = (step.rule ?? "").split("/");
   const rule = scope?.[kind]?.find((one) => one.rule_id === rest.join("/"));
   if (!rule) return { says: t("why.rule.gone"), href: room };
