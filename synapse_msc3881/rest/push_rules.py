@@ -24,7 +24,8 @@ from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
 from synapse_msc3881.cascade.rulesets import Ruleset
 from synapse_msc3881.push_rules import DevicePushRules, for_device
-from synapse_msc3881.storage.device_rules import RuleKey, check_tweaks, normalise
+from synapse_msc3881.storage.rule_statements import RuleKey
+from synapse_msc3881.storage.rule_texts import check_tweaks, normalise
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest

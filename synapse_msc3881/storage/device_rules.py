@@ -4,31 +4,46 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attr
 from synapse.module_api.errors import (
     Codes,
-    InvalidRuleException,
-    RuleNotFoundException,
     SynapseError,
 )
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.own_settings import OwnSettings, read_own_settings
 from synapse_msc3881.cascade.rulesets import (
-    KINDS,
     BadRowError,
     DeviceRule,
-    by_scope,
-    from_json,
-    parse_actions,
     read_rule,
-    to_json,
 )
 from synapse_msc3881.failures import Failures, Fallback
+from synapse_msc3881.storage.rule_copies import (
+    Copy,
+    NotCopied,
+    find_copies,
+    put_copies_txn,
+    report_not_copied,
+)
+from synapse_msc3881.storage.rule_statements import (
+    DELETE_ALL,
+    RuleKey,
+    conditions_txn,
+    delete_rule_txn,
+    existing_txn,
+    forget_kept_txn,
+    keep_txn,
+    make_place_txn,
+    own_devices_txn,
+    set_enabled_txn,
+    update_actions_txn,
+    upsert_txn,
+)
+from synapse_msc3881.storage.rule_texts import encode, normalise
 
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
@@ -46,20 +61,6 @@ _BATCH = 400
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
-class RuleKey:
-    """Which rule of a user is meant."""
-
-    profile_tag: str
-    kind: str
-    rule_id: str
-
-    @property
-    def stream_name(self) -> str:
-        """The rule's full name, for the row in Synapse's push rules stream."""
-        return f"device/{self.profile_tag}/{self.kind}/{self.rule_id}"
-
-
-@attr.s(auto_attribs=True, frozen=True, slots=True)
 class StoredRules:
     """All that is stored of a user's rules in device scopes.
 
@@ -70,20 +71,6 @@ class StoredRules:
 
     rules: list[DeviceRule] = attr.Factory(list)
     own: dict[str, OwnSettings] = attr.Factory(dict)
-
-
-@attr.s(auto_attribs=True, frozen=True, slots=True)
-class _Copy:
-    """What is written for a rule about a room that was upgraded."""
-
-    rule: DeviceRule
-    key: RuleKey
-    conditions: str  # JSON
-    actions: str  # JSON
-
-
-#: Rules that are not copied at a room upgrade, each with the reason.
-_NotCopied = list[tuple[DeviceRule, Exception]]
 
 
 class DeviceRuleStore:
@@ -193,11 +180,11 @@ class DeviceRuleStore:
 
         def write_txn(txn: LoggingTransaction) -> None:
             own = own_devices_txn(txn, user_id) if user_id in self.own_users else ()
-            self._check_room_for(key, _existing_txn(txn, user_id), own)
+            self._check_room_for(key, existing_txn(txn, user_id), own)
             priority = make_place_txn(txn, user_id, key, before, after)
             upsert_txn(txn, user_id, key, priority, *stored)
             if key.profile_tag in own:
-                _keep_txn(txn, user_id, key)
+                keep_txn(txn, user_id, key)
 
         await self._change(user_id, key, "ADD", write_txn)
 
@@ -227,7 +214,7 @@ class DeviceRuleStore:
             InvalidRuleException: Synapse cannot parse the actions.
             RuleNotFoundException: there is no such rule.
         """
-        raw = _encode(actions)
+        raw = encode(actions)
         _, normal = normalise(key.kind, [], actions)
 
         def set_actions_txn(txn: LoggingTransaction) -> None:
@@ -244,13 +231,15 @@ class DeviceRuleStore:
         nothing here may fail a room upgrade. All of it is one change, however many rules there are.
         """
 
-        def find_txn(txn: LoggingTransaction) -> tuple[list[_Copy], _NotCopied]:
+        def find_txn(txn: LoggingTransaction) -> tuple[list[Copy], NotCopied]:
             # Here, and not on the reactor's thread, since there may be thousands.
             stored, _ = _read_txn(txn, [user_id])
-            return self._find_copies(stored[user_id].rules, old_room_id, new_room_id)
+            return find_copies(stored[user_id].rules, old_room_id, new_room_id, self._checked)
 
-        def copy_txn(txn: LoggingTransaction) -> _NotCopied:
-            not_copied = self._put_copies_txn(txn, user_id, copies)
+        def copy_txn(txn: LoggingTransaction) -> NotCopied:
+            not_copied = put_copies_txn(
+                txn, user_id, copies, self._check_room_for, has_own=user_id in self.own_users
+            )
             self.invalidate_txn(txn, user_id)
             return not_copied
 
@@ -259,80 +248,13 @@ class DeviceRuleStore:
             if copies:
                 name = copies[-1].key.stream_name
                 not_copied += await self._stream.change(user_id, name, "ADD", copy_txn)
-        self._report_not_copied(user_id, new_room_id, not_copied)
-
-    def _find_copies(
-        self, rules: list[DeviceRule], old_room_id: str, new_room_id: str
-    ) -> tuple[list[_Copy], _NotCopied]:
-        """The copies that are left in the end, one of a kind in each scope, and what is not."""
-        copies: dict[RuleKey, _Copy] = {}
-        not_copied: _NotCopied = []
-        mention = to_json(old_room_id)
-        for of_scope in by_scope(rules).values():
-            for rule in reversed(of_scope):
-                key = RuleKey(rule.profile_tag, rule.kind, new_room_id)
-                if key in copies or not rule.enabled or mention not in rule.conditions:
-                    continue
-                try:
-                    copy = self._copy_of(rule, key, old_room_id)
-                except (ValueError, TypeError, SynapseError, InvalidRuleException) as error:
-                    not_copied.append((rule, error))
-                else:
-                    if copy is not None:
-                        copies[key] = copy
-        return list(copies.values()), not_copied
-
-    def _copy_of(self, rule: DeviceRule, key: RuleKey, old_room_id: str) -> _Copy | None:
-        conditions = from_json(rule.conditions)
-        if not isinstance(conditions, list):
-            raise TypeError("the conditions of a rule are no list")
-        if not any(_is_about(condition, old_room_id) for condition in conditions):
-            return None
-        copied = [
-            {**condition, "pattern": key.rule_id} if _is_room_condition(condition) else condition
-            for condition in conditions
-        ]
-        return _Copy(rule, key, *self._checked(key, copied, parse_actions(rule.actions)))
-
-    def _put_copies_txn(
-        self, txn: LoggingTransaction, user_id: str, copies: Sequence[_Copy]
-    ) -> _NotCopied:
-        existing = _existing_txn(txn, user_id)
-        not_copied: _NotCopied = []
-        for copy in copies:
-            try:
-                self._check_room_for(copy.key, existing)
-            except SynapseError as error:
-                not_copied.append((copy.rule, error))
-            else:
-                existing.add(copy.key)
-                priority = make_place_txn(txn, user_id, copy.key, None, None)
-                upsert_txn(txn, user_id, copy.key, priority, copy.conditions, copy.actions)
-                if user_id in self.own_users:
-                    _keep_copy_txn(txn, user_id, copy.key, copy.rule.rule_id)
-        return not_copied
-
-    def _report_not_copied(
-        self, user_id: str, new_room_id: str, not_copied: Sequence[tuple[DeviceRule, Exception]]
-    ) -> None:
-        refused = [error.msg for _, error in not_copied if isinstance(error, SynapseError)]
-        if refused:
-            logger.warning(
-                "msc3881: %d device rules of %s were not copied to %s: %s",
-                len(refused),
-                user_id,
-                new_room_id,
-                refused[0],
-            )
-        for rule, error in not_copied:
-            if not isinstance(error, SynapseError):
-                self._failures.report(Fallback.COPY, user_id, error, rule.where)
+        report_not_copied(self._failures, user_id, new_room_id, not_copied)
 
     async def delete_all(self, user_id: str) -> None:
         """Delete all device rules of a user, who is gone: nobody needs to hear of it by sync."""
 
         def delete_all_txn(txn: LoggingTransaction) -> None:
-            for delete in _DELETE_ALL:
+            for delete in DELETE_ALL:
                 txn.execute(delete, (user_id,))
             self.invalidate_txn(txn, user_id)
 
@@ -369,7 +291,7 @@ class DeviceRuleStore:
     ) -> tuple[str, str]:
         """A rule's conditions and actions as they are stored, or what is wrong with them."""
         self._check_id_length(key)
-        self._check_size(_encode(conditions), _encode(actions))
+        self._check_size(encode(conditions), encode(actions))
         return normalise(key.kind, conditions, actions)
 
     def _check_id_length(self, key: RuleKey) -> None:
@@ -416,131 +338,6 @@ class DeviceRuleStore:
             )
 
 
-# --- Statements ---
-
-_DELETE_ALL = (
-    "DELETE FROM synapse_msc3881_own_settings WHERE user_id = ?",
-    "DELETE FROM synapse_msc3881_kept_rules WHERE user_id = ?",
-    "DELETE FROM synapse_msc3881_device_rules WHERE user_id = ?",
-)
-
-_IS_RULE = "user_id = ? AND profile_tag = ? AND kind = ? AND rule_id = ?"
-
-
-def _args(user_id: str, key: RuleKey) -> tuple[str, str, str, str]:
-    return user_id, key.profile_tag, key.kind, key.rule_id
-
-
-def _existing_txn(txn: LoggingTransaction, user_id: str) -> set[RuleKey]:
-    txn.execute(
-        "SELECT profile_tag, kind, rule_id FROM synapse_msc3881_device_rules WHERE user_id = ?",
-        (user_id,),
-    )
-    return {RuleKey(*row) for row in txn}
-
-
-def upsert_txn(
-    txn: LoggingTransaction,
-    user_id: str,
-    key: RuleKey,
-    priority: int,
-    conditions: str,
-    actions: str,
-) -> None:
-    """Write a rule, which keeps its `enabled` where it is there already."""
-    txn.execute(
-        """
-        INSERT INTO synapse_msc3881_device_rules
-            (user_id, profile_tag, kind, rule_id, priority, conditions, actions)
-        VALUES (?, ?, ?, ?, ?, ?, ?)
-        ON CONFLICT (user_id, profile_tag, kind, rule_id) DO UPDATE SET
-            priority = EXCLUDED.priority,
-            conditions = EXCLUDED.conditions,
-            actions = EXCLUDED.actions,
-            enabled = CASE WHEN synapse_msc3881_device_rules.enabled = 0 THEN 0 ELSE 1 END
-        """,
-        (*_args(user_id, key), priority, conditions, actions),
-    )
-
-
-def delete_rule_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
-    """Delete a rule; raises RuleNotFoundException where there is none."""
-    txn.execute("DELETE FROM synapse_msc3881_device_rules WHERE " + _IS_RULE, _args(user_id, key))
-    _require_one(txn)
-
-
-def set_enabled_txn(txn: LoggingTransaction, user_id: str, key: RuleKey, enabled: bool) -> None:
-    """Turn a rule on or off; raises RuleNotFoundException where there is none."""
-    txn.execute(
-        "UPDATE synapse_msc3881_device_rules SET enabled = ? WHERE " + _IS_RULE,
-        (int(enabled), *_args(user_id, key)),
-    )
-    _require_one(txn)
-
-
-def conditions_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> str:
-    """A rule's conditions in JSON; raises RuleNotFoundException where there is no such rule."""
-    txn.execute(
-        "SELECT conditions FROM synapse_msc3881_device_rules WHERE " + _IS_RULE,
-        _args(user_id, key),
-    )
-    row = txn.fetchone()
-    if row is None:
-        raise RuleNotFoundException("Push rule does not exist")
-    return str(row[0])
-
-
-def update_actions_txn(txn: LoggingTransaction, user_id: str, key: RuleKey, actions: str) -> None:
-    """Change a rule's actions, in JSON."""
-    txn.execute(
-        "UPDATE synapse_msc3881_device_rules SET actions = ? WHERE " + _IS_RULE,
-        (actions, *_args(user_id, key)),
-    )
-
-
-def own_devices_txn(txn: LoggingTransaction, user_id: str) -> set[str]:
-    """The devices of a user with settings of their own."""
-    txn.execute("SELECT device_id FROM synapse_msc3881_own_settings WHERE user_id = ?", (user_id,))
-    return {device_id for (device_id,) in txn}
-
-
-def _keep_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
-    """Have a rule stay when the device's own settings are switched off.
-
-    It was written by somebody who means the device scope, not `global`.
-    """
-    txn.execute(
-        """
-        INSERT INTO synapse_msc3881_kept_rules (user_id, profile_tag, kind, rule_id)
-        VALUES (?, ?, ?, ?)
-        ON CONFLICT (user_id, profile_tag, kind, rule_id) DO NOTHING
-        """,
-        _args(user_id, key),
-    )
-
-
-def _keep_copy_txn(txn: LoggingTransaction, user_id: str, copy: RuleKey, copied_from: str) -> None:
-    """Have the copy of a rule stay as the rule itself does."""
-    txn.execute(
-        f"""
-        INSERT INTO synapse_msc3881_kept_rules (user_id, profile_tag, kind, rule_id)
-        SELECT user_id, profile_tag, kind, ? FROM synapse_msc3881_kept_rules WHERE {_IS_RULE}
-        ON CONFLICT (user_id, profile_tag, kind, rule_id) DO NOTHING
-        """,
-        (copy.rule_id, *_args(user_id, attr.evolve(copy, rule_id=copied_from))),
-    )
-
-
-def forget_kept_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
-    """Forget that a rule stays, as it is deleted."""
-    txn.execute("DELETE FROM synapse_msc3881_kept_rules WHERE " + _IS_RULE, _args(user_id, key))
-
-
-def _require_one(txn: LoggingTransaction) -> None:
-    if txn.rowcount == 0:
-        raise RuleNotFoundException("Push rule does not exist")
-
-
 def _batches(user_ids: Collection[str]) -> Iterator[list[str]]:
     remaining = list(dict.fromkeys(user_ids))
     while remaining:
@@ -582,79 +379,3 @@ def _read_txn(
                 if not is_rule:
                     stored[user_id].own[row[0]] = OwnSettings(row[0], {})
     return stored, bad
-
-
-def make_place_txn(
-    txn: LoggingTransaction, user_id: str, key: RuleKey, before: str | None, after: str | None
-) -> int:
-    """Find the priority for a rule, moving those above it up where it goes between two.
-
-    Raises:
-        RuleNotFoundException: there is no rule `before` or `after` in its scope and kind.
-    """
-    neighbour = before or after
-    if not neighbour:
-        txn.execute(
-            "SELECT MAX(CAST(priority AS INTEGER)) FROM synapse_msc3881_device_rules"
-            " WHERE user_id = ? AND profile_tag = ? AND kind = ?",
-            (user_id, key.profile_tag, key.kind),
-        )
-        (highest,) = txn.fetchone() or (None,)
-        return 0 if highest is None else highest + 1
-
-    txn.execute(
-        "SELECT CAST(priority AS INTEGER) FROM synapse_msc3881_device_rules WHERE " + _IS_RULE,
-        (user_id, key.profile_tag, key.kind, neighbour),
-    )
-    row = txn.fetchone()
-    if row is None:
-        raise RuleNotFoundException(f"before/after rule not found: {neighbour}")
-    # The higher priority comes first; the neighbour that the rule follows moves up with the rest.
-    priority: int = row[0] + 1 if before else row[0]
-    txn.execute(
-        "UPDATE synapse_msc3881_device_rules SET priority = priority + 1"
-        " WHERE user_id = ? AND profile_tag = ? AND kind = ? AND priority >= ?",
-        (user_id, key.profile_tag, key.kind, priority),
-    )
-    return priority
-
-
-def normalise(kind: str, conditions: Sequence[Any], actions: Sequence[Any]) -> tuple[str, str]:
-    """A rule's conditions and actions in JSON, as Synapse shows them once it has parsed them.
-
-    Raises:
-        InvalidRuleException: Synapse cannot parse the rule.
-    """
-    normal = seams.normalise_rule(
-        "rule", KINDS.get(kind, KINDS["override"]), _encode(conditions), _encode(actions)
-    )
-    return _encode(normal[0]), _encode(normal[1])
-
-
-def check_tweaks(actions: Sequence[Any]) -> None:
-    """Raise InvalidRuleException for a tweak that no pusher could send.
-
-    Its name becomes a key of a JSON object.
-    """
-    for action in actions:
-        if isinstance(action, dict) and not isinstance(action["set_tweak"], str):
-            raise InvalidRuleException("The 'set_tweak' of an action must be a string")
-
-
-def _encode(value: object) -> str:
-    try:
-        return to_json(value)
-    except ValueError as error:
-        raise InvalidRuleException(f"The rule is not valid JSON: {error}") from error
-
-
-def _is_room_condition(condition: object) -> bool:
-    return isinstance(condition, dict) and condition.get("key") == "room_id"
-
-
-def _is_about(condition: object, room_id: str) -> bool:
-    return (
-        isinstance(condition, dict)
-        and _is_room_condition(condition)
-        and condition.get("pattern") == room_id
-    )

@@ -25,40 +25,33 @@ from synapse_msc3881.cascade.own_settings import (
     read_own_settings,
     write_defaults,
 )
-from synapse_msc3881.cascade.rulesets import KINDS, BadRowError, from_json, to_json
+from synapse_msc3881.cascade.rulesets import BadRowError, to_json
 from synapse_msc3881.failures import Failures, Fallback
-from synapse_msc3881.storage.device_rules import (
-    DeviceRuleStore,
+from synapse_msc3881.storage.device_rules import DeviceRuleStore
+from synapse_msc3881.storage.global_rules import (
+    GlobalRule,
+    changed_defaults,
+    copies_of,
+    read_global_txn,
+)
+from synapse_msc3881.storage.rule_statements import (
     RuleKey,
-    check_tweaks,
     conditions_txn,
     delete_rule_txn,
     forget_kept_txn,
     make_place_txn,
-    normalise,
     own_devices_txn,
     set_enabled_txn,
     update_actions_txn,
     upsert_txn,
 )
+from synapse_msc3881.storage.rule_texts import check_tweaks, normalise
 
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
     from synapse.server import HomeServer
 
 logger = logging.getLogger(__name__)
-
-
-@attr.s(auto_attribs=True, frozen=True, slots=True)
-class _GlobalRule:
-    """A row of a user's rules in `global`."""
-
-    kind: str
-    rule_id: str
-    priority_class: int
-    priority: int
-    conditions: str  # JSON
-    actions: str  # JSON
 
 
 class OwnSettingsStore:
@@ -111,7 +104,7 @@ class OwnSettingsStore:
         self.rules.own_users.add(user_id)
         name = f"device/{device_id}"
 
-        def switch_txn(txn: LoggingTransaction) -> list[tuple[_GlobalRule, InvalidRuleException]]:
+        def switch_txn(txn: LoggingTransaction) -> list[tuple[GlobalRule, InvalidRuleException]]:
             self.rules.own_changed_txn(txn, user_id)
             if on:
                 self._require_device_txn(txn, user_id, device_id)
@@ -202,20 +195,20 @@ class OwnSettingsStore:
 
     def _copy_global_txn(
         self, txn: LoggingTransaction, user_id: str, device_id: str
-    ) -> list[tuple[_GlobalRule, InvalidRuleException]]:
+    ) -> list[tuple[GlobalRule, InvalidRuleException]]:
         existing = _existing_txn(txn, user_id)
         scopes = {key.profile_tag for key in existing} | own_devices_txn(txn, user_id)
         self.rules.check_scopes(scopes, device_id)
         in_scope = {
             key: priority for key, priority in existing.items() if key.profile_tag == device_id
         }
-        global_rules, enabled = _read_global_txn(txn, user_id)
+        global_rules, enabled = read_global_txn(txn, user_id)
         users = [rule for rule in global_rules if not rule.rule_id.startswith(".")]
         missing = [
             rule for rule in users if RuleKey(device_id, rule.kind, rule.rule_id) not in in_scope
         ]
         self._check_room(len(existing), missing)
-        rows, bad = _copies(device_id, missing, in_scope, enabled)
+        rows, bad = copies_of(device_id, missing, in_scope, enabled)
         txn.execute_batch(
             """
             INSERT INTO synapse_msc3881_device_rules (user_id, profile_tag, kind, rule_id,
@@ -236,11 +229,11 @@ class OwnSettingsStore:
             INSERT INTO synapse_msc3881_own_settings (user_id, device_id, default_rules)
             VALUES (?, ?, ?)
             """,
-            (user_id, device_id, write_defaults(_changed_defaults(global_rules, enabled, bad))),
+            (user_id, device_id, write_defaults(changed_defaults(global_rules, enabled, bad))),
         )
         return bad
 
-    def _check_room(self, existing: int, copied: Sequence[_GlobalRule]) -> None:
+    def _check_room(self, existing: int, copied: Sequence[GlobalRule]) -> None:
         limits = self.rules.limits
         size = sum(len(rule.conditions) + len(rule.actions) for rule in copied)
         for what, would_be, limit in (
@@ -483,83 +476,3 @@ def _existing_txn(txn: LoggingTransaction, user_id: str) -> dict[RuleKey, int]:
         (user_id,),
     )
     return {RuleKey(tag, kind, rule_id): priority for tag, kind, rule_id, priority in txn}
-
-
-def _read_global_txn(
-    txn: LoggingTransaction, user_id: str
-) -> tuple[list[_GlobalRule], dict[str, bool]]:
-    """A user's rows of `global`, first to last of each kind; and which rules are on or off."""
-    txn.execute(
-        "SELECT rule_id, priority_class, priority, conditions, actions FROM push_rules"
-        " WHERE user_name = ?",
-        (user_id,),
-    )
-    rules = [_GlobalRule(*_split(name), *row) for name, *row in txn if _is_global(name)]
-    rules.sort(key=lambda rule: (-rule.priority_class, -rule.priority))
-    txn.execute("SELECT rule_id, enabled FROM push_rules_enable WHERE user_name = ?", (user_id,))
-    enabled = {name.partition("/")[2]: bool(on) for name, on in txn if _is_global(name)}
-    return rules, enabled
-
-
-def _is_global(name: str) -> bool:
-    return name.startswith("global/") and name.count("/") > 1
-
-
-def _split(name: str) -> tuple[str, str]:
-    _global, kind, rule_id = name.split("/", 2)
-    return kind, rule_id
-
-
-def _copies(
-    device_id: str,
-    rules: Sequence[_GlobalRule],
-    in_scope: Mapping[RuleKey, int],
-    enabled: Mapping[str, bool],
-) -> tuple[list[tuple[object, ...]], list[tuple[_GlobalRule, InvalidRuleException]]]:
-    """The rows of the copies, below the rules that are in the scope; and which were no rules."""
-    rows: list[tuple[object, ...]] = []
-    bad: list[tuple[_GlobalRule, InvalidRuleException]] = []
-    lowest = dict.fromkeys(KINDS, 0)
-    for key, priority in in_scope.items():
-        if key.kind in lowest:
-            lowest[key.kind] = min(lowest[key.kind], priority)
-    for rule in rules:
-        try:
-            if KINDS.get(rule.kind) != rule.priority_class:
-                raise ValueError("its kind and its priority class disagree")
-            conditions, actions = normalise(
-                rule.kind, from_json(rule.conditions), from_json(rule.actions)
-            )
-            check_tweaks(from_json(actions))
-        except (InvalidRuleException, ValueError) as error:
-            bad.append((rule, InvalidRuleException(str(error))))
-            continue
-        lowest[rule.kind] -= 1
-        on = enabled.get(f"{rule.kind}/{rule.rule_id}", True)
-        name = device_id, rule.kind, rule.rule_id
-        rows.append((*name, lowest[rule.kind], conditions, actions, int(on)))
-    return rows, bad
-
-
-def _changed_defaults(
-    rules: Sequence[_GlobalRule],
-    enabled: Mapping[str, bool],
-    bad: list[tuple[_GlobalRule, InvalidRuleException]],
-) -> dict[str, DefaultChange]:
-    """What a user changed of the server-default rules."""
-    changed = {
-        name: DefaultChange(enabled=on)
-        for name, on in enabled.items()
-        if name.partition("/")[2].startswith(".")
-    }
-    for rule in rules:
-        if not rule.rule_id.startswith("."):
-            continue
-        name = f"{rule.kind}/{rule.rule_id}"
-        try:
-            _, actions = normalise(rule.kind, [], from_json(rule.actions))
-        except (InvalidRuleException, ValueError) as error:
-            bad.append((rule, InvalidRuleException(str(error))))
-            continue
-        changed[name] = attr.evolve(changed.get(name, DefaultChange()), actions=actions)
-    return changed
