@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What is written on one process is in force on the others within the replication delay."""
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable
 from urllib.parse import quote
 
 import attr
@@ -14,6 +9,7 @@ import pytest
 
 from demo.client import JsonDict, Session, path
 from demo.gateway import Behaviour, Gateway
+from tests.cluster.syncing import eventually, push_rules_in, waiting_sync
 from tests.harness.cluster import (
     CLIENT_WORKERS,
     MAIN,
@@ -37,11 +33,6 @@ from tests.server.cascade_helpers import (
     on_body,
     on_type,
 )
-
-T = TypeVar("T")
-
-# Replication over loopback takes milliseconds; the machine may be busy with other things.
-DELAY_SECONDS = 5.0
 
 
 @attr.s(auto_attribs=True, frozen=True)
@@ -92,37 +83,6 @@ def stage(cluster: Cluster, gateway: Gateway) -> Stage:
     return Stage(
         cluster, gateway, Actor(cluster, scene.alice), Actor(cluster, scene.bob), scene.room
     )
-
-
-def eventually(found: Callable[[], T], wanted: Callable[[T], bool]) -> T:
-    """Ask again until the answer is as wanted, for as long as replication may take."""
-    deadline = time.monotonic() + DELAY_SECONDS
-    while not wanted(answer := found()):
-        assert time.monotonic() < deadline, f"not within {DELAY_SECONDS} s; last: {answer!r}"
-        time.sleep(0.005)
-    return answer
-
-
-@contextmanager
-def waiting_sync(session: Session, since: str) -> Iterator[Callable[[], JsonDict]]:
-    """A sync that waits on a process; call what this gives for its answer."""
-    with ThreadPoolExecutor(1) as pool:
-        asked = threading.Event()
-        native = session.route
-
-        def route(method: str, where: str) -> str:
-            asked.set()
-            return native(method, where)
-
-        session.route = route
-        answer = pool.submit(session.sync, since, 20_000)
-        asked.wait(5)
-        yield lambda: answer.result(30)
-
-
-def push_rules_in(answer: JsonDict) -> JsonDict | None:
-    events = answer.get("account_data", {}).get("events", [])
-    return next((e["content"] for e in events if e["type"] == "m.push_rules"), None)
 
 
 # --- Rules --------------------------------------------------------------------------------------

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Requests to the push rules API, good and bad, to be sent in one scope and in another."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import attr
+import pytest
 
 from demo.client import CLIENT, JsonDict, Response, Session, rules_path
 from tests.server.helpers import RULES, own_rules, rule
+
+#: An older Synapse has no limits for push rules; there, only device rules are limited.
+SYNAPSE_HAS_LIMITS = find_spec("synapse.config.push_rules") is not None
+needs_limits = pytest.mark.skipif(not SYNAPSE_HAS_LIMITS, reason="Synapse has no such config")
 
 
 def scope_root(scope: str) -> str:

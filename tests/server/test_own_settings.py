@@ -14,7 +14,16 @@ from demo.homeserver import PASSWORD
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.server.helpers import RULES, assert_ok, assert_refused, own_rules, rule
-from tests.server.rule_cases import BODIES, GOOD, PATHS, RAW_BODIES, Case, prepare, restore
+from tests.server.rule_cases import (
+    BODIES,
+    GOOD,
+    PATHS,
+    RAW_BODIES,
+    Case,
+    needs_limits,
+    prepare,
+    restore,
+)
 from tests.server.syncing import (
     Sync,
     Waiting,
@@ -403,6 +412,7 @@ def test_two_devices_are_never_mixed(deployment: Deployment, alice: Session) -> 
     assert names(alice.get_rules("global"))["room"] == []
 
 
+@needs_limits
 def test_limits_are_those_of_global(fresh_deployment: FreshDeployment) -> None:
     limits = {"rule_count": 5, "rule_id_length": 40, "rule_size": 200}
     deployment = fresh_deployment(extra={"push_rules": {"limits": limits}})

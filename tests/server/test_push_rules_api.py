@@ -3,7 +3,6 @@
 
 import json
 import threading
-from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
 
@@ -21,15 +20,13 @@ from tests.server.rule_cases import (
     GOOD,
     PATHS,
     RAW_BODIES,
+    SYNAPSE_HAS_LIMITS,
     TWEAK,
     Case,
+    needs_limits,
     prepare,
     restore,
 )
-
-#: An older Synapse has no limits for push rules; there, only device rules are limited.
-SYNAPSE_HAS_LIMITS = find_spec("synapse.config.push_rules") is not None
-needs_limits = pytest.mark.skipif(not SYNAPSE_HAS_LIMITS, reason="Synapse has no such config")
 
 ODD_TAGS = [
     "a/b",
