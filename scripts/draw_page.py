@@ -16,6 +16,7 @@ from playwright.sync_api import Page
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from demo.client import Session  # noqa: E402
 from demo.gateway import Gateway  # noqa: E402
 from demo.homeserver import PASSWORD, Homeserver, Options  # noqa: E402
 from demo.playground import furnish  # noqa: E402
@@ -57,6 +58,7 @@ def main() -> int:
         event = story.bob.send(rooms["Book club"], "Which chapter are we at?")
         gateway.wait_for(pushkey="desktop-pushkey", event_id=event)
         _take_all(page)
+        _take_own_app(page, story.phone, rooms["Choir"])
     return 0
 
 
@@ -108,6 +110,20 @@ def _take_all(page: Page) -> None:
     page.set_viewport_size({"width": 1100, "height": 760})
     _open_room(page, "Book club")
     _take(page, "desktop")
+
+
+def _take_own_app(page: Page, phone: Session, room: str) -> None:
+    page.set_viewport_size(PHONE_SCREEN)
+    page.get_by_role("link", name="Devices").first.click()
+    page.get_by_role("link", name="Alice's phone").click()
+    page.get_by_label("What is set in its own app").check()
+    page.get_by_text("Saved").wait_for()
+    # As the app on the phone does, which knows nothing of the page.
+    condition = {"kind": "event_match", "key": "room_id", "pattern": room}
+    phone.put_rule("global", "override", room, {"conditions": [condition], "actions": []})
+    page.reload()
+    page.get_by_role("link", name="Choir").wait_for()
+    _take(page, "own-app")
 
 
 def _take(page: Page, name: str) -> None:
