@@ -146,97 +146,57 @@ def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Recorded])
     """
     # Without `notify`, the tweaks of `global` mean nothing, and `highlight` would be counted.
     kept = actions if "notify" in actions else ()
-    shared = _Shared()
-    return [
-        {
-            MARK: [
-                _own_entry(scope, outcome, shared)
-                if isinstance(outcome, OwnMatch)
-                else _entry(_scope_key(scope), outcome, shared)
-                for scope, outcome in outcomes.items()
-            ]
-        },
-        *kept,
-    ]
+    return [{MARK: _entries_of(outcomes)}, *kept]
+
+
+def _entries_of(outcomes: Mapping[str, Recorded]) -> list[_Entry]:
+    entries: list[_Entry] = []
+    # What they say, each thing once, and how much room is left for more.
+    said: list[str | list[Action] | None] = []
+    left = MAX_ACTIONS_BYTES
+    for scope, recorded in outcomes.items():
+        key, outcome = _keyed(scope, recorded)
+        if outcome is None:
+            said.append(None)
+            entries.append([key, None, None])
+            continue
+        rule, says, size = _in_row(outcome)
+        if says not in said:
+            if size > left and isinstance(outcome, Match):
+                says = _in_short(outcome)
+            else:
+                left -= size
+        earlier = said.index(says) if says and says in said else None
+        said.append(says)
+        entries.append([key, rule, says if earlier is None else earlier])
+    return entries
 
 
 _Entry = list["str | list[Action] | int | None"]
 
 
-def _entry(key: str, outcome: Match | Suppressed, shared: _Shared) -> _Entry:
-    return [key, outcome.rule and fingerprint(outcome.rule), shared.put(outcome)]
-
-
-def _own_entry(scope: str, outcome: OwnMatch, shared: _Shared) -> _Entry:
-    key = _OWN + fingerprint(scope)
-    if outcome.match is not None:
-        return _entry(key, outcome.match, shared)
-    shared.put_nothing()
-    return [key, None, None]
+def _keyed(scope: str, recorded: Recorded) -> tuple[str, Match | Suppressed | None]:
+    if isinstance(recorded, OwnMatch):
+        return _OWN + fingerprint(scope), recorded.match
+    return _scope_key(scope), recorded
 
 
 def _scope_key(scope: str) -> str:
     return scope if scope == GLOBAL else fingerprint(scope)
 
 
-class _Shared:
-    """What the entries of one event say, each thing once."""
-
-    __slots__ = ("_left", "_stored")
-
-    def __init__(self) -> None:
-        self._left = MAX_ACTIONS_BYTES
-        self._stored: list[str | list[Action] | None] = []
-
-    def put_nothing(self) -> None:
-        """Count an entry that says nothing that can be shared."""
-        self._stored.append(None)
-
-    def put(self, outcome: Match | Suppressed) -> str | list[Action] | int:
-        """The third element of the next entry."""
-        said: str | list[Action]
-        if isinstance(outcome, Suppressed):
-            said = outcome.by
-        else:
-            said = list(outcome.actions)
-            if not self._stored and _is_small(said):
-                self._left -= _SMALL_BYTES  # Nearly always so; measuring would take longer.
-            elif said and said not in self._stored:
-                size = len(to_json(said))
-                if size > self._left:
-                    said = _in_short(outcome)
-                else:
-                    self._left -= size
-        earlier = self._stored.index(said) if said and said in self._stored else None
-        self._stored.append(said)
-        return said if earlier is None else earlier
-
-
-#: The most that the JSON of small actions takes: three tweaks, each of two ASCII texts of up to 16
-#: characters, which JSON may turn into six bytes each.
-_SMALL_BYTES = 700
-_SMALL_ACTIONS = 3
-_SMALL_TEXT = 16
-
-
-def _is_small(actions: Sequence[Action]) -> bool:
-    if len(actions) > _SMALL_ACTIONS:
-        return False
-    for action in actions:
-        if isinstance(action, str):
-            if not _is_short(action):
-                return False
-            continue
-        for name, value in action.items():
-            if name not in ("set_tweak", "value") or not (
-                value is True or value is False or (isinstance(value, str) and _is_short(value))
-            ):
-                return False
-    return True
-
-
-def _is_short(text: str) -> bool:
-    return len(text) <= _SMALL_TEXT and text.isascii()
+def _in_row(outcome: Match | Suppressed) -> tuple[str | None, str | list[Action], int]:
+    """What a row says of a match: the rule, and its actions with the bytes that they take."""
+    if isinstance(outcome, Suppressed):
+        return outcome.rule and fingerprint(outcome.rule), outcome.by, 0
+    if outcome.in_row is None:
+        # Once for a compiled rule, not for each event that it matches.
+        actions = list(outcome.actions)
+        size = len(to_json(actions)) if actions else 0
+        in_row = outcome.rule and fingerprint(outcome.rule), actions, size
+        object.__setattr__(outcome, "in_row", in_row)
+    found: tuple[str | None, list[Action], int] = outcome.in_row
+    return found
 
 
 def _in_short(match: Match) -> list[Action]:

@@ -97,6 +97,8 @@ class Match:
 
     actions: Actions
     rule: str | None = None
+    #: For `outcomes`, which finds out once what a row says of it.
+    in_row: Any = attr.ib(default=None, init=False, eq=False, repr=False)
 
     @property
     def notifies(self) -> bool:

@@ -236,7 +236,7 @@ class EventEvaluation:
                 actions or scopes.matches_global(rules, run, facts)
             ):
                 outcomes[GLOBAL] = Match([])
-        return StagedActions(with_outcomes(actions, outcomes))
+        return _staged(with_outcomes(actions, outcomes))
 
 
 def match_scopes(scopes: UserScopes, run: Run, event: EventFacts) -> dict[str, Match]:
@@ -280,21 +280,23 @@ _NO_OWN: Mapping[str, OwnMatch] = {}
 
 def _with_failure(actions: Collection[Action]) -> Collection[Action]:
     """Have the user's pushers use the `global` rules; where these are silent, with no row."""
-    return StagedActions([FAILED, *actions]) if "notify" in actions else actions
+    return _staged([FAILED, *actions]) if "notify" in actions else actions
 
 
 class StagedActions(list[Action]):
     """Actions that Synapse handles as any, on their way to `Evaluation.add_to_staging`.
 
-    They hold `notify`, so that Synapse keeps the user and checks that they may see the event.
+    Attributes:
+        stored: the actions to store for the user.
     """
 
     __slots__ = ("stored",)
 
-    def __init__(self, stored: list[Action]) -> None:
-        """
-        Args:
-            stored: the actions to store for the user.
-        """
-        self.append("notify")
-        self.stored = stored
+    stored: list[Action]
+
+
+def _staged(stored: list[Action]) -> StagedActions:
+    # With `notify` Synapse keeps the user, and checks that they may see the event.
+    staged = StagedActions(("notify",))
+    staged.stored = stored
+    return staged

@@ -10,13 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synapse_msc3881.cascade.outcomes import (
-    _SMALL_BYTES,
     FAILED,
     MARK,
     MAX_ACTIONS_BYTES,
     Outcomes,
     Suppressed,
-    _is_small,
     fingerprint,
     is_mark,
     with_outcomes,
@@ -203,21 +201,6 @@ def test_what_a_row_holds_of_our_own_is_bounded(scopes: dict[str, Match | Suppre
             assert found is not None
             assert found.notifies == match.notifies
     assert not any(name in compact for name in scopes if len(name) > 20)
-
-
-TINY = st.text(st.characters(codec="utf-8"), max_size=20) | st.text(st.just("\x01"), max_size=20)
-
-
-@given(
-    st.lists(
-        st.sampled_from(["notify", "dont_notify"])
-        | st.dictionaries(st.sampled_from(["set_tweak", "value", "more"]), TINY | st.booleans()),
-        max_size=5,
-    )
-)
-def test_small_actions_are_small(actions: list[Any]) -> None:
-    if _is_small(actions):
-        assert len(json.dumps(actions, separators=(",", ":"))) <= _SMALL_BYTES
 
 
 def test_actions_without_room_are_stored_in_short() -> None:
