@@ -12,6 +12,7 @@ with the same rules share what is made of them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from synapse_msc3881.evaluation.matching import (
     CompiledRules,
     CompiledScope,
     CompleteDefaults,
+    GroupTests,
     RuleGroup,
     SilentGlobal,
     UserScopes,
@@ -197,7 +199,7 @@ class Compiler:
             WeakValueDictionary()
         )
         self._chunks: WeakValueDictionary[bytes, Chunk] = WeakValueDictionary()
-        self._groups: WeakValueDictionary[bytes, RuleGroup] = WeakValueDictionary()
+        self._tests: WeakValueDictionary[bytes, GroupTests] = WeakValueDictionary()
 
     def complete_defaults(self, changes: Mapping[str, DefaultChange]) -> CompleteDefaults:
         """The server-default rules of a complete scope, which most have as the server has them.
@@ -229,56 +231,69 @@ class Compiler:
         # Most have the same actions, which then are in memory once.
         parsed: dict[str, Actions] = {}
         looked_at = [found for rule in rules if (found := _try_to_look(rule, parsed, report_bad))]
-        groups = [self._find_group(group, report_bad) for group in _split(looked_at)]
+        groups = [self._make_groups(group, report_bad) for group in _split(looked_at)]
         chunk = Chunk(tuple(group for some in groups for group in some))
         self._chunks[_digest(rules)] = chunk
         return chunk
 
-    def _find_group(self, rules: Sequence[_LookedAt], report_bad: ReportBad) -> Sequence[RuleGroup]:
-        digest = _digest([each.rule for each in rules])
-        group = self._groups.get(digest)
-        if group is not None:
-            return (group,)
+    def _make_groups(
+        self, rules: Sequence[_LookedAt], report_bad: ReportBad
+    ) -> Sequence[RuleGroup]:
         try:
-            group = self._groups[digest] = self._compile_group(rules)
+            return (_group(rules, self._find_tests(rules)),)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception
             if len(rules) == 1:
                 report_bad(rules[0].rule, error)
                 return ()
-            return [group for each in rules for group in self._find_group((each,), report_bad)]
-        return (group,)
+            return [group for each in rules for group in self._make_groups((each,), report_bad)]
 
-    def _compile_group(self, rules: Sequence[_LookedAt]) -> RuleGroup:
+    def _find_tests(self, rules: Sequence[_LookedAt]) -> GroupTests:
+        digest = _digest_of(each.rule.conditions for each in rules)
+        tests = self._tests.get(digest)
+        if tests is None:
+            tests = self._tests[digest] = self._compile_tests(rules)
+        return tests
+
+    def _compile_tests(self, rules: Sequence[_LookedAt]) -> GroupTests:
         needs = tuple(each.conditions.needs for each in rules)
         marked = [_marked(number, each.rule.conditions) for number, each in enumerate(rules)]
         is_costly = any(each.conditions.is_costly for each in rules)
-        return RuleGroup(
+        return GroupTests(
             rules=(
                 tuple(self._compile([rule, _NO_MATCH]) for rule in marked)
                 if is_costly
                 else self._compile([*marked, _NO_MATCH])
             ),
-            matches=tuple(Match(each.actions, each.rule.name) for each in rules),
             needs=needs,
             hints=hints_of(needs),
-            before_room=KINDS[rules[0].rule.kind] > KINDS["room"],
             is_costly=is_costly,
-            size=_GROUP_BYTES
-            + sum(
-                _RULE_BYTES
-                + _BY_ITSELF_BYTES * is_costly
-                + _CONDITION_BYTES * each.conditions.size
-                + _JSON_FACTOR * (len(each.rule.conditions) + len(each.rule.actions))
-                for each in rules
-            ),
         )
 
 
+def _group(rules: Sequence[_LookedAt], tests: GroupTests) -> RuleGroup:
+    return RuleGroup(
+        tests=tests,
+        matches=tuple(Match(each.actions, each.rule.name) for each in rules),
+        before_room=KINDS[rules[0].rule.kind] > KINDS["room"],
+        size=_GROUP_BYTES
+        + sum(
+            _RULE_BYTES
+            + _BY_ITSELF_BYTES * tests.is_costly
+            + _CONDITION_BYTES * each.conditions.size
+            + _JSON_FACTOR * (len(each.rule.conditions) + len(each.rule.actions))
+            for each in rules
+        ),
+    )
+
+
 def _digest(rules: Iterable[DeviceRule]) -> bytes:
-    content = [(rule.kind, rule.rule_id, rule.conditions, rule.actions) for rule in rules]
-    return hashlib.blake2b(repr(content).encode(), digest_size=16).digest()
+    return _digest_of((rule.kind, rule.rule_id, rule.conditions, rule.actions) for rule in rules)
+
+
+def _digest_of(content: Iterable[object]) -> bytes:
+    return hashlib.blake2b(repr([*content]).encode(), digest_size=16).digest()
 
 
 def _try_to_look(
@@ -292,9 +307,15 @@ def _try_to_look(
 
 
 def _parse_once(actions: str, parsed: dict[str, Actions]) -> Actions:
+    if len(actions) <= _ORDINARY_ACTIONS:
+        return _parse_ordinary(actions)
     if actions not in parsed:
         parsed[actions] = parse_actions(actions)
     return parsed[actions]
+
+
+_ORDINARY_ACTIONS = 200
+_parse_ordinary = functools.lru_cache(maxsize=1000)(parse_actions)
 
 
 def _split(rules: Sequence[_LookedAt]) -> Iterator[Sequence[_LookedAt]]:
@@ -444,10 +465,10 @@ class Compilation:
         """Find what is only looked up. It takes little, and without it muted rooms would ring."""
         listed = {tag for tags in self._tag_lists for tag in tags}.union(self._own)
         rules = [rule for rule in self._rules if rule.enabled and rule.profile_tag in listed]
-        self._scopes = {tag: _Scope(rules) for tag, rules in by_scope(rules).items()}
+        self._scopes = {sys.intern(tag): _Scope(rules) for tag, rules in by_scope(rules).items()}
         yield
         for device_id, settings in self._own.items():
-            scope = self._scopes.setdefault(device_id, _Scope(()))
+            scope = self._scopes.setdefault(sys.intern(device_id), _Scope(()))
             scope.defaults = self._compiler.complete_defaults(settings.defaults)
             yield
         for scope in self._scopes.values():

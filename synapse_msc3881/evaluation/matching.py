@@ -27,7 +27,6 @@ from synapse_msc3881.evaluation.prefilter import (
     EventText,
     Hints,
     Needs,
-    could_match,
     is_hinted_at,
     searchable,
 )
@@ -45,6 +44,9 @@ CompiledRules = Any
 
 #: Synapse's `run`, for the event at hand: the rules, and then what it needs of the user.
 RunNative = Callable[..., Sequence[Any]]
+
+# No number of a rule.
+_NOT_SURE = -1
 
 # Where rules that only compare do so with much text, or may be followed by the server-default
 # rules: what a rule takes for each of the characters, and a group, in nanoseconds, about.
@@ -83,7 +85,7 @@ class EventFacts:
     text: EventText
     is_costly: bool  # Whether running rules on it may take time that counts, whatever they are.
     # What groups said of which the users do not matter.
-    matches: dict[RuleGroup, Match | None] = attr.ib(factory=dict)
+    first_matches: dict[GroupTests, int | None] = attr.ib(factory=dict)
 
 
 def find_facts(
@@ -108,62 +110,63 @@ def find_facts(
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
-class RuleGroup:
-    """Neighbouring rules of a scope, which the evaluator runs at once. Users may share one.
+class GroupTests:
+    """What the rules of a group ask for, which the evaluator runs at once.
+
+    Users share one whose rules have the same conditions, whatever their names and actions.
 
     Attributes:
         rules: the rules, with their marks as actions; where they are costly, each by itself.
-        matches: the same, by mark.
         needs: of each rule, what an event needs for it to match.
         hints: a quicker test than `needs`, for most events.
-        before_room: whether they come before the `room` rules.
         is_costly: whether running them may take time that counts, or depends on the user.
-        size: what they take of memory, in bytes.
     """
 
     rules: CompiledRules
-    matches: tuple[Match, ...]
     needs: tuple[Needs, ...]
     hints: Hints
-    before_room: bool
     is_costly: bool
-    size: int
 
-    def match(self, run: Run, event: EventFacts) -> Match | None:
-        """The group's highest-priority match; see `CompiledScope.match`."""
+    def first_match(self, run: Run, event: EventFacts) -> int | None:
+        """The number of the highest-priority rule that matches; see `CompiledScope.match`."""
         if self.is_costly:
-            return self._match_one_by_one(run, event)
+            return self._run_one_by_one(run, event)
         # Rules that only compare say the same for all users.
-        if self not in event.matches:
-            if not self._could_match(event):
-                event.matches[self] = None
-            elif not self._may_run(run, event):
-                return None
-            else:
-                event.matches[self] = self._match_of(run(self.rules))
-        return event.matches[self]
+        if self not in event.first_matches:
+            number = self._compare(event)
+            if number is _NOT_SURE:
+                if not self._may_run(run, event):
+                    return None
+                number = mark_of(run(self.rules))
+            event.first_matches[self] = number
+        return event.first_matches[self]
 
-    def _match_one_by_one(self, run: Run, event: EventFacts) -> Match | None:
+    def _run_one_by_one(self, run: Run, event: EventFacts) -> int | None:
         text = event.text
         if run.is_over:
             run.skipped += 1
             return None
         if not run.may(self.hints.look_ns(text)) or not is_hinted_at(self.hints, text):
             return None
-        for needs, rule in zip(self.needs, self.rules, strict=True):
+        for number, needs in enumerate(self.needs):
             if not run.may(needs.look_ns(text)):
                 return None
             if not needs.are_met(text):
                 continue
             if not run.may(needs.run_ns(text) + _ODD_GROUP_NS * event.is_costly):
                 return None
-            match = self._match_of(run(rule))
-            if match is not None:
-                return match
+            if mark_of(run(self.rules[number])) is not None:
+                return number
         return None
 
-    def _could_match(self, event: EventFacts) -> bool:
-        return is_hinted_at(self.hints, event.text) and could_match(self.needs, event.text)
+    def _compare(self, event: EventFacts) -> int | None:
+        """The first rule that matches; `_NOT_SURE` where Synapse may compare otherwise than we."""
+        text = event.text
+        if is_hinted_at(self.hints, text):
+            for number, needs in enumerate(self.needs):
+                if needs.are_met(text):
+                    return number if needs.suffice(text) and not event.is_costly else _NOT_SURE
+        return None
 
     def _may_run(self, run: Run, event: EventFacts) -> bool:
         work = _ODD_GROUP_NS if event.is_costly else 0
@@ -173,9 +176,22 @@ class RuleGroup:
             work += _COMPARED_NS * sum(lengths) * len(self.needs)
         return not work or run.may(work)
 
-    def _match_of(self, actions: Sequence[Any]) -> Match | None:
-        mark = mark_of(actions)
-        return None if mark is None else self.matches[mark]
+
+@attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
+class RuleGroup:
+    """Neighbouring rules of a scope.
+
+    Attributes:
+        tests: what they ask for.
+        matches: what each says where it matches.
+        before_room: whether they come before the `room` rules.
+        size: what they take of memory, in bytes, if nothing of it is shared.
+    """
+
+    tests: GroupTests
+    matches: tuple[Match, ...]
+    before_room: bool
+    size: int
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
@@ -237,7 +253,7 @@ class CompiledScope:
 
     @comparing.default
     def _find_comparing(self) -> tuple[RuleGroup, ...]:
-        return tuple(group for group in self.groups if not group.is_costly)
+        return tuple(group for group in self.groups if not group.tests.is_costly)
 
     def could_match(self, event: EventFacts) -> bool:
         """Whether any rule could match the event: a quick no for most events."""
@@ -246,7 +262,7 @@ class CompiledScope:
         if event.room_id in self.rooms or event.sender in self.senders:
             return True
         for group in self.groups:  # noqa: SIM110 - `any` takes longer than the rest
-            if is_hinted_at(group.hints, event.text):
+            if is_hinted_at(group.tests.hints, event.text):
                 return True
         return False
 
@@ -272,9 +288,9 @@ class CompiledScope:
         for group in groups:
             if by_id is not None and not group.before_room:
                 break
-            match = group.match(run, event)
-            if match is not None:
-                return match
+            number = group.tests.first_match(run, event)
+            if number is not None:
+                return group.matches[number]
         return by_id
 
     def _match_by_id(self, event: EventFacts) -> Match | None:
@@ -287,7 +303,7 @@ class CompiledScope:
     @property
     def looked_at(self) -> int:
         """How many groups of rules, and pieces of text, have to be looked for in an event."""
-        return sum(1 + group.hints.piece_count for group in self.groups)
+        return sum(1 + group.tests.hints.piece_count for group in self.groups)
 
     @property
     def size(self) -> int:
@@ -335,7 +351,7 @@ class SilentGlobal:
         if not self.is_complete or mark_of(run(self.defaults)) is not None:
             return True
         skipped = run.skipped
-        if any(group.match(run, event) is not None for group in self.groups):
+        if any(group.tests.first_match(run, event) is not None for group in self.groups):
             return True
         return run.skipped > skipped
 

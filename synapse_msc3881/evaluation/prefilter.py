@@ -13,6 +13,7 @@ Synapse.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -143,7 +144,7 @@ class EventText(dict[str, "str | None"]):
 
 
 def searchable(flattened_keys: Mapping[str, Any]) -> EventText:
-    """An event in the form that `could_match` looks at.
+    """An event in the form that `Needs` and `Hints` look at.
 
     Args:
         flattened_keys: the event, as Synapse's evaluator gets it.
@@ -164,6 +165,7 @@ class Needs:
         pattern_ns: how long Synapse needs for the rule's patterns, in nanoseconds, but for going
             through the text.
         searched: keys whose text is gone through, and whether for a wildcard.
+        are_all: whether a rule matches whose needs are met, where the texts compared are ASCII.
     """
 
     words: frozenset[str] = _NO_WORDS
@@ -173,6 +175,7 @@ class Needs:
     keys: tuple[str, ...] = _NOTHING
     pattern_ns: int = 0
     searched: tuple[tuple[str, bool], ...] = _NOTHING
+    are_all: bool = False
 
     def are_met(self, event: EventText) -> bool:
         """Whether the event has all of it."""
@@ -203,6 +206,18 @@ class Needs:
                 return False
         return True
 
+    def suffice(self, event: EventText) -> bool:
+        """Whether the rule matches, once `are_met` says so; if not, it is for Synapse to say.
+
+        Of ASCII, Synapse and Python have the same idea what is the same without case.
+        """
+        if not self.are_all:
+            return False
+        for key, _ in self.values:  # noqa: SIM110 - `all` takes longer
+            if not event.raw[key].isascii():
+                return False
+        return True
+
     def look_ns(self, event: EventText) -> int:
         """How long `are_met` may take, in nanoseconds, about."""
         found = LOOK_NS
@@ -230,6 +245,7 @@ def _length(event: EventText, key: str) -> int:
 
 
 _NO_NEEDS = Needs()
+_ALWAYS = Needs(are_all=True)
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -272,8 +288,10 @@ def needs_of(conditions: Any) -> Needs:
         conditions: a rule's conditions, parsed from JSON. Nothing is learned from a condition of
             an unknown form: that is for the evaluator to judge.
     """
-    if not isinstance(conditions, list) or not conditions:
+    if not isinstance(conditions, list):
         return _NO_NEEDS
+    if not conditions:
+        return _ALWAYS
     made = _NeedsOfRule()
     for condition in conditions:
         made.add(condition)
@@ -291,8 +309,10 @@ class _NeedsOfRule:
         self._keys: set[str] = set()
         self._pattern_ns = 0
         self._searched: set[tuple[str, bool]] = set()
+        self._are_all = True
 
     def add(self, condition: Any) -> None:
+        self._are_all = self._are_all and _compares_ascii(condition)
         if not _only_compares(condition):
             self._add_costs(condition)
         if not isinstance(condition, dict) or not isinstance(key := condition.get("key"), str):
@@ -314,7 +334,7 @@ class _NeedsOfRule:
             if _is_wild(pattern):
                 self._pieces += [(key, piece) for piece in _pieces_between_wildcards(pattern)]
             else:
-                self._values.append((key, _folded(pattern)))
+                self._values.append((key, sys.intern(_folded(pattern))))
             return
         chunks = _WILDCARDS.split(_folded(pattern))
         for number, chunk in enumerate(chunks):
@@ -353,6 +373,7 @@ class _NeedsOfRule:
             tuple(sorted(self._keys - told)),
             self._pattern_ns,
             tuple(sorted(self._searched)),
+            self._are_all,
         )
 
 
@@ -394,17 +415,24 @@ def _only_compares(condition: Any) -> bool:
     return condition.get("kind") in _OF_THE_ROOM
 
 
-def could_match(alternatives: Iterable[Needs], event: EventText) -> bool:
-    """Whether the event has all that at least one of several rules needs.
-
-    Args:
-        alternatives: the needs of each of the rules.
-        event: from `searchable`.
-    """
-    for needs in alternatives:  # noqa: SIM110 - `any` takes longer
-        if needs.are_met(event):
-            return True
-    return False
+def _compares_ascii(condition: Any) -> bool:
+    """Whether a condition asks for one text, in ASCII, that is a whole value or in a list."""
+    if not isinstance(condition, dict):
+        return False
+    kind = condition.get("kind")
+    if kind != _EVENT_MATCH and kind not in _OF_THE_VALUE:
+        return False
+    name = "pattern" if kind == _EVENT_MATCH else "value"
+    key, text = condition.get("key"), condition.get(name)
+    return (
+        condition.keys() == {"kind", "key", name}
+        and isinstance(key, str)
+        and isinstance(text, str)
+        and key.isascii()
+        and text.isascii()
+        and text != ""
+        and (kind != _EVENT_MATCH or (key != _KEY_WITH_WORDS and not _is_wild(text)))
+    )
 
 
 def hints_of(alternatives: Iterable[Needs]) -> Hints:
@@ -452,7 +480,7 @@ def _by_key(
 
 
 def is_hinted_at(hints: Hints, event: EventText) -> bool:
-    """Whether the event has what at least one of several rules needs most: a first `could_match`.
+    """Whether the event has what at least one of several rules needs most: a first test.
 
     Takes microseconds, whatever the event: in a long text, pieces are not looked for.
 

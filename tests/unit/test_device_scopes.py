@@ -186,7 +186,7 @@ def in_room(room: str) -> DeviceRule:
 
 
 def rules_in(scopes: UserScopes) -> int:
-    return sum(len(group.needs) for scope in scopes.scopes.values() for group in scope.groups)
+    return sum(len(group.matches) for scope in scopes.scopes.values() for group in scope.groups)
 
 
 @pytest.fixture
@@ -542,8 +542,8 @@ def test_an_event_that_waits_no_longer_has_what_was_compiled_before(process: Pro
     process.now += MAX_WAIT_SECONDS
     process.turn()
     scopes = event.found[ALICE].scopes
-    assert sum(len(group.needs) for group in scopes["phone"].groups) == 2000
-    assert sum(len(group.needs) for group in scopes["another"].groups) < 9000
+    assert sum(len(group.matches) for group in scopes["phone"].groups) == 2000
+    assert sum(len(group.matches) for group in scopes["another"].groups) < 9000
     process.finish()
 
 

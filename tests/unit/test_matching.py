@@ -203,7 +203,7 @@ def test_costly_rules_are_in_other_groups_than_cheap_ones(
     rules = [rule("override", f"{n}", [], each) for n, each in enumerate(conditions)]
     scope = compile_scope([rule("room", ROOMS[0], []), *rules], EXTENSIBLE_OFF.compiler.compile)
     assert scope is not None
-    assert [(len(group.needs), group.is_costly) for group in scope.groups] == groups
+    assert [(len(each.matches), each.tests.is_costly) for each in scope.groups] == groups
 
 
 def test_the_size_of_what_is_compiled_grows_with_rules_and_their_text() -> None:
@@ -249,23 +249,57 @@ def test_rules_that_only_compare_say_the_same_for_all_users(
 def test_rules_that_only_compare_are_run_once_for_an_event() -> None:
     compile_rules = EXTENSIBLE_OFF.compiler.compile
     run = Running(runner(MESSAGE, EXTENSIBLE_OFF))
+    two_members = {"kind": "room_member_count", "is": "2"}
 
     def match(conditions: Any, event: EventFacts) -> Match | None:
-        # Compiled anew for each user.
+        # Compiled anew for each user, with an action of their own.
         scope = compile_scope([rule("override", "1", ["notify"], conditions)], compile_rules)
         assert scope is not None
         return scope.match(run, event)
 
     once = facts(MESSAGE, EXTENSIBLE_OFF)
     for _ in range(3):
-        assert match([CHEAP], once) == Match(["notify"], "override/1")
+        assert match([CHEAP, two_members], once) == Match(["notify"], "override/1")
         assert match([{**CHEAP, "pattern": "m.room.messages"}], once) is None
     assert run.runs == 1
-    assert match([CHEAP], facts(MESSAGE, EXTENSIBLE_OFF)) is not None
+    assert match([CHEAP, two_members], facts(MESSAGE, EXTENSIBLE_OFF)) is not None
     assert run.runs == 2
     for _ in range(2):
         assert match([WILD], once) is not None
     assert run.runs == 4
+
+
+def test_rules_that_compare_ascii_are_not_run_at_all() -> None:
+    def runs(conditions: list[Any], occasion: Occasion, setting: Setting) -> int:
+        scope = compile_scope([rule("override", "1", [], conditions)], setting.compiler.compile)
+        assert scope is not None
+        run = Running(runner(occasion, setting))
+        scope.match(run, facts(occasion, setting))
+        return run.runs
+
+    topic = {"kind": "event_match", "key": "content.topic", "pattern": "KEYS"}
+    message, odd = (
+        attr.evolve(MESSAGE, keys={**MESSAGE.keys, "content.topic": text})
+        for text in ("keys", "\N{KELVIN SIGN}eys")
+    )
+    assert runs([CHEAP, topic], message, EXTENSIBLE_OFF) == 0
+    # Whether these match, only Synapse knows.
+    assert runs([CHEAP, topic], odd, EXTENSIBLE_OFF) == 1
+    assert runs([CHEAP, {**topic, "pattern": "\N{KELVIN SIGN}eys"}], message, EXTENSIBLE_OFF) == 1
+    assert runs([CHEAP, topic], message, EXTENSIBLE) == 1
+
+
+def test_users_share_what_their_rules_ask_for_whatever_their_names_and_actions() -> None:
+    compiler = Compiler(EXTENSIBLE_OFF.compiler.compile)
+    (one,), (other,) = (
+        compiler.compile([rule("override", name, actions, [CHEAP])], lambda *_: None).groups
+        for name, actions in (("1", ["notify"]), ("2", []))
+    )
+    assert one.tests is other.tests
+    assert (one.matches, other.matches) == (
+        (Match(["notify"], "override/1"),),
+        (Match([], "override/2"),),
+    )
 
 
 # --- What it costs ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Any
 
+import attr
 import pytest
 from hypothesis import event as note
 from hypothesis import example, given, settings
@@ -14,7 +15,7 @@ from synapse_msc3881.evaluation.compiling import RawRule
 from synapse_msc3881.evaluation.prefilter import (
     EventText,
     Hints,
-    could_match,
+    Needs,
     hints_of,
     is_costly,
     is_hinted_at,
@@ -49,6 +50,10 @@ def matches(conditions: list[Any], event: Occasion) -> bool:
     row = RawRule("x", 5, json.dumps(conditions), json.dumps(MATCHED))
     compiled = EXTENSIBLE_OFF.compiler.compile([row])
     return runner(event, EXTENSIBLE_OFF)(compiled) == MATCHED
+
+
+def could_match(alternatives: list[Needs], event: EventText) -> bool:
+    return any(needs.are_met(event) for needs in alternatives)
 
 
 @st.composite
@@ -91,6 +96,39 @@ def test_no_match_is_ruled_out(case: tuple[list[Any], Occasion]) -> None:
         assert possible
     else:
         note("no match, ruled out" if not possible else "no match, not ruled out")
+
+
+ASCII = st.text("sSkK 1é", max_size=2)
+COMPARED = st.builds(
+    lambda kind, key, text: {
+        "kind": kind,
+        "key": key,
+        "pattern" if kind == "event_match" else "value": text,
+    },
+    st.sampled_from(["event_match", "event_property_is", "event_property_contains"]),
+    st.sampled_from(["content.topic", "type"]),
+    ASCII | st.sampled_from([True, 1, None, "*", "s?"]),
+)
+VALUES = ASCII | st.sampled_from([LONG_S, KELVIN, f"s{KELVIN}", SHARP_S, True, 1, 0, None, ""])
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(COMPARED, max_size=3),
+    st.fixed_dictionaries(
+        {},
+        optional={key: VALUES | st.lists(VALUES, max_size=2) for key in ("content.topic", "type")},
+    ),
+)
+@example([], {})
+@example([{"kind": "event_match", "key": "type", "pattern": "ss"}], {"type": SHARP_S})
+def test_what_suffices_is_a_match(conditions: list[Any], keys: dict[str, Any]) -> None:
+    """Where our comparing is sure, the evaluator is not asked, so they must say the same."""
+    needs, event = needs_of(conditions), attr.evolve(occasion({}), keys=keys)
+    text = searchable(event.keys)
+    if needs.are_met(text) and needs.suffice(text):
+        note("sure")
+        assert matches(conditions, event)
 
 
 #: Capitals of which the oldest Python does not know the small letters, and these.
