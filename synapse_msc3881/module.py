@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import attr
 from synapse.module_api import ModuleApi
 
 from synapse_msc3881 import seams
@@ -36,7 +37,7 @@ from synapse_msc3881.rest.push_rules import PushRulesServlet
 from synapse_msc3881.rest.pushers import PushersServlet, PushersSetServlet
 from synapse_msc3881.rest.versions import VersionsServlet
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
-from synapse_msc3881.storage.migrations import prepare_tables
+from synapse_msc3881.storage.migrations import StoredUsers, prepare_tables
 from synapse_msc3881.storage.own_settings import OwnSettingsStore
 from synapse_msc3881.storage.push_actions import PushActionStore
 from synapse_msc3881.storage.pusher_positions import PusherPositionStore
@@ -51,6 +52,15 @@ logger = logging.getLogger(__name__)
 
 # One process may run several homeservers, with and without the module: each keeps its own.
 _ATTRIBUTE = "_synapse_msc3881"
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class _Base:
+    """What many parts of the module stand on."""
+
+    hs: HomeServer
+    api: ModuleApi
+    failures: Failures
 
 
 class PusherControl:
@@ -76,47 +86,14 @@ class PusherControl:
             return
 
         users = prepare_tables(hs, is_main)
-        held = HeldScopes(users.tagged | users.own)
-        cache = seams.CrossProcessCache(hs, "synapse_msc3881.evaluation.device_scopes", held)
         metrics = Metrics(api.server_name)
-        self.failures = failures = Failures(metrics.fell_back, time.monotonic)
+        self.failures = Failures(metrics.fell_back, time.monotonic)
+        base = _Base(hs, api, self.failures)
+        held, own = HeldScopes(users.tagged | users.own), OwnDevices(users.own)
+        tags, rules = self._make_stores(base, users, held, own)
         compiler = seams.RuleCompiler(hs)
-        spending = Spending()
-
-        own = OwnDevices(users.own)
-        own_cache = seams.CrossProcessCache(hs, "synapse_msc3881.delivery.own_devices", own)
-        rules = DeviceRuleStore(
-            hs,
-            api,
-            self.config.limits.device_scopes_per_user,
-            cache.invalidate_txn,
-            failures,
-            users.own,
-            own_cache.invalidate_txn,
-        )
-        tags = PusherTagStore(api, cache.invalidate_txn, failures)
-        scopes = DeviceScopes(
-            held,
-            rules,
-            tags,
-            Compiler(compiler.compile, compiler.compile_complete),
-            compiler,
-            Slices(api.delayed_background_call, api.sleep),
-            CompileDebts(time.monotonic),
-            failures,
-            api.delayed_background_call,
-        )
-        removed = RemovedScopes()
-        removal = seams.CrossProcessCache(hs, "synapse_msc3881.push_rules.removed", removed)
-        own_settings = OwnSettingsStore(hs, api, rules, removal.invalidate_txn, failures)
-        if seams.writes_push_rules(hs):
-            removed.on_removed = partial(
-                api.delayed_background_call,
-                0,
-                own_settings.tell_of_removed,
-                desc="msc3881_scope_removed",
-            )
-        self.push_rules = DevicePushRules(hs, own_settings, failures)
+        scopes = _make_scopes(base, held, rules, tags, compiler)
+        self.push_rules = _make_push_rules(base, rules)
         self._are_syncs_wrapped = False
         census = Census(StoredCounts(api), metrics, api.delayed_background_call)
         push_actions = PushActionStore(hs, api)
@@ -127,20 +104,18 @@ class PusherControl:
             tags,
             push_actions,
             positions,
-            failures,
+            self.failures,
             metrics,
             census,
             own,
             api.delayed_background_call,
         )
 
-        _install_evaluation(hs, Evaluation(scopes, compiler, spending, failures, metrics))
+        _install_evaluation(hs, Evaluation(scopes, compiler, Spending(), self.failures, metrics))
         _install_pushers(hs, self.pushers, is_main)
-        _install_waking(hs, Waking(hs, scopes, push_actions, positions, failures))
+        _install_waking(hs, Waking(hs, scopes, push_actions, positions, self.failures))
         _install_push_rules(hs, self.push_rules)
-        seams.register_servlets(_register_servlets)
-        if self.config.page.enabled:
-            serve_page(hs, api)
+        self._serve(hs)
         api.register_third_party_rules_callbacks(
             on_user_deactivation_status_changed=self._on_deactivation
         )
@@ -148,6 +123,29 @@ class PusherControl:
             held.on_change = census.changed
             census.changed()
         setattr(hs, _ATTRIBUTE, self)
+
+    def _make_stores(
+        self, base: _Base, users: StoredUsers, held: HeldScopes, own: OwnDevices
+    ) -> tuple[PusherTagStore, DeviceRuleStore]:
+        """Make the stores of tags and rules, which tell all processes of what they change."""
+        scopes = seams.CrossProcessCache(base.hs, "synapse_msc3881.evaluation.device_scopes", held)
+        switches = seams.CrossProcessCache(base.hs, "synapse_msc3881.delivery.own_devices", own)
+        rules = DeviceRuleStore(
+            base.hs,
+            base.api,
+            self.config.limits.device_scopes_per_user,
+            scopes.invalidate_txn,
+            base.failures,
+            users.own,
+            switches.invalidate_txn,
+        )
+        return PusherTagStore(base.api, scopes.invalidate_txn, base.failures), rules
+
+    def _serve(self, hs: HomeServer) -> None:
+        """Serve the endpoints, and the page if it is on."""
+        seams.register_servlets(_register_servlets)
+        if self.config.page.enabled:
+            serve_page(hs, self.api)
 
     def wrap_syncs(self, hs: HomeServer) -> None:
         """Have syncs show a device its own settings; Synapse makes their handlers late."""
@@ -165,6 +163,43 @@ class PusherControl:
         if deactivated:
             await self.push_rules.rules.delete_all(user_id)
             await self.pushers.forget_tags(user_id)
+
+
+def _make_scopes(
+    base: _Base,
+    held: HeldScopes,
+    rules: DeviceRuleStore,
+    tags: PusherTagStore,
+    compiler: seams.RuleCompiler,
+) -> DeviceScopes:
+    """Make what reads and compiles users' device scopes when events need them."""
+    api = base.api
+    return DeviceScopes(
+        held,
+        rules,
+        tags,
+        Compiler(compiler.compile, compiler.compile_complete),
+        compiler,
+        Slices(api.delayed_background_call, api.sleep),
+        CompileDebts(time.monotonic),
+        base.failures,
+        api.delayed_background_call,
+    )
+
+
+def _make_push_rules(base: _Base, rules: DeviceRuleStore) -> DevicePushRules:
+    """Make what shows and writes device rules, and devices' own settings."""
+    removed = RemovedScopes()
+    removal = seams.CrossProcessCache(base.hs, "synapse_msc3881.push_rules.removed", removed)
+    own_settings = OwnSettingsStore(base.hs, base.api, rules, removal.invalidate_txn, base.failures)
+    if seams.writes_push_rules(base.hs):
+        removed.on_removed = partial(
+            base.api.delayed_background_call,
+            0,
+            own_settings.tell_of_removed,
+            desc="msc3881_scope_removed",
+        )
+    return DevicePushRules(base.hs, own_settings, base.failures)
 
 
 def _install_evaluation(hs: HomeServer, evaluation: Evaluation) -> None:
