@@ -25,6 +25,7 @@ from tests.server.cascade_helpers import (
     on_all,
     on_body,
 )
+from tests.server.own_settings_helpers import switch
 
 PAGE = CHECKOUT / "docs" / "monitoring.md"
 DASHBOARD = CHECKOUT / "docs" / "monitoring" / "dashboard.json"
@@ -90,7 +91,10 @@ def test_what_is_stored_is_counted_after_each_change(deployment: Deployment, sce
             for s in scrape(deployment)
             if s.name == PUSHER_STATES
         }
-        return {**found, ("users",): value(scrape(deployment), f"{OURS}users_with_device_rules")}
+        samples = scrape(deployment)
+        users = value(samples, f"{OURS}users_with_device_rules")
+        own = value(samples, f"{OURS}devices_with_own_settings")
+        return {**found, ("users",): users, ("own",): own}
 
     def really_stored() -> dict[tuple[str, ...], float]:
         found: dict[tuple[str, ...], float] = {
@@ -103,7 +107,8 @@ def test_what_is_stored_is_counted_after_each_change(deployment: Deployment, sce
         ):
             found[str(bool(on)).lower(), str(tags is not None).lower()] += 1
         users = deployment.sql("SELECT COUNT(DISTINCT user_id) FROM synapse_msc3881_device_rules")
-        return {**found, ("users",): float(users[0][0])}
+        own = deployment.sql("SELECT COUNT(*) FROM synapse_msc3881_own_settings")
+        return {**found, ("users",): float(users[0][0]), ("own",): float(own[0][0])}
 
     def agree(what: str) -> dict[tuple[str, ...], float]:
         wait_until(lambda: stored() == really_stored(), f"the metrics after {what}")
@@ -122,6 +127,10 @@ def test_what_is_stored_is_counted_after_each_change(deployment: Deployment, sce
     assert agree("a removal")["true", "false"] == before["true", "false"]
     scene.bob.delete_rule("phone", "room", scene.room)
     assert agree("the last rule")["users",] == before["users",]
+    switch(scene.bob, on=True)
+    assert agree("own settings")["own",] == before["own",] + 1
+    switch(scene.bob, on=False)
+    assert agree("none again")["own",] == before["own",]
 
 
 def test_the_series_are_there_before_anything_happens(deployment: Deployment) -> None:
