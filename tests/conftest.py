@@ -6,6 +6,7 @@ rooms. A test that restarts its server or wants another configuration asks for `
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -26,6 +27,23 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("untimed")
 
+#: What says nothing of the Synapse that it runs with: the documents, the harness, the benchmark.
+SAME_ON_EACH_SYNAPSE = {
+    "bench/test_results.py",
+    "bench/test_tiny.py",
+    "server/test_docs.py",
+    "server/test_harness.py",
+    "server/test_openapi.py",
+    "server/test_prometheus.py",
+    "unit/test_held_scopes.py",
+    "unit/test_house.py",
+    "unit/test_memory.py",
+    "unit/test_page_bundle.py",
+    "unit/test_page_texts.py",
+    "unit/test_slices.py",
+    "unit/test_tested.py",
+}
+
 #: The property of a test's report that says how many inputs it tried.
 TRIED = "tried"
 
@@ -36,6 +54,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite,postgres",
         help=f"what to run the server tests on, separated by commas: {', '.join(KINDS)}",
     )
+    parser.addoption(
+        "--older", action="store_true", help="leave out what is the same on each Synapse"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files out, for an older Synapse; None where others decide."""
+    name = collection_path.relative_to(Path(__file__).parent).as_posix()
+    return True if config.getoption("--older") and name in SAME_ON_EACH_SYNAPSE else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,6 +71,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         kinds = metafunc.config.getoption("--deployments").split(",")
         if not set(kinds) <= set(KINDS):
             raise pytest.UsageError(f"--deployments knows: {', '.join(KINDS)}")
+        if metafunc.definition.get_closest_marker("one_deployment"):
+            kinds = kinds[:1]
         metafunc.parametrize("deployment_kind", kinds, scope="session")
 
 

@@ -4,6 +4,8 @@
 import json
 import re
 
+import pytest
+
 from demo.client import Session
 from demo.gateway import Gateway
 from tests.conftest import FreshDeployment
@@ -18,6 +20,9 @@ from tests.server.cascade_helpers import (
     on_all,
     on_type,
 )
+
+#: Nothing here depends on the database.
+pytestmark = pytest.mark.one_deployment
 
 EVENTS = 40
 

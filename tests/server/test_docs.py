@@ -25,6 +25,9 @@ from synapse_msc3881.tested import TESTED_VERSIONS
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 
+#: Nothing here depends on the database.
+pytestmark = pytest.mark.one_deployment
+
 ROOT = Path(__file__).parent.parent.parent
 WITH_EXAMPLES = [ROOT / "docs" / "client-api.md", ROOT / "docs" / "client-authors.md"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -18,6 +18,9 @@ from tests.server.cascade_helpers import SIREN, THING, device, on_type
 from tests.server.directory import BASE, PERSON, PERSON_PASSWORD, PORT_IS
 from tests.server.helpers import assert_ok, get_pusher
 
+#: Nothing here depends on the database.
+pytestmark = pytest.mark.one_deployment
+
 _PORT = re.compile(rf"^{PORT_IS} (\d+)$", re.MULTILINE)
 
 

@@ -19,6 +19,9 @@ from synapse_msc3881 import rest
 from tests.harness.deployment import CHECKOUT, Deployment
 from tests.server.helpers import NOWHERE, RULES, pusher, rule
 
+#: Nothing here depends on the database.
+pytestmark = pytest.mark.one_deployment
+
 OPENAPI = CHECKOUT / "docs" / "openapi.yaml"
 METHODS = ("get", "put", "post", "delete")
 

@@ -14,6 +14,9 @@ from tests.harness.deployment import Deployment
 from tests.harness.proxy import Proxy
 from tests.server.helpers import get_pusher, set_pusher
 
+#: Nothing here depends on the database.
+pytestmark = pytest.mark.one_deployment
+
 PAGE_ON = {"page": {"enabled": True}}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "

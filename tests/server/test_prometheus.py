@@ -23,10 +23,14 @@ from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import SIREN, fence_off, make_scene, on_all
 
 _PROMETHEUS, _PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
-pytestmark = pytest.mark.skipif(
-    _PROMETHEUS is None or _PROMTOOL is None,
-    reason="Prometheus is not installed (Debian: prometheus)",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        _PROMETHEUS is None or _PROMTOOL is None,
+        reason="Prometheus is not installed (Debian: prometheus)",
+    ),
+    # The series are the same on each database.
+    pytest.mark.one_deployment,
+]
 
 _MONITORING = CHECKOUT / "docs" / "monitoring"
 _ALERTS = _MONITORING / "alerts.yaml"

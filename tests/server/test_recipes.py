@@ -13,6 +13,9 @@ from tests.harness.deployment import Deployment
 from tests.harness.recipes import READ
 from tests.server.cascade_helpers import Device, device
 
+#: Nothing here depends on the database.
+pytestmark = pytest.mark.one_deployment
+
 TAG = "phone"
 KEYWORD = "aubergine"
 FENCE = "org.example.fence"

@@ -24,6 +24,9 @@ from tests.server.cascade_helpers import (
     on_type,
 )
 
+#: Nothing here depends on the database.
+pytestmark = pytest.mark.one_deployment
+
 
 @pytest.fixture
 def scene(scene: Scene) -> Scene:
