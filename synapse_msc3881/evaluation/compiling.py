@@ -52,7 +52,7 @@ _BEFORE_ROOM = ("override", "content")
 _AFTER_SENDER = ("underride",)
 
 # A group of rules is run at once, and so cannot be stopped before its end.
-_MAX_CONDITIONS_OF_GROUP = 64
+MAX_CONDITIONS_OF_GROUP = 64
 
 # From this size on, one rule in so many ends a chunk. A small scope is one chunk, and one group.
 _MIN_CONDITIONS_OF_CHUNK = 48
@@ -60,6 +60,9 @@ _ENDS_CHUNK = 4
 
 # Without parsing a rule, these tell that it may have a pattern. Those without are compiled first.
 _SIGNS_OF_PATTERNS = ("content.body", "*", "?", "display_name")
+
+# Nearly all users have the same few actions, which are short.
+_SHORT_ACTIONS = 200
 
 # Of rules that are only looked up, so many are a step.
 _LOOKUPS_OF_STEP = 1000
@@ -160,7 +163,7 @@ def _look_at(conditions: str) -> Conditions:
     return Conditions(
         needs=needs_of(parsed),
         size=size,
-        is_costly=is_costly(parsed) or size > _MAX_CONDITIONS_OF_GROUP,
+        is_costly=is_costly(parsed) or size > MAX_CONDITIONS_OF_GROUP,
     )
 
 
@@ -300,22 +303,30 @@ def _try_to_look(
     rule: DeviceRule, parsed: dict[str, Actions], report_bad: ReportBad
 ) -> _LookedAt | None:
     try:
-        return _LookedAt(rule, _look_at(rule.conditions), _parse_once(rule.actions, parsed))
+        return _LookedAt(rule, _look_at(rule.conditions), parse_once(rule.actions, parsed))
     except (ValueError, TypeError, RecursionError) as error:
         report_bad(rule, error)
         return None
 
 
-def _parse_once(actions: str, parsed: dict[str, Actions]) -> Actions:
-    if len(actions) <= _ORDINARY_ACTIONS:
-        return _parse_ordinary(actions)
+def parse_once(actions: str, parsed: dict[str, Actions]) -> Actions:
+    """A rule's actions, found again if others have the same.
+
+    Args:
+        actions: JSON.
+        parsed: what was parsed of the same user's. What is short is found for all users.
+
+    Raises:
+        ValueError, TypeError: it holds no list.
+    """
+    if len(actions) <= _SHORT_ACTIONS:
+        return _parse_short(actions)
     if actions not in parsed:
         parsed[actions] = parse_actions(actions)
     return parsed[actions]
 
 
-_ORDINARY_ACTIONS = 200
-_parse_ordinary = functools.lru_cache(maxsize=1000)(parse_actions)
+_parse_short = functools.lru_cache(maxsize=1000)(parse_actions)
 
 
 def _split(rules: Sequence[_LookedAt]) -> Iterator[Sequence[_LookedAt]]:
@@ -326,7 +337,7 @@ def _split(rules: Sequence[_LookedAt]) -> Iterator[Sequence[_LookedAt]]:
         conditions = rule.conditions
         size += conditions.size
         if group and (
-            size > _MAX_CONDITIONS_OF_GROUP
+            size > MAX_CONDITIONS_OF_GROUP
             or group[-1].conditions.is_costly is not conditions.is_costly
         ):
             yield group
@@ -349,7 +360,7 @@ def _chunks(rules: Iterable[DeviceRule]) -> Iterator[tuple[DeviceRule, ...]]:
             chunk, size = [], 0
         # As `Conditions.size`, about, without parsing it.
         of_rule = 1 + rule.conditions.count('"kind"')
-        if chunk and size + of_rule > _MAX_CONDITIONS_OF_GROUP:
+        if chunk and size + of_rule > MAX_CONDITIONS_OF_GROUP:
             yield tuple(chunk)
             chunk, size = [], 0
         chunk.append(rule)
@@ -492,7 +503,7 @@ class Compilation:
                 continue
             found = scope.rooms if rule.kind == "room" else scope.senders
             try:
-                found[rule.rule_id] = _parse_once(rule.actions, parsed)
+                found[rule.rule_id] = parse_once(rule.actions, parsed)
             except (ValueError, TypeError, RecursionError) as error:
                 self._report_bad(rule, error)
 

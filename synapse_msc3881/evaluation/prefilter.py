@@ -34,7 +34,7 @@ _NUMBERS = (
 )
 # Letters that are newer than some of both, or the small ones of such.
 _NEWER = "\u019b\u0264\u1c89\u1c8a\ua7cb-\ua7cf\ua7d2-\ua7d5\ua7da-\ua7dc"
-_WORD = re.compile(rf"[^\W{_NUMBERS}{_NEWER}\U00010000-\U0010ffff]+")
+WORD = re.compile(rf"[^\W{_NUMBERS}{_NEWER}\U00010000-\U0010ffff]+")
 
 # Letters of Unicode 16 and 17 with the small one of each, which Synapse's evaluator knows and the
 # oldest Python may not.
@@ -53,7 +53,7 @@ _OF_THE_VALUE = ("event_property_is", "event_property_contains")
 _OF_THE_ROOM = ("room_member_count", "sender_notification_permission")
 
 # Synapse looks for words in this key, and compares the whole value of the others.
-_KEY_WITH_WORDS = "content.body"
+KEY_WITH_WORDS = "content.body"
 
 # Of a rule, so many pieces of text are looked for, and of each so many characters: looking for more
 # would take longer than running the rule, and these tell nearly as much.
@@ -74,12 +74,12 @@ _PIECE_NS = 3
 #: Looking at a rule or a group of rules.
 LOOK_NS = 500
 
-_NO_WORDS: frozenset[str] = frozenset()
+NO_WORDS: frozenset[str] = frozenset()
 _NOTHING: tuple[Any, ...] = ()
-_MISSING = object()
+MISSING = object()
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """A text, so that what is the same to Synapse without case is the same.
 
     To it the long s is an s, and the sign of the unit kelvin a k. Folding makes ASCII of these.
@@ -112,17 +112,17 @@ class EventText(dict[str, "str | None"]):
         self._items: dict[str, frozenset[object]] = {}
 
     def __missing__(self, key: str) -> Any:
-        value = self.raw.get(key, _MISSING)
-        if value is _MISSING:
+        value = self.raw.get(key, MISSING)
+        if value is MISSING:
             return None
-        text = self[key] = _folded(value) if isinstance(value, str) else ""
+        text = self[key] = folded(value) if isinstance(value, str) else ""
         return text
 
     def __getattr__(self, name: str) -> Any:
         # Only while it is not there.
         if name == "words":
-            text = self[_KEY_WITH_WORDS]
-            self.words = frozenset(_WORD.findall(text)) if text else _NO_WORDS
+            text = self[KEY_WITH_WORDS]
+            self.words = frozenset(WORD.findall(text)) if text else NO_WORDS
             return self.words
         if name == "long_keys":
             self.long_keys = frozenset(
@@ -168,7 +168,7 @@ class Needs:
         are_all: whether a rule matches whose needs are met, where the texts compared are ASCII.
     """
 
-    words: frozenset[str] = _NO_WORDS
+    words: frozenset[str] = NO_WORDS
     values: tuple[tuple[str, str], ...] = _NOTHING
     others: tuple[tuple[str, object, bool], ...] = _NOTHING
     pieces: tuple[tuple[str, str], ...] = _NOTHING
@@ -195,7 +195,7 @@ class Needs:
             if is_in_list:
                 if value not in event.items_of(key):
                     return False
-            elif raw.get(key, _MISSING) != value:
+            elif raw.get(key, MISSING) != value:
                 return False
         return True
 
@@ -324,32 +324,32 @@ class _NeedsOfRule:
                 self._add_pattern(key, pattern)
         elif kind in _OF_THE_VALUE:
             self._keys.add(key)
-            value = condition.get("value", _MISSING)
+            value = condition.get("value", MISSING)
             # To Synapse a number beyond these bounds is no value: that is for it to judge.
             if value is None or isinstance(value, (str, bool, int)):
                 self._others.append((key, value, kind != "event_property_is"))
 
     def _add_pattern(self, key: str, pattern: str) -> None:
-        if key != _KEY_WITH_WORDS:
+        if key != KEY_WITH_WORDS:
             if _is_wild(pattern):
                 self._pieces += [(key, piece) for piece in _pieces_between_wildcards(pattern)]
             else:
-                self._values.append((key, sys.intern(_folded(pattern))))
+                self._values.append((key, sys.intern(folded(pattern))))
             return
-        chunks = _WILDCARDS.split(_folded(pattern))
+        chunks = _WILDCARDS.split(folded(pattern))
         for number, chunk in enumerate(chunks):
             self._add_chunk(chunk, at_start=number == 0, at_end=number == len(chunks) - 1)
 
     def _add_chunk(self, chunk: str, *, at_start: bool, at_end: bool) -> None:
         """Add what stands between wildcards, or an end of the pattern: words and parts of such."""
         # A pattern without word characters at its end may stand next to anything.
-        found = list(_WORD.finditer(chunk))
+        found = list(WORD.finditer(chunk))
         for word in found:
             is_whole = (at_start or word.start() > 0) and (at_end or word.end() < len(chunk))
             if is_whole:
                 self._words.add(word[0])
         if not found or any(word[0] not in self._words for word in found):
-            self._pieces.append((_KEY_WITH_WORDS, chunk))
+            self._pieces.append((KEY_WITH_WORDS, chunk))
 
     def _add_costs(self, condition: Any) -> None:
         is_dict = isinstance(condition, dict)
@@ -358,7 +358,7 @@ class _NeedsOfRule:
         others = 0 if text.isascii() else sum(character > "\x7f" for character in text)
         self._pattern_ns += _PATTERN_NS + (len(text) - others) * _ASCII_NS + others * _OTHER_NS
         key = condition.get("key") if is_dict else None
-        self._searched.add((key if isinstance(key, str) else _KEY_WITH_WORDS, _is_wild(pattern)))
+        self._searched.add((key if isinstance(key, str) else KEY_WITH_WORDS, _is_wild(pattern)))
 
     def done(self) -> Needs:
         """All that the event must have, the dearest tests shortened."""
@@ -378,7 +378,7 @@ class _NeedsOfRule:
 
 
 def _pieces_between_wildcards(pattern: str) -> list[str]:
-    return [_folded(piece) for piece in _WILDCARDS.split(pattern)]
+    return [folded(piece) for piece in _WILDCARDS.split(pattern)]
 
 
 def _middle(piece: str) -> str:
@@ -408,7 +408,7 @@ def _only_compares(condition: Any) -> bool:
         return False
     if condition.get("kind") == _EVENT_MATCH:
         pattern = condition.get("pattern")
-        whole = condition.get("key") != _KEY_WITH_WORDS
+        whole = condition.get("key") != KEY_WITH_WORDS
         return whole and isinstance(pattern, str) and not _is_wild(pattern)
     if condition.get("kind") in _OF_THE_VALUE:
         return "value" in condition
@@ -431,7 +431,7 @@ def _compares_ascii(condition: Any) -> bool:
         and key.isascii()
         and text.isascii()
         and text != ""
-        and (kind != _EVENT_MATCH or (key != _KEY_WITH_WORDS and not _is_wild(text)))
+        and (kind != _EVENT_MATCH or (key != KEY_WITH_WORDS and not _is_wild(text)))
     )
 
 
