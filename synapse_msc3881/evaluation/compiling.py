@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Device scopes, compiled to be matched against events (MSC3837).
+"""Rules of device scopes, compiled to be matched against events (MSC3837).
 
 Each rule is compiled with a mark as its only action, and neighbouring rules in groups; why, see
-`matching`, which runs them.
-
-A user's rules are compiled in **chunks** of neighbours, one at a time, as a user may have
-thousands. Where a chunk ends depends on the rules around its end alone, and one that is still in
-use is found again. So after a change only the chunk with the change in it is compiled, and users
-with the same rules share what is made of them.
+`matching`, which runs them. What is compiled of a user, and when, see `compilation`. Users with the
+same rules share what is made of them.
 """
 
 from __future__ import annotations
@@ -21,51 +17,29 @@ from weakref import WeakValueDictionary
 
 import attr
 
-from synapse_msc3881.cascade.own_settings import DefaultChange, OwnSettings
-from synapse_msc3881.cascade.profile_tags import GLOBAL, Actions, Match
+from synapse_msc3881.cascade.own_settings import DefaultChange
+from synapse_msc3881.cascade.profile_tags import Actions, Match
 from synapse_msc3881.cascade.rulesets import (
     KINDS,
     DeviceRule,
-    by_scope,
     from_json,
     parse_actions,
 )
+from synapse_msc3881.evaluation.conditions import hints_of, is_costly, needs_of
 from synapse_msc3881.evaluation.matching import (
     CompiledRules,
-    CompiledScope,
     CompleteDefaults,
     GroupTests,
     RuleGroup,
-    SilentGlobal,
-    UserScopes,
     actions_with_mark,
 )
-from synapse_msc3881.evaluation.prefilter import (
-    Needs,
-    hints_of,
-    is_costly,
-    needs_of,
-)
-
-# The kinds that Synapse's evaluator runs. The others are looked up by their id.
-_BEFORE_ROOM = ("override", "content")
-_AFTER_SENDER = ("underride",)
+from synapse_msc3881.evaluation.prefilter import Needs
 
 # A group of rules is run at once, and so cannot be stopped before its end.
 MAX_CONDITIONS_OF_GROUP = 64
 
-# From this size on, one rule in so many ends a chunk. A small scope is one chunk, and one group.
-_MIN_CONDITIONS_OF_CHUNK = 48
-_ENDS_CHUNK = 4
-
-# Without parsing a rule, these tell that it may have a pattern. Those without are compiled first.
-_SIGNS_OF_PATTERNS = ("content.body", "*", "?", "display_name")
-
 # Nearly all users have the same few actions, which are short.
 _SHORT_ACTIONS = 200
-
-# Of rules that are only looked up, so many are a step.
-_LOOKUPS_OF_STEP = 1000
 
 # What these take of memory, in bytes, about (`tests/unit/test_memory.py` measures it): a group, a
 # rule in it, more for one that is compiled by itself, a condition of a rule, and each byte of a
@@ -77,12 +51,6 @@ _CONDITION_BYTES = 170
 _JSON_FACTOR = 2
 
 _DEFAULTS_BYTES = 10_000
-
-_NOTHING: Mapping[object, Actions] = {}
-_NO_OWN: Mapping[str, OwnSettings] = {}
-
-# With more rules than this to look at, already looking takes time that counts.
-_MANY_RULES = 64
 
 
 class RawRule(NamedTuple):
@@ -128,14 +96,6 @@ CompileComplete = Callable[
 
 #: Is told of a rule that cannot be compiled, which is left out.
 ReportBad = Callable[[DeviceRule, BaseException], None]
-
-
-class GlobalRules(Protocol):
-    """What is needed of Synapse to look into a user's `global` rules."""
-
-    def silent_rules(self, rules: CompiledRules, mark: str) -> tuple[CompiledRules, Iterator[str]]:
-        """The server-default rules that do not notify, marked; and, one by one, the conditions
-        of the others that do not, in JSON."""
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -347,41 +307,6 @@ def _split(rules: Sequence[_LookedAt]) -> Iterator[Sequence[_LookedAt]]:
         yield group
 
 
-def _chunks(rules: Iterable[DeviceRule]) -> Iterator[tuple[DeviceRule, ...]]:
-    """Split rules where it depends on little but the rules there, so that most splits stay.
-
-    Rules that seem to have patterns and others are not in one chunk.
-    """
-    chunk: list[DeviceRule] = []
-    size = 0
-    for rule in rules:
-        if chunk and _seems_costly(rule) is not _seems_costly(chunk[-1]):
-            yield tuple(chunk)
-            chunk, size = [], 0
-        # As `Conditions.size`, about, without parsing it.
-        of_rule = 1 + rule.conditions.count('"kind"')
-        if chunk and size + of_rule > MAX_CONDITIONS_OF_GROUP:
-            yield tuple(chunk)
-            chunk, size = [], 0
-        chunk.append(rule)
-        size += of_rule
-        # Where rules are large, the limit would end all chunks, and one more rule shift them all.
-        if size + 2 * of_rule >= _MIN_CONDITIONS_OF_CHUNK and _ends_chunk(rule):
-            yield tuple(chunk)
-            chunk, size = [], 0
-    if chunk:
-        yield tuple(chunk)
-
-
-def _seems_costly(rule: DeviceRule) -> bool:
-    return any(sign in rule.conditions for sign in _SIGNS_OF_PATTERNS)
-
-
-def _ends_chunk(rule: DeviceRule) -> bool:
-    content = (rule.rule_id + rule.conditions).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(content, digest_size=1).digest()[0] % _ENDS_CHUNK == 0
-
-
 def _marked(number: int, conditions: str) -> RawRule:
     return RawRule(str(number), KINDS["override"], conditions, actions_with_mark(number))
 
@@ -389,226 +314,3 @@ def _marked(number: int, conditions: str) -> RawRule:
 def compile_always(compile_rules: Compile) -> CompiledRules:
     """Compile a marked rule without conditions."""
     return compile_rules([_marked(0, "[]")])
-
-
-@attr.s(auto_attribs=True, slots=True)
-class _Part:
-    """The rules of a chunk, and what was compiled of them."""
-
-    rules: Sequence[DeviceRule]
-    chunk: Chunk | None
-    #: What is compiled first: rules that only compare, and of these and others the silent ones.
-    seems_costly: bool
-    has_silent: bool
-
-
-@attr.s(auto_attribs=True, slots=True)
-class _Scope:
-    """A scope that is being compiled."""
-
-    rules: Sequence[DeviceRule]
-    rooms: dict[object, Actions] = attr.Factory(dict)
-    senders: dict[object, Actions] = attr.Factory(dict)
-    #: In the order in which they are evaluated.
-    parts: list[_Part] = attr.Factory(list)
-    defaults: CompleteDefaults | None = None
-
-    def so_far(self) -> CompiledScope:
-        chunks = tuple(part.chunk for part in self.parts if part.chunk is not None)
-        return CompiledScope(
-            groups=tuple(group for chunk in chunks for group in chunk.groups),
-            rooms=self.rooms or _NOTHING,
-            senders=self.senders or _NOTHING,
-            chunks=chunks,
-            defaults=self.defaults,
-        )
-
-
-class Compilation:
-    """Compiles the device scopes that a user's pushers list, step by step.
-
-    What is only looked up comes first, then what is found again, then rules that only compare: they
-    count though the rest is not there yet. Of these and of the rest, silent rules come first, so
-    that what was muted stays muted.
-    """
-
-    def __init__(
-        self,
-        compiler: Compiler,
-        rules: Iterable[DeviceRule],
-        tag_lists: Iterable[Sequence[str]],
-        report_bad: ReportBad,
-        max_bytes: int = sys.maxsize,
-        max_new_chunks: int = sys.maxsize,
-        own: Mapping[str, OwnSettings] = _NO_OWN,
-    ) -> None:
-        """
-        Args:
-            compiler: the homeserver's.
-            rules: the user's device rules.
-            tag_lists: the profile tags of each of the user's pushers.
-            report_bad: is told of each rule that is left out, as it does not parse.
-            max_bytes: what is compiled may take of memory, about.
-            max_new_chunks: how many chunks of each scope may be compiled, and not found: of
-                rules that only compare and of others, of silent ones and of others.
-            own: the user's devices with settings of their own that a pusher goes by.
-        """
-        self._compiler = compiler
-        self._rules = rules
-        self._tag_lists = list(tag_lists)
-        self._report_bad = report_bad
-        self._max_bytes = max_bytes
-        self._max_new_chunks = max_new_chunks
-        self._own = own
-        self._bytes = 0
-        self._scopes: dict[str, _Scope] = {}
-        #: Whether rules were left out as they are too large.
-        self.is_too_large = False
-        #: Whether rules were left out as they are too many to be compiled now.
-        self.is_cut_short = False
-
-    def steps(self) -> Iterator[None]:
-        """The work: each step is as long as a group of rules is to compile, about."""
-        yield from self.first_steps()
-        yield from self.further_steps()
-
-    def first_steps(self) -> Iterator[None]:
-        """Find what is only looked up. It takes little, and without it muted rooms would ring."""
-        listed = {tag for tags in self._tag_lists for tag in tags}.union(self._own)
-        rules = [rule for rule in self._rules if rule.enabled and rule.profile_tag in listed]
-        self._scopes = {sys.intern(tag): _Scope(rules) for tag, rules in by_scope(rules).items()}
-        yield
-        for device_id, settings in self._own.items():
-            scope = self._scopes.setdefault(sys.intern(device_id), _Scope(()))
-            scope.defaults = self._compiler.complete_defaults(settings.defaults)
-            yield
-        for scope in self._scopes.values():
-            yield from self._look_up(scope)
-
-    def further_steps(self) -> Iterator[None]:
-        """Compile the rest."""
-        for scope in self._scopes.values():
-            yield from self._split(scope)
-        for costly in (False, True):
-            for silent in (True, False):
-                for scope in self._scopes.values():
-                    yield from self._compile(scope, costly, silent)
-
-    def _look_up(self, scope: _Scope) -> Iterator[None]:
-        parsed: dict[str, Actions] = {}
-        for number, rule in enumerate(scope.rules):
-            if number % _LOOKUPS_OF_STEP == 0:
-                yield
-            if rule.kind not in ("room", "sender"):
-                continue
-            found = scope.rooms if rule.kind == "room" else scope.senders
-            try:
-                found[rule.rule_id] = parse_once(rule.actions, parsed)
-            except (ValueError, TypeError, RecursionError) as error:
-                self._report_bad(rule, error)
-
-    def _split(self, scope: _Scope) -> Iterator[None]:
-        for kinds in (_BEFORE_ROOM, _AFTER_SENDER):
-            for rules in _chunks(rule for rule in scope.rules if rule.kind in kinds):
-                part = _Part(
-                    rules,
-                    chunk=self._compiler.find(rules),
-                    seems_costly=_seems_costly(rules[0]),
-                    has_silent=any('"notify"' not in rule.actions for rule in rules),
-                )
-                scope.parts.append(part)
-                yield
-
-    def _compile(self, scope: _Scope, costly: bool, silent: bool) -> Iterator[None]:
-        new = 0
-        for part in scope.parts:
-            if part.seems_costly is not costly or part.has_silent is not silent:
-                continue
-            if part.chunk is None:
-                # Another scope may have had the same since.
-                part.chunk = self._compiler.find(part.rules)
-            if part.chunk is None and new < self._max_new_chunks:
-                new += 1
-                part.chunk = self._compiler.compile(part.rules, self._report_bad)
-            if part.chunk is None:
-                self.is_cut_short = True
-            elif self._bytes + part.chunk.size > self._max_bytes:
-                self.is_too_large = True
-                part.chunk = None
-            else:
-                self._bytes += part.chunk.size
-            yield
-
-    def so_far(self) -> UserScopes | None:
-        """What is compiled; None where there is nothing that could match."""
-        if not self._scopes:
-            return None
-        scopes = {tag: scope.so_far() for tag, scope in self._scopes.items()}
-        return UserScopes(
-            scopes,
-            are_many=sum(scope.looked_at for scope in scopes.values()) > _MANY_RULES,
-            needs_global_match=any(_walks_past_global(tags, scopes) for tags in self._tag_lists),
-            complete={
-                device_id: any(device_id in tags for tags in self._tag_lists)
-                for device_id in self._own
-            },
-        )
-
-
-def _walks_past_global(tags: Sequence[str], scopes: Mapping[str, object]) -> bool:
-    return GLOBAL in tags and any(tag in scopes for tag in tags[tags.index(GLOBAL) + 1 :])
-
-
-class GlobalCompilation:
-    """Compiles what tells whether `global` matched silently, step by step."""
-
-    def __init__(
-        self,
-        compiler: Compiler,
-        global_rules: GlobalRules,
-        rules: CompiledRules,
-        max_bytes: int = sys.maxsize,
-    ) -> None:
-        """
-        Args:
-            compiler: the homeserver's.
-            global_rules: looks into them.
-            rules: the user's `global` rules.
-            max_bytes: what is compiled may take of memory, about.
-        """
-        self._compiler = compiler
-        self._global_rules = global_rules
-        self._rules = rules
-        self._max_bytes = max_bytes
-        self._defaults: CompiledRules | None = None
-        self._chunks: list[Chunk] = []
-        self._is_complete = False
-
-    def steps(self) -> Iterator[None]:
-        """The work, as for `Compilation`."""
-        self._defaults, others = self._global_rules.silent_rules(self._rules, actions_with_mark(0))
-        yield
-        # Any of them will do, so they go without a name, and their order is of no account.
-        rules = (DeviceRule(GLOBAL, "override", "", 0, each, "[]", True) for each in others)
-        left = self._max_bytes
-        for chunk in _chunks(rules):
-            compiled = self._compiler.find(chunk) or self._compiler.compile(chunk, _ignore)
-            left -= compiled.size
-            if left < 0:
-                return
-            self._chunks.append(compiled)
-            yield
-        self._is_complete = True
-
-    def so_far(self) -> SilentGlobal:
-        """What is compiled."""
-        return SilentGlobal(
-            of=self._rules,
-            defaults=self._defaults,
-            groups=tuple(group for chunk in self._chunks for group in chunk.groups),
-            is_complete=self._is_complete,
-        )
-
-
-def _ignore(_rule: DeviceRule, _error: BaseException) -> None:
-    """Synapse itself compiled the rule before."""

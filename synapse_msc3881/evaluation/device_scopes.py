@@ -26,8 +26,9 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from synapse_msc3881.evaluation.compilation import Compilation, GlobalCompilation
 from synapse_msc3881.evaluation.compile_debts import CompileDebts
-from synapse_msc3881.evaluation.compiling import Compilation, Compiler, GlobalCompilation
+from synapse_msc3881.evaluation.compiling import Compiler
 from synapse_msc3881.evaluation.held_scopes import Failed, HeldScopes, Scopes
 from synapse_msc3881.evaluation.matching import CompiledRules, SilentGlobal, UserScopes
 from synapse_msc3881.evaluation.slices import Slices
@@ -39,7 +40,7 @@ from synapse_msc3881.storage.pusher_tags import PusherTagStore, UserTags
 
 if TYPE_CHECKING:
     from synapse_msc3881.cascade.rulesets import DeviceRule
-    from synapse_msc3881.evaluation.compiling import GlobalRules
+    from synapse_msc3881.evaluation.compilation import GlobalRules
     from synapse_msc3881.evaluation.slices import CallLater
 
 

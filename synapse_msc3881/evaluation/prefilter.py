@@ -13,15 +13,10 @@ Synapse.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import attr
-
-# A wildcard, and what lies between.
-_WILDCARD = re.compile(r"[*?]")
-_WILDCARDS = re.compile(r"[*?]+")
 
 # Characters of words, for sure. Synapse's evaluator and Python do not always agree. So numbers that
 # are no digits, new letters, and the rarer planes of Unicode, are left out here: a word may be
@@ -48,26 +43,14 @@ _NEWER_CASES = {
 }
 _NEWER_CAPITAL = re.compile(f"[{''.join(map(chr, _NEWER_CASES))}]")
 
-_EVENT_MATCH = "event_match"
-_OF_THE_VALUE = ("event_property_is", "event_property_contains")
-_OF_THE_ROOM = ("room_member_count", "sender_notification_permission")
-
 # Synapse looks for words in this key, and compares the whole value of the others.
 KEY_WITH_WORDS = "content.body"
-
-# Of a rule, so many pieces of text are looked for, and of each so many characters: looking for more
-# would take longer than running the rule, and these tell nearly as much.
-_MAX_PIECES = 3
-_MAX_PIECE_LENGTH = 24
 
 # In a longer text, looking for a piece takes time that counts, and so does comparing it.
 _LONG_TEXT = 1024
 
-# What things take, in nanoseconds, about; rather more than less. Compiling a pattern, and each of
-# its characters; going through a character of the text with a plain word, or with wildcards; and
-# looking for a piece of text in it.
-_PATTERN_NS = 400_000
-_ASCII_NS, _OTHER_NS = 4_000, 20_000
+# What things take, in nanoseconds, about; rather more than less: going through a character of the
+# text with a plain word, or with wildcards; and looking for a piece of text in it.
 _WORD_NS_OF_ASCII_TEXT, _WORD_NS_OF_TEXT = 2, 20
 _WILD_NS_OF_ASCII_TEXT, _WILD_NS_OF_TEXT = 10, 60
 _PIECE_NS = 3
@@ -244,10 +227,6 @@ def _length(event: EventText, key: str) -> int:
     return len(value) if isinstance(value, str) else 0
 
 
-_NO_NEEDS = Needs()
-_ALWAYS = Needs(are_all=True)
-
-
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Hints:
     """Of which an event must have one for one of several rules to match: a quick first test.
@@ -279,204 +258,6 @@ class Hints:
         for key, of_key in self.pieces:
             found += _PIECE_NS * len(of_key) * min(_length(event, key), _LONG_TEXT)
         return found
-
-
-def needs_of(conditions: Any) -> Needs:
-    """What an event must have to fulfil all of a rule's conditions.
-
-    Args:
-        conditions: a rule's conditions, parsed from JSON. Nothing is learned from a condition of
-            an unknown form: that is for the evaluator to judge.
-    """
-    if not isinstance(conditions, list):
-        return _NO_NEEDS
-    if not conditions:
-        return _ALWAYS
-    made = _NeedsOfRule()
-    for condition in conditions:
-        made.add(condition)
-    return made.done()
-
-
-class _NeedsOfRule:
-    """Collects what the conditions of a rule need."""
-
-    def __init__(self) -> None:
-        self._words: set[str] = set()
-        self._values: list[tuple[str, str]] = []
-        self._others: list[tuple[str, object, bool]] = []
-        self._pieces: list[tuple[str, str]] = []
-        self._keys: set[str] = set()
-        self._pattern_ns = 0
-        self._searched: set[tuple[str, bool]] = set()
-        self._are_all = True
-
-    def add(self, condition: Any) -> None:
-        self._are_all = self._are_all and _compares_ascii(condition)
-        if not _only_compares(condition):
-            self._add_costs(condition)
-        if not isinstance(condition, dict) or not isinstance(key := condition.get("key"), str):
-            return
-        kind, pattern = condition.get("kind"), condition.get("pattern")
-        if kind == _EVENT_MATCH:
-            self._keys.add(key)
-            if isinstance(pattern, str):
-                self._add_pattern(key, pattern)
-        elif kind in _OF_THE_VALUE:
-            self._keys.add(key)
-            value = condition.get("value", MISSING)
-            # To Synapse a number beyond these bounds is no value: that is for it to judge.
-            if value is None or isinstance(value, (str, bool, int)):
-                self._others.append((key, value, kind != "event_property_is"))
-
-    def _add_pattern(self, key: str, pattern: str) -> None:
-        if key != KEY_WITH_WORDS:
-            if _is_wild(pattern):
-                self._pieces += [(key, piece) for piece in _pieces_between_wildcards(pattern)]
-            else:
-                self._values.append((key, sys.intern(folded(pattern))))
-            return
-        chunks = _WILDCARDS.split(folded(pattern))
-        for number, chunk in enumerate(chunks):
-            self._add_chunk(chunk, at_start=number == 0, at_end=number == len(chunks) - 1)
-
-    def _add_chunk(self, chunk: str, *, at_start: bool, at_end: bool) -> None:
-        """Add what stands between wildcards, or an end of the pattern: words and parts of such."""
-        # A pattern without word characters at its end may stand next to anything.
-        found = list(WORD.finditer(chunk))
-        for word in found:
-            is_whole = (at_start or word.start() > 0) and (at_end or word.end() < len(chunk))
-            if is_whole:
-                self._words.add(word[0])
-        if not found or any(word[0] not in self._words for word in found):
-            self._pieces.append((KEY_WITH_WORDS, chunk))
-
-    def _add_costs(self, condition: Any) -> None:
-        is_dict = isinstance(condition, dict)
-        pattern = condition.get("pattern") if is_dict else None
-        text = pattern if isinstance(pattern, str) else ""
-        others = 0 if text.isascii() else sum(character > "\x7f" for character in text)
-        self._pattern_ns += _PATTERN_NS + (len(text) - others) * _ASCII_NS + others * _OTHER_NS
-        key = condition.get("key") if is_dict else None
-        self._searched.add((key if isinstance(key, str) else KEY_WITH_WORDS, _is_wild(pattern)))
-
-    def done(self) -> Needs:
-        """All that the event must have, the dearest tests shortened."""
-        pieces = {(key, _middle(piece)) for key, piece in self._pieces if piece}
-        longest = sorted(pieces, key=lambda piece: (-len(piece[1]), piece))[:_MAX_PIECES]
-        told = {key for key, _ in (*self._values, *longest)}
-        return Needs(
-            frozenset(self._words),
-            tuple(dict.fromkeys(self._values)),
-            tuple(self._others),
-            tuple(longest),
-            tuple(sorted(self._keys - told)),
-            self._pattern_ns,
-            tuple(sorted(self._searched)),
-            self._are_all,
-        )
-
-
-def _pieces_between_wildcards(pattern: str) -> list[str]:
-    return [folded(piece) for piece in _WILDCARDS.split(pattern)]
-
-
-def _middle(piece: str) -> str:
-    # Not its beginning: that of a room's id or a user's is the same for many.
-    start = max(0, (len(piece) - _MAX_PIECE_LENGTH) // 2)
-    return piece[start : start + _MAX_PIECE_LENGTH]
-
-
-def _is_wild(pattern: object) -> bool:
-    return isinstance(pattern, str) and _WILDCARD.search(pattern) is not None
-
-
-def is_costly(conditions: Any) -> bool:
-    """Whether running a rule may take time that counts, or depends on the user.
-
-    So it is where Synapse may make a regular expression, of a pattern, a word or the user's name.
-    All other rules compare values of the event or the room, for all users alike.
-
-    Args:
-        conditions: a rule's conditions, parsed from JSON. One of an unknown form is costly.
-    """
-    return not isinstance(conditions, list) or not all(map(_only_compares, conditions))
-
-
-def _only_compares(condition: Any) -> bool:
-    if not isinstance(condition, dict):
-        return False
-    if condition.get("kind") == _EVENT_MATCH:
-        pattern = condition.get("pattern")
-        whole = condition.get("key") != KEY_WITH_WORDS
-        return whole and isinstance(pattern, str) and not _is_wild(pattern)
-    if condition.get("kind") in _OF_THE_VALUE:
-        return "value" in condition
-    return condition.get("kind") in _OF_THE_ROOM
-
-
-def _compares_ascii(condition: Any) -> bool:
-    """Whether a condition asks for one text, in ASCII, that is a whole value or in a list."""
-    if not isinstance(condition, dict):
-        return False
-    kind = condition.get("kind")
-    if kind != _EVENT_MATCH and kind not in _OF_THE_VALUE:
-        return False
-    name = "pattern" if kind == _EVENT_MATCH else "value"
-    key, text = condition.get("key"), condition.get(name)
-    return (
-        condition.keys() == {"kind", "key", name}
-        and isinstance(key, str)
-        and isinstance(text, str)
-        and key.isascii()
-        and text.isascii()
-        and text != ""
-        and (kind != _EVENT_MATCH or (key != KEY_WITH_WORDS and not _is_wild(text)))
-    )
-
-
-def hints_of(alternatives: Iterable[Needs]) -> Hints:
-    """For each of several rules the need that is likely to tell most, in a form quick to test.
-
-    Args:
-        alternatives: the needs of each of the rules.
-    """
-    any_event = False
-    words: set[str] = set()
-    keys: set[str] = set()
-    values: dict[str, set[str]] = {}
-    pieces: dict[str, set[str]] = {}
-    compared: set[str] = set()
-    for needs in alternatives:
-        compared.update(key for key, _ in needs.values)
-        compared.update(key for key, *_ in needs.others)
-        # A word is found in no time, a value nearly so, and a piece is looked for in all the text.
-        if needs.words:
-            words.add(max(needs.words, key=lambda word: (len(word), word)))
-        elif needs.values:
-            key, text = max(needs.values, key=lambda value: (len(value[1]), value))
-            values.setdefault(key, set()).add(text)
-        elif needs.pieces:
-            key, piece = needs.pieces[0]
-            pieces.setdefault(key, set()).add(piece)
-        elif needs.keys:
-            keys.add(max(needs.keys, key=lambda key: (len(key), key)))
-        else:
-            any_event = True
-    return Hints(
-        any_event,
-        frozenset(words),
-        _by_key(values, frozenset),
-        _by_key(pieces, lambda each: tuple(sorted(each))),
-        frozenset(keys),
-        frozenset(compared),
-    )
-
-
-def _by_key(
-    found: Mapping[str, set[str]], kept_as: Callable[[set[str]], Collection[str]]
-) -> tuple[tuple[str, Collection[str]], ...]:
-    return tuple((key, kept_as(texts)) for key, texts in found.items())
 
 
 def is_hinted_at(hints: Hints, event: EventText) -> bool:

@@ -21,13 +21,14 @@ from synapse.storage.databases.main.push_rule import _load_rules
 
 from synapse_msc3881.cascade.outcomes import MARK
 from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, to_json
+from synapse_msc3881.evaluation.conditions import needs_of
 from synapse_msc3881.evaluation.evaluator import (
     Evaluation,
     EventEvaluation,
     StagedActions,
 )
 from synapse_msc3881.evaluation.matching import UserScopes
-from synapse_msc3881.evaluation.prefilter import needs_of, searchable
+from synapse_msc3881.evaluation.prefilter import searchable
 from synapse_msc3881.evaluation.spending import (
     FREE_NS,
     MAX_DEBT_OF_ALL_SECONDS,

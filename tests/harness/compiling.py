@@ -5,7 +5,8 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from synapse_msc3881.cascade.rulesets import DeviceRule
-from synapse_msc3881.evaluation.compiling import Compilation, Compile, Compiler, ReportBad
+from synapse_msc3881.evaluation.compilation import Compilation
+from synapse_msc3881.evaluation.compiling import Compile, Compiler, ReportBad
 from synapse_msc3881.evaluation.matching import CompiledScope, UserScopes
 
 

@@ -19,7 +19,8 @@ from synapse.storage.databases.main.push_rule import _load_rules
 from synapse_msc3881.cascade.own_settings import DefaultChange, OwnSettings, complete_rows
 from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.cascade.rulesets import DeviceRule, to_json
-from synapse_msc3881.evaluation.compiling import Compilation, Compiler
+from synapse_msc3881.evaluation.compilation import Compilation
+from synapse_msc3881.evaluation.compiling import Compiler
 from synapse_msc3881.evaluation.matching import UserScopes
 from tests.harness.occasions import (
     FLAGS,

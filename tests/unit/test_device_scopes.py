@@ -16,9 +16,10 @@ from synapse.storage.databases.main.push_rule import _load_rules
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
 from synapse_msc3881.cascade.rulesets import DeviceRule
+from synapse_msc3881.evaluation.compilation import Compilation
 from synapse_msc3881.evaluation.compile_debts import MAX_DEBT_SECONDS as MAX_COMPILE_DEBT
 from synapse_msc3881.evaluation.compile_debts import REPAID_EACH_SECOND, CompileDebts
-from synapse_msc3881.evaluation.compiling import Chunk, Compilation, Compiler
+from synapse_msc3881.evaluation.compiling import Chunk, Compiler
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.evaluation.held_scopes import Failed, HeldScopes
 from synapse_msc3881.evaluation.matching import UserScopes

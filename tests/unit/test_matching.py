@@ -19,11 +19,9 @@ from synapse.synapse_rust.push import get_base_rule_ids
 
 from synapse_msc3881.cascade.profile_tags import Actions, Match
 from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, by_priority, to_json
-from synapse_msc3881.evaluation.compiling import (
-    Compiler,
-    GlobalCompilation,
-    RawRule,
-)
+from synapse_msc3881.evaluation.compilation import GlobalCompilation
+from synapse_msc3881.evaluation.compiling import Compiler, RawRule
+from synapse_msc3881.evaluation.conditions import is_costly
 from synapse_msc3881.evaluation.evaluator import match_scopes
 from synapse_msc3881.evaluation.matching import (
     CompiledScope,
@@ -32,7 +30,7 @@ from synapse_msc3881.evaluation.matching import (
     UserScopes,
     mark_of,
 )
-from synapse_msc3881.evaluation.prefilter import is_costly, searchable
+from synapse_msc3881.evaluation.prefilter import searchable
 from synapse_msc3881.seams import RuleCompiler
 from tests.harness.compiling import compile_scope, compile_user
 from tests.harness.occasions import (

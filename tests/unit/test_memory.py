@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from synapse_msc3881.cascade.rulesets import DeviceRule, to_json
-from synapse_msc3881.evaluation.compiling import Compilation, Compiler
+from synapse_msc3881.evaluation.compilation import Compilation
+from synapse_msc3881.evaluation.compiling import Compiler
 from tests.harness.occasions import EXTENSIBLE_OFF
 
 #: Users, the kind of their rules, how many, with how many conditions, of how long a pattern.

@@ -12,16 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from synapse_msc3881.evaluation.compiling import RawRule
-from synapse_msc3881.evaluation.prefilter import (
-    EventText,
-    Hints,
-    Needs,
-    hints_of,
-    is_costly,
-    is_hinted_at,
-    needs_of,
-    searchable,
-)
+from synapse_msc3881.evaluation.conditions import hints_of, is_costly, needs_of
+from synapse_msc3881.evaluation.prefilter import EventText, Hints, Needs, is_hinted_at, searchable
 from tests.harness.occasions import EXTENSIBLE_OFF, MATCHED, MESSAGE, Occasion, runner
 
 # Letters whose case folds in odd ways.
