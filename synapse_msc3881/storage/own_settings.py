@@ -155,20 +155,35 @@ class OwnSettingsStore:
         return OwnScope(self, device_id)
 
     async def has_own(self, user_id: str, device_id: str | None) -> bool:
-        """Whether `global` means a scope of its own for a device that writes."""
+        """Whether `global` means a scope of its own for a device that writes.
+
+        Raises:
+            SynapseError: the device was logged out since its token was looked at. Had it settings
+                of its own, what it writes must not get into the account's.
+        """
         if device_id is None or user_id not in self.rules.own_users:
             return False
-        own = await self.rules.own_devices([user_id])
-        return device_id in own.get(user_id, ())
+
+        def has_own_txn(txn: LoggingTransaction) -> bool:
+            if device_id in own_devices_txn(txn, user_id):
+                return True
+            if not self._has_device_txn(txn, user_id, device_id):
+                raise _logged_out()
+            return False
+
+        return await self._api.run_db_interaction("msc3881_has_own", has_own_txn)
 
     def _require_device_txn(self, txn: LoggingTransaction, user_id: str, device_id: str) -> None:
+        if not self._has_device_txn(txn, user_id, device_id):
+            raise seams.NotFoundError("Unknown device")
+
+    def _has_device_txn(self, txn: LoggingTransaction, user_id: str, device_id: str) -> bool:
         # The lock has a logout of the device wait, which then finds what was written.
         txn.execute(
             "SELECT 1 FROM devices WHERE user_id = ? AND device_id = ? AND hidden = ?" + self._lock,
             (user_id, device_id, False),
         )
-        if txn.fetchone() is None:
-            raise seams.NotFoundError("Unknown device")
+        return txn.fetchone() is not None
 
     def require_own_txn(
         self, txn: LoggingTransaction, user_id: str, device_id: str
@@ -185,9 +200,7 @@ class OwnSettingsStore:
         )
         row = txn.fetchone()
         if row is None:
-            raise SynapseError(
-                HTTPStatus.UNAUTHORIZED, "The device was logged out", Codes.UNKNOWN_TOKEN
-            )
+            raise _logged_out()
         try:
             return dict(read_own_settings(device_id, row[0]).defaults)
         except BadRowError:
@@ -415,6 +428,10 @@ class OwnScope:
             )
         _global, kind, name = rule_id.split("/", 2)
         return RuleKey(self._device_id, kind, name)
+
+
+def _logged_out() -> SynapseError:
+    return SynapseError(HTTPStatus.UNAUTHORIZED, "The device was logged out", Codes.UNKNOWN_TOKEN)
 
 
 def _name(key: RuleKey) -> str:

@@ -2,7 +2,11 @@
 """Devices with settings of their own, as clients see them: specification 9."""
 
 import random
+import re
+import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -595,6 +599,40 @@ def test_a_restart_finds_it_again_and_tidies_up(fresh_deployment: FreshDeploymen
     assert {row[1] for row in left_of(deployment, alice.user_id)} == {"PHONE"}
 
 
+# --- Costs --------------------------------------------------------------------------------------
+
+_TRANSACTIONS = re.compile(
+    r"^synapse_storage_transaction_time_count(?:_total)?\{[^}]*"
+    r'desc="(msc3881_\w+)"[^}]*\} ([0-9.]+)$',
+    re.MULTILINE,
+)
+
+
+def transactions(deployment: Deployment) -> Counter[str]:
+    """How many transactions of the module's there were, by what they are for."""
+    found = {desc: int(float(n)) for desc, n in _TRANSACTIONS.findall(deployment.metrics())}
+    found.pop("msc3881_census", None)  # It counts now and then.
+    return Counter(found)
+
+
+def test_who_does_not_use_it_pays_nothing(
+    deployment: Deployment, devices: Devices, bob: Session
+) -> None:
+    devices.switch()
+    phone = deployment.login(bob, "PHONE")
+    since = caught_up(bob, classic).since
+    before = transactions(deployment)
+    bob.put_rule("global", "room", "!r:x", rule("room"))
+    bob.set_rule_enabled("global", *MASTER, True)
+    bob.delete_rule("global", "room", "!r:x")
+    phone.logout()
+    assert transactions(deployment) - before == Counter()
+    bob.get_rules()
+    account_data(bob)
+    assert classic(bob, since).rules is not None
+    assert transactions(deployment) - before == Counter(msc3881_get_device_rules=3)
+
+
 # --- Bad rows -----------------------------------------------------------------------------------
 
 
@@ -618,3 +656,50 @@ def test_a_bad_row_costs_the_phone_that_row(deployment: Deployment, devices: Dev
     deployment.allow_in_log("msc3881: read_rules failed for ")
     devices.phone.set_rule_enabled("global", *MASTER, True)
     assert devices.phone.call("GET", rules_path("global", *MASTER))["enabled"]
+
+
+# --- Races --------------------------------------------------------------------------------------
+
+
+def test_what_the_phone_writes_while_it_is_switched_on_is_not_lost(
+    deployment: Deployment, devices: Devices
+) -> None:
+    """It is in `global` before the copy is made, or in the copy, but never beside both."""
+    writing, switching = deployment.direct(devices.phone), deployment.direct(devices.other)
+    for attempt in range(8):
+        written = [f"!{attempt}-{number}:x" for number in range(6)]
+        with ThreadPoolExecutor() as pool:
+            writes = pool.submit(put_rooms, writing, written)
+            time.sleep(attempt * 0.004)
+            switch(switching, "PHONE", True)
+            assert writes.result() == {200}
+        assert names(devices.phone.get_rules("global"))["room"][:6] == written[::-1], attempt
+        devices.switch(False)
+        for name in names(devices.other.get_rules("global"))["room"]:
+            devices.other.delete_rule("global", "room", name)
+    writing.close()
+    switching.close()
+
+
+def test_a_logout_leaves_nothing_of_what_is_being_written(
+    deployment: Deployment, devices: Devices
+) -> None:
+    for attempt in range(6):
+        phone = deployment.login(devices.other, "PHONE")
+        writing, logging_out = deployment.direct(phone), deployment.direct(phone)
+        switch(phone, "PHONE", True)
+        with ThreadPoolExecutor() as pool:
+            writes = pool.submit(put_rooms, writing, [f"!{number}:x" for number in range(6)])
+            time.sleep(attempt * 0.004)
+            logging_out.logout()
+            assert writes.result() <= {200, 401}
+        assert left_of(deployment, devices.other.user_id) == [], attempt
+        writing.close()
+        logging_out.close()
+    assert names(devices.other.get_rules("global"))["room"] == []
+
+
+def put_rooms(session: Session, rooms: list[str]) -> set[int]:
+    """Write a rule for each room; the statuses of the answers."""
+    where = (rules_path("global", "room", room_id) for room_id in rooms)
+    return {session.request("PUT", each, rule("room")).status for each in where}
