@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 SEAMS: tuple[Seam, ...] = (
     Seam("synapse.module_api:ModuleApi", "`_hs` is the homeserver", attributes=("_hs",)),
-    Seam("synapse.server:HomeServer", "`config` has the sections", attributes=("config",)),
+    Seam(
+        "synapse.server:HomeServer",
+        "`config` has the sections; its name",
+        attributes=("config", "hostname"),
+    ),
     Seam("synapse.server:HomeServer.get_datastores", "gives the databases"),
     Seam("synapse.storage.databases:Databases", "`main` is the store", attributes=("main",)),
     Seam("synapse.server:HomeServer.get_clock", "the clock that Synapse's tools ask for"),
@@ -56,10 +61,19 @@ def main_store(hs: HomeServer) -> Any:
 
 def before_shutdown(hs: HomeServer, name: str, function: Callable[[], Awaitable[None]]) -> None:
     """Have something done when the process is told to stop; it waits until that is done."""
-    newer = getattr(hs, "run_as_background_process", None)
-    run: Any = newer or background_process_metrics.run_as_background_process
     reactor: Any = hs.get_reactor()
-    reactor.addSystemEventTrigger("before", "shutdown", run, name, function)
+    reactor.addSystemEventTrigger("before", "shutdown", *_in_background(hs, name), function)
+
+
+def _in_background(hs: HomeServer, name: str) -> tuple[Any, ...]:
+    """What runs a function as a background process, and its arguments before the function."""
+    # Since 1.140 the homeserver does it. From 1.136 to 1.139 a function asks which one it is for.
+    of_homeserver = getattr(hs, "run_as_background_process", None)
+    if of_homeserver is not None:
+        return of_homeserver, name
+    run: Any = background_process_metrics.run_as_background_process
+    asks = "server_name" in inspect.signature(run).parameters
+    return (run, name, hs.hostname) if asks else (run, name)
 
 
 def make_linearizer(hs: HomeServer, name: str) -> Linearizer:

@@ -196,3 +196,19 @@ def test_a_homeserver_without_the_module_keeps_its_servlets() -> None:
     homeserver: Any = SimpleNamespace()
     http_server: Any = HttpServer()
     _register_servlets(homeserver, http_server)
+
+
+def test_what_is_to_be_done_at_a_shutdown_is_done_by_whatever_runs_it_here() -> None:
+    """Up to 1.135 by a function, from 1.136 by one that wants the server, since 1.140 by it."""
+    done: list[str] = []
+
+    async def write() -> None:
+        done.append("written")
+
+    triggers: list[tuple[Any, ...]] = []
+    reactor = SimpleNamespace(addSystemEventTrigger=lambda *trigger: triggers.append(trigger))
+    old: Any = SimpleNamespace(get_reactor=lambda: reactor, hostname="synapse.test")
+    seams.before_shutdown(old, "msc3881_write", write)
+    ((phase, event, run, *arguments),) = triggers
+    run(*arguments)
+    assert (phase, event, done) == ("before", "shutdown", ["written"])
