@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 import attr
 
 from demo.gateway import Gateway
-from tests.bench.population import Population, Room, RoomPlan
+from tests.bench.course import Course
+from tests.bench.population import RoomPlan
 from tests.bench.results import Comparison
-from tests.bench.servers import Server, Workshop
+from tests.bench.servers import Workshop
 from tests.bench.sizes import Size
-from tests.bench.variants import VANILLA, Use, Variant, content
-from tests.harness.waiting import wait_until
+from tests.bench.variants import VANILLA, Use, Variant
 
 CPU = "CPU time"
 OFF, TO_ALL = "vanilla, pushers off", "vanilla, pushes to all"
@@ -76,13 +76,13 @@ def _compare(
             gateway=gateway.url,
         ) as other,
     ):
-        course = _Course(population, gateway)
+        course = Course(gateway)
         for case in cases:
             room = population.rooms[case.name]
             messages = max(size.messages, min(20, _MEMBERS_IN_A_TURN // case.members))
             # Those that the target is about; the others show how it grows.
             number = size.control_rounds if case is cases[0] else size.rounds
-            rounds = _by_turns(course, vanilla, room, other, messages, number)
+            rounds = course.take_turns(vanilla, other, room, messages, number)
             found = Comparison(kind, case.members, OFF, case.variant.name, CPU, rounds)
             workshop.say(f"{case.name}: CPU {found.ratio:.3f} of vanilla with pushers off")
             yield found
@@ -98,44 +98,3 @@ def _compare(
         found = Comparison(kind, size.room, TO_ALL, FIRST.name, CPU, rounds)
         workshop.say(f"{kind}: CPU {found.ratio:.3f} of vanilla that pushes to all")
         yield found
-
-
-def _by_turns(
-    course: "_Course", vanilla: Server, room: Room, other: Server, messages: int, rounds: int
-) -> list[tuple[float, float]]:
-    taken = []
-    for number in range(-1, rounds):
-        # Who goes first has the caches of the processor against it.
-        order = (vanilla, other) if number % 2 else (other, vanilla)
-        cpu = {server.variant.name: course.cpu(server, room, messages) for server in order}
-        if number >= 0:
-            taken.append((cpu[vanilla.variant.name], cpu[other.variant.name]))
-    return taken
-
-
-class _Course:
-    """Sends messages to the rooms of servers with the same population."""
-
-    def __init__(self, population: Population, gateway: Gateway) -> None:
-        self._population = population
-        self._gateway = gateway
-
-    def cpu(self, server: Server, room: Room, messages: int, pushes: int = 0) -> float:
-        """The CPU milliseconds that the server takes for a message, which is pushed so often."""
-        server.rest()
-        before = server.cpu()
-        for _ in range(messages):
-            event_id = server.sender.send(room.room_id, content())
-            if pushes:
-                wait_until(
-                    lambda event_id=event_id: self._came(event_id) == pushes,  # type: ignore[misc]
-                    f"{pushes} pushes of {event_id}",
-                    120,
-                )
-        server.rest()
-        assert len(self._gateway.pushes()) == pushes * messages
-        self._gateway.clear()
-        return (server.cpu() - before) / messages * 1000
-
-    def _came(self, event_id: str) -> int:
-        return sum(push.event_id == event_id for push in self._gateway.pushes())
