@@ -7,7 +7,7 @@ import json
 import socketserver
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -58,6 +58,14 @@ class Push:
     @property
     def is_badge_update(self) -> bool:
         return self.event_id is None
+
+
+def sound_and_tweaks(tweaks: Mapping[str, Any]) -> list[str]:
+    """A push's tweaks for people: the sound by name, others as they are, false ones left out."""
+    shown = {name: value for name, value in tweaks.items() if value is not False}
+    sound = shown.pop("sound", None)
+    rest = [name if value is True else f"{name} {value}" for name, value in shown.items()]
+    return rest if sound is None else [str(sound), *rest]
 
 
 class Gateway:

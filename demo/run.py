@@ -16,13 +16,13 @@ from pathlib import Path
 from types import FrameType
 
 from demo.client import MatrixError
-from demo.gateway import Gateway
+from demo.gateway import Gateway, sound_and_tweaks
 from demo.homeserver import Homeserver, Options
 from demo.playground import furnish
 from demo.process import ENDING_SIGNALS, ProcessError, port_in_use
 from demo.serve import serve
 from demo.story import DEVICES, PLOT, Happening, Sent, Story, StoryError
-from synapse_msc3881.admin.table import Cell, Screen, ScreenGoneError, fit, sound_and_tweaks
+from synapse_msc3881.admin.table import Cell, Screen, ScreenGoneError, fit
 
 _MODULE = "synapse_msc3881.PusherControl"
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent

@@ -9,11 +9,11 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from demo.client import path, rules_path
-from demo.gateway import Push
+from demo.gateway import Push, sound_and_tweaks
 from demo.homeserver import PASSWORD, Homeserver
 from demo.process import ProcessError
 from demo.story import FAMILY, PHONE, PUSHERS_SET, Story, pushkey
-from synapse_msc3881.admin.table import Screen, sound_and_tweaks
+from synapse_msc3881.admin.table import Screen
 
 PAGE = "/_synapse/client/notifications/"
 

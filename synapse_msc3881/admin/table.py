@@ -7,7 +7,7 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 import attr
 
@@ -99,14 +99,6 @@ def fit(widths: Mapping[str, int], width: int) -> list[int]:
         widest = max(fitted, key=lambda name: fitted[name])
         fitted[widest] -= 1
     return list(fitted.values())
-
-
-def sound_and_tweaks(tweaks: Mapping[str, Any]) -> list[str]:
-    """A push's tweaks for people: the sound by name, others as they are, false ones left out."""
-    shown = {name: value for name, value in tweaks.items() if value is not False}
-    sound = shown.pop("sound", None)
-    rest = [name if value is True else f"{name} {value}" for name, value in shown.items()]
-    return rest if sound is None else [str(sound), *rest]
 
 
 def display_width(text: str) -> int:
