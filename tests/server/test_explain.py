@@ -184,6 +184,7 @@ def test_what_a_pusher_did_before_it_was_set_is_not_claimed(scene: Scene) -> Non
     assert at(answer, mute)["delivery"] == {"state": "not_sent", "reason": "set_since"}
 
 
+@pytest.mark.one_deployment
 def test_a_mail_is_told(fresh_deployment: FreshDeployment, gateway: Gateway) -> None:
     with MailServer() as mail_server:
         email = {

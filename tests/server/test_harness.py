@@ -346,6 +346,7 @@ def test_a_signal_while_a_child_starts_does_not_lose_it(
     assert not _running(started[0])
 
 
+@pytest.mark.one_deployment
 def test_a_traceback_in_the_log_is_reported_once(fresh_deployment: FreshDeployment) -> None:
     deployment = fresh_deployment(with_module=False)
     deployment.assert_log_is_clean()

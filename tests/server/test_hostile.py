@@ -217,6 +217,7 @@ def test_a_users_own_changes_do_not_unmute(deployment: Deployment, gateway: Gate
     assert [push.event_id for push in phone.pushes_until(scene.fence())] == [loud]
 
 
+@pytest.mark.one_deployment
 def test_nothing_is_unmuted_after_a_start(
     fresh_deployment: FreshDeployment, gateway: Gateway
 ) -> None:
@@ -283,6 +284,7 @@ def test_no_user_touches_the_rules_tags_or_pushes_of_another(
 # --- The log ------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_deployment
 def test_the_log_at_info_does_not_hold_what_users_keep_to_themselves(
     fresh_deployment: FreshDeployment, gateway: Gateway
 ) -> None:

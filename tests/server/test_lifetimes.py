@@ -497,6 +497,7 @@ def test_a_bad_option_stops_synapse_and_is_named(
 # --- Beside a module that wraps the same ---------------------------------------------------------
 
 
+@pytest.mark.one_deployment
 def test_tags_are_kept_beside_another_module_that_wraps_the_store(
     fresh_deployment: FreshDeployment, gateway: Gateway
 ) -> None:

@@ -23,6 +23,9 @@ from tests.server.cascade_helpers import (
 )
 from tests.server.helpers import assert_refused, get_pusher, set_pusher
 
+#: Whose token it is does not depend on the database.
+pytestmark = pytest.mark.one_deployment
+
 
 @pytest.fixture(
     scope="module",

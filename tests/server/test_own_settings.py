@@ -416,6 +416,7 @@ def test_two_devices_are_never_mixed(deployment: Deployment, alice: Session) -> 
     assert names(alice.get_rules("global"))["room"] == []
 
 
+@pytest.mark.one_deployment
 @needs_limits
 def test_limits_are_those_of_global(fresh_deployment: FreshDeployment) -> None:
     limits = {"rule_count": 5, "rule_id_length": 40, "rule_size": 200}
@@ -446,6 +447,7 @@ def test_limits_are_those_of_global(fresh_deployment: FreshDeployment) -> None:
         assert (got.status, got.body) == (expected.status, expected.body), case
 
 
+@pytest.mark.one_deployment
 def test_a_user_has_so_many_scopes_with_or_without_rules(fresh_deployment: FreshDeployment) -> None:
     deployment = fresh_deployment(module_config={"limits": {"device_scopes_per_user": 2}})
     alice = deployment.register()

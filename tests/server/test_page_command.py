@@ -202,6 +202,7 @@ def test_what_is_no_url_is_wrong_usage(tmp_path: Path, homeserver: str) -> None:
 # --- check --------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_deployment
 def test_check_tells_where_the_page_is_served(fresh_deployment: FreshDeployment) -> None:
     deployment = fresh_deployment(module_config={"page": {"enabled": True}})
     homeserver = deployment.homeserver

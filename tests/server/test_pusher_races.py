@@ -134,6 +134,7 @@ def test_a_pusher_that_outlives_a_logout_has_the_tags_that_it_was_set_with(
             assert shown == [], f"round {number}: set gave {set_again.status}, {shown}"
 
 
+@pytest.mark.one_deployment
 def test_a_pusher_that_is_made_while_its_device_logs_out_goes_with_it(
     fresh_deployment: FreshDeployment,
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_pusher_that_a_gateway_rejects_while_it_is_set_has_all_its_tags_or_is_
 # A limit that was lowered
 
 
+@pytest.mark.one_deployment
 def test_a_pusher_with_more_tags_than_the_limit_of_today_can_be_changed(
     fresh_deployment: FreshDeployment,
 ) -> None:
@@ -225,6 +227,7 @@ def test_a_pusher_with_more_tags_than_the_limit_of_today_can_be_changed(
 # A change while the server starts
 
 
+@pytest.mark.one_deployment
 def test_what_changes_while_the_pushers_start_holds(
     fresh_deployment: FreshDeployment, gateway: Gateway
 ) -> None:
