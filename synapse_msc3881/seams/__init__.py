@@ -40,6 +40,7 @@ try:
         has_table,
         key_share_lock,
         lock_schemas,
+        read_committed,
     )
     from synapse_msc3881.seams.declaring import (
         STORE,
@@ -211,6 +212,7 @@ __all__ = [
     "push_rules_writers",
     "pushers",
     "pushers_of",
+    "read_committed",
     "read_receipts_txn",
     "register_servlets",
     "requesting_device",

@@ -128,6 +128,15 @@ def key_share_lock(hs: HomeServer) -> str:
     return " FOR KEY SHARE" if isinstance(engine_of(hs), PostgresEngine) else ""
 
 
+def read_committed(hs: HomeServer) -> str:
+    """A transaction's first statement, for each later one to see what others commit meanwhile.
+
+    None is needed on SQLite.
+    """
+    is_postgres = isinstance(engine_of(hs), PostgresEngine)
+    return "SET TRANSACTION ISOLATION LEVEL READ COMMITTED" if is_postgres else ""
+
+
 def engine_of(hs: HomeServer) -> Any:
     """The kind of database that the homeserver has: its driver and its SQL."""
     return main_store(hs).database_engine

@@ -78,6 +78,7 @@ class OwnSettingsStore:
         self._api = api
         self._writes = seams.writes_push_rules(hs)
         self._lock = seams.key_share_lock(hs)
+        self._see_what_commits = seams.read_committed(hs)
         self._scope_removed_txn = scope_removed_txn
         self._failures = failures
 
@@ -126,25 +127,20 @@ class OwnSettingsStore:
         if self._writes and user_id not in self.rules.own_users:
             return
 
-        def forget_txn(txn: LoggingTransaction) -> set[str]:
+        def forget_txn(txn: LoggingTransaction) -> None:
+            if self._see_what_commits:
+                # Deleting the row waits for what the device is just writing, which is to go too.
+                txn.execute(self._see_what_commits)
             found = own_devices_txn(txn, user_id).intersection(device_ids)
             for device_id in found:
-                txn.execute(_DELETE_OWN, (user_id, device_id))
-            return found
+                for delete in (_DELETE_OWN, _DELETE_KEPT, _DELETE_RULES):
+                    txn.execute(delete, (user_id, device_id))
+            if found:
+                self.rules.invalidate_txn(txn, user_id)
+                self.rules.own_changed_txn(txn, user_id)
+                self._scope_removed_txn(txn, user_id)
 
-        def remove_rules_txn(txn: LoggingTransaction) -> None:
-            for device_id in found:
-                txn.execute(_DELETE_KEPT, (user_id, device_id))
-                txn.execute(_DELETE_RULES, (user_id, device_id))
-            self.rules.invalidate_txn(txn, user_id)
-            self.rules.own_changed_txn(txn, user_id)
-            self._scope_removed_txn(txn, user_id)
-
-        found = await self._api.run_db_interaction("msc3881_forget_own", forget_txn)
-        if found:
-            # Another transaction, as it has to see what the device was just writing: that held
-            # the row which is deleted now.
-            await self._api.run_db_interaction("msc3881_forget_own_rules", remove_rules_txn)
+        await self._api.run_db_interaction("msc3881_forget_own", forget_txn)
 
     async def tell_of_removed(self, user_id: str) -> None:
         """Wake up a user's syncs, after a scope was removed on another process."""

@@ -601,6 +601,31 @@ def test_a_restart_finds_it_again_and_tidies_up(fresh_deployment: FreshDeploymen
     assert {row[1] for row in left_of(deployment, alice.user_id)} == {"PHONE"}
 
 
+def test_a_logout_works_where_the_scope_cannot_be_removed(
+    deployment: Deployment, devices: Devices
+) -> None:
+    devices.switch()
+    devices.phone.put_rule("global", "room", "!r:x", rule("room"))
+    table = "synapse_msc3881_kept_rules"
+    before = forgotten(deployment)
+    deployment.sql(f"ALTER TABLE {table} RENAME TO {table}_away")
+    try:
+        devices.phone.logout()
+    finally:
+        deployment.sql(f"ALTER TABLE {table}_away RENAME TO {table}")
+    assert_refused(devices.phone.request("GET", rules_path("global") + "/"), 401)
+    assert forgotten(deployment) == before + 1
+    # All of it is there, so that the next start can tidy it up.
+    assert {row[1] for row in left_of(deployment, devices.other.user_id)} == {"PHONE"}
+    assert "msc3881: forget failed for " in deployment.log_text()
+
+
+def forgotten(deployment: Deployment) -> float:
+    """How often a scope could not be removed."""
+    pattern = r'^synapse_msc3881_fallbacks_total\{reason="forget".*\} ([0-9.]+)$'
+    return float(re.findall(pattern, deployment.metrics(), re.MULTILINE)[0])
+
+
 # --- Costs --------------------------------------------------------------------------------------
 
 _TRANSACTIONS = re.compile(
