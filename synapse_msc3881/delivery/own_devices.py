@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Whose devices may have settings of their own, as each process knows it (specification 9)."""
+"""Whose devices may have their own settings, as far as each process knows (specification 9)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class OwnDevices:
-    """Hears of each switch, on whichever process it is made."""
+    """Hears of each switch, whichever process makes it."""
 
     def __init__(self, users: set[str]) -> None:
         """

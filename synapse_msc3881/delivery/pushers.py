@@ -46,10 +46,10 @@ class TaggedPusherConfig(seams.PusherConfig):
     device_has_own: bool = False
 
 
-# A pusher that starts within so many seconds of a switch may have been read before it.
+# A pusher that starts within this many seconds of a switch may have been read before it.
 _SWITCH_SECONDS = 60.0
 
-# Milliseconds from a switch that could not be read to trying again.
+# Milliseconds until another try, if a switch could not be read.
 _RETRY_MS = 60_000.0
 
 # At once, since there is one for each pusher of the server.
@@ -57,12 +57,12 @@ _native_fields = attrgetter(*(field.name for field in attr.fields(seams.PusherCo
 
 
 def profile_tags_of(config: seams.PusherConfig) -> tuple[str, ...]:
-    """A pusher's profile tags; the default where its config was not read from the database."""
+    """A pusher's profile tags; the default if its config was not read from the database."""
     return config.profile_tags if isinstance(config, TaggedPusherConfig) else DEFAULT_TAGS
 
 
 def own_device_of(config: seams.PusherConfig) -> str | None:
-    """The device by whose own settings a pusher goes; None where it goes by its profile tags."""
+    """The device whose own settings a pusher follows; None if it follows its profile tags."""
     if isinstance(config, TaggedPusherConfig) and config.device_has_own:
         return config.device_id if config.profile_tags == DEFAULT_TAGS else None
     return None
@@ -73,11 +73,11 @@ class PusherChange:
     """What a request makes of a pusher, checked.
 
     Attributes:
-        fields: what Synapse's `PusherPool.add_or_update_pusher` takes, without the rest here.
+        fields: what Synapse's `PusherPool.add_or_update_pusher` takes, except for what follows.
         enabled: whether it pushes.
         profile_tags: the scopes that it tries.
         append: whether other users keep their pushers with the same app and pushkey.
-        undone: the fields that the request omits, and that were not stored as the default.
+        undone: the fields that the request omits and whose stored value was not the default.
     """
 
     fields: Mapping[str, Any]
@@ -89,15 +89,15 @@ class PusherChange:
 
 @attr.s(auto_attribs=True, slots=True, eq=False)
 class _Writing:
-    """The pusher that a `set` under way writes, for what the pool calls on the way.
+    """The pusher that a `set` in progress writes, for what the pool calls on the way.
 
-    What the pool starts in the background sees it too, and later: hence `is_under_way`.
+    What the pool starts in the background sees it too, even later: hence `is_under_way`.
     """
 
     key: PusherKey
     stored: tuple[str, ...]
     tags: tuple[str, ...]
-    #: Whether it is the first to go by its device's own settings, perhaps.
+    #: Whether it may be the first to follow its device's own settings.
     may_be_first: bool
     is_under_way: bool = True
 
@@ -113,10 +113,10 @@ def _under_way() -> _Writing | None:
 class Pushers:
     """The module's part in the pushers of one homeserver.
 
-    On the main process, where pushers are written, all that writes or removes one waits in the
-    queue of its app and pushkey: what a request does depends on what is stored, for other users
-    too, and Synapse stops a pusher before it deletes it, so that a `set` in between would leave
-    one running that is not there. Nothing waits for a queue while it is in one.
+    On the main process, where pushers are written, everything that writes or removes one waits in
+    the queue of its app and pushkey: what a request does depends on what is stored, for other
+    users too, and Synapse stops a pusher before it deletes it, so that a `set` in between would
+    leave one running that no longer exists. Nothing waits for a queue while it is in one.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Pushers:
         self._own = own
         self._call_later = call_later
         self._switches = seams.make_linearizer(hs, "msc3881_own_settings")
-        # When a switch was heard of, for whom.
+        # For whom a switch was heard of, and when.
         self._switched: dict[str, float] = {}
         own.on_switch = self._hear_of_switch
         self._hs = hs
@@ -161,13 +161,13 @@ class Pushers:
     ) -> None:
         """Add or update a pusher with its tags, and remove other users' (specification 2).
 
-        Nothing is stored, and nobody's pusher is removed, where anything is refused.
+        If anything is refused, nothing is stored and nobody's pusher is removed.
 
         Args:
             key: the pusher.
             device_id: the device of the request, which a new pusher then belongs to.
-            decide: what the request makes of the pusher as it is stored, None where it is not.
-                What it raises is passed on.
+            decide: what the request makes of the stored pusher, which is None if there is none.
+                Whatever it raises is passed on.
 
         Raises:
             SynapseError, PusherConfigException: Synapse refuses the pusher, or the device logged
@@ -209,10 +209,10 @@ class Pushers:
     async def _check_login(
         self, key: PusherKey, device_id: str | None, stored: seams.PusherConfig | None
     ) -> None:
-        """Remove a pusher that was just written while its device, or the user, went.
+        """Remove a pusher that has just been written while its device, or the user, was going.
 
-        A logout deletes the device and then looks for its pushers, which it may have done before
-        this one was there. One that it finds it removes itself.
+        A logout deletes the device and then looks for its pushers, perhaps before this one was
+        there. Those that it finds, it removes itself.
         """
         if await self._is_logged_in(key.user_id, device_id):
             return
@@ -278,7 +278,7 @@ class Pushers:
     ) -> Iterator[seams.PusherConfig]:
         """Read all pushers of the server, to start them."""
         self._start.begin()
-        if not self._is_main:  # Only now, since what is wrapped is made late in the startup.
+        if not self._is_main:  # Only now, since what is wrapped is created late in the startup.
             seams.wrap(self._hs, seams.pushers.STOP_PUSHER, self.stop_replicated)
         return self._start.unchanged(await self._read(native))
 
@@ -316,7 +316,7 @@ class Pushers:
         self._census.changed()
 
     async def forget_tags(self, user_id: str) -> None:
-        """Delete the tags of all pushers of a user, who is gone."""
+        """Delete the tags of all pushers of a user who is gone."""
         await self._tags.delete_all(user_id)
 
     # --- Started and stopped ---
@@ -342,7 +342,7 @@ class Pushers:
     def stop_replicated(
         self, native: Callable[..., None], user_id: str, app_id: str, pushkey: str
     ) -> None:
-        """The same on a worker, which hears of it."""
+        """The same on a worker, when it hears of it."""
         key = PusherKey(user_id, app_id, pushkey)
         self._stop(key, lambda: native(user_id, app_id, pushkey))
 
@@ -366,7 +366,7 @@ class Pushers:
         return pusher
 
     def _attach(self, pusher: seams.Pusher, tags: tuple[str, ...], own: str | None) -> None:
-        """Have a pusher decide what to push by more than `global`."""
+        """Have a pusher decide by more than `global` what to push."""
         seams.ensure_position(pusher)
         key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
         make_backlog = MailBacklog if isinstance(pusher, seams.EmailPusher) else Backlog
@@ -377,7 +377,7 @@ class Pushers:
             self._failures,
             self._metrics,
             time.monotonic,
-            # Synapse takes it among the running ones at once: what comes later is offered.
+            # Synapse counts it as running at once: what comes later is offered to it.
             missed_to=pusher.max_stream_ordering,
             own=own,
         )
@@ -385,7 +385,7 @@ class Pushers:
             pusher.store, pusher, backlog, self._positions.note
         )
 
-    # --- A device gets settings of its own, or has them no longer ---
+    # --- A device gets its own settings, or loses them ---
 
     def _hear_of_switch(self, user_id: str) -> None:
         now = time.monotonic()
@@ -399,9 +399,9 @@ class Pushers:
         self._call_later(delay_ms, self._switch, user_id, desc="msc3881_switch_own_settings")
 
     async def _switch(self, user_id: str) -> None:
-        """Have a user's running pushers go by their devices' settings, or no longer do so.
+        """Have a user's running pushers follow their devices' settings, or stop doing so.
 
-        They go on where they are, so that nothing is lost, and nothing is pushed twice.
+        They continue where they are, so that nothing is lost and nothing is pushed twice.
         """
         if not seams.running_pushers(self._hs, user_id):
             return
@@ -413,16 +413,16 @@ class Pushers:
                 self._look_after_switch(user_id, _RETRY_MS)
                 return
             no_longer = [*self._go_by(configs)]
-            # What was dropped would be pushed after a restart, by `global`.
+            # Otherwise `global` would push after a restart what was dropped.
             await self._positions.write(no_longer)
 
     def _go_by(
         self, configs: Iterable[seams.PusherConfig]
     ) -> Iterator[tuple[seams.Pusher, Backlog]]:
-        """Have running pushers go by what was read; gives those that go by no device any more.
+        """Have running pushers follow what was read; returns those that no longer follow a device.
 
-        These keep what they go by: events from before are pushed as they were decided then, and of
-        all others nothing is recorded for the device, so that `global` decides.
+        These keep their backlogs: earlier events are pushed as they were decided then, and for all
+        others nothing is recorded for the device, so that `global` decides.
         """
         for config in configs:
             pusher = seams.running_pusher(self._hs, *_key_of(config))

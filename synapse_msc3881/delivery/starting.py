@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Starting the pushers of a process.
 
-Synapse reads all pushers at once and then starts them a few at a time, which takes seconds where
-there are many.
+Synapse reads all pushers at once and then starts them a few at a time, which takes seconds if there
+are many.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 class PusherStart:
     """The start of the pushers of one process, and what overtook it.
 
-    A pusher that is set, disabled or removed in that time is started or stopped by that change, and
-    what was read of it before is of yesterday.
+    A pusher that is set, disabled or removed meanwhile is started or stopped by that change, and
+    what was read about it before is out of date.
     """
 
     def __init__(self) -> None:
-        # None while no start is under way.
+        # None while no start is in progress.
         self._overtaken: set[PusherKey] | None = None
 
     def begin(self) -> None:
@@ -34,16 +34,16 @@ class PusherStart:
         self._overtaken = set()
 
     def overtake(self, key: PusherKey) -> None:
-        """This process starts or stops that pusher for another reason."""
+        """This process starts or stops that pusher for some other reason."""
         if self._overtaken is not None:
             self._overtaken.add(key)
 
     def unchanged(self, pushers: Iterable[seams.PusherConfig]) -> Iterator[seams.PusherConfig]:
-        """The pushers that were read, but those that changed until it is their turn."""
+        """The pushers that were read, except those that have changed by their turn."""
         overtaken = self._overtaken if self._overtaken is not None else set()
         try:
             for pusher in pushers:
-                # Nothing is looked up, for each pusher of the server, where nothing overtook.
+                # Nothing is looked up for each pusher of the server if nothing overtook the start.
                 if not overtaken or _key_of(pusher) not in overtaken:
                     yield pusher
         finally:
@@ -57,7 +57,7 @@ def _key_of(config: seams.PusherConfig) -> PusherKey:
 class FirstLook:
     """Whether pushers that start may have something to push, asked for several at once.
 
-    One question is under way at a time. Those who come meanwhile go into the next one together.
+    One question is in progress at a time. Pushers that ask meanwhile share the next one.
     """
 
     def __init__(self, push_actions: PushActionStore) -> None:
@@ -78,7 +78,7 @@ class FirstLook:
 
     async def _ask(self, question: _Question) -> Collection[tuple[str, int]]:
         if self._under_way is not None:
-            with contextlib.suppress(Exception):  # Others wait for this one: it has to go on.
+            with contextlib.suppress(Exception):  # Others wait for this one: it must continue.
                 await self._under_way.answer.wait()
         self._next, self._under_way = None, question
         found: Collection[tuple[str, int]]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Ending the work of a pusher that was disabled or removed (specification 6).
 
-Synapse lets a pusher's work that is under way go on after the pusher was stopped. That is right for
-one that was replaced (a `set` that is repeated makes a new object), which still delivers what it
-had begun, and wrong for one that was disabled or removed. A pusher that runs has nothing of this
-in its way: what ends its work is put there when it is stopped.
+Synapse lets a stopped pusher finish the work in progress. That is right for one that was replaced
+(repeating a `set` creates a new object), which still delivers what it had begun, but wrong for one
+that was disabled or removed. None of this gets in the way of a running pusher: what ends its work
+is put in place when it is stopped.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Stopping:
     """Ends the work of the pushers of one process."""
 
     def __init__(self) -> None:
-        # For each pusher that replaced another or was replaced: all of its name, which may still
+        # For each pusher that replaced another or was replaced: all with its name, which may still
         # be at work. Most pushers never are.
         self._generations: WeakKeyDictionary[seams.Pusher, WeakSet[seams.Pusher]] = (
             WeakKeyDictionary()
         )
 
     def replace(self, replaced: seams.Pusher, pusher: seams.Pusher) -> None:
-        """A pusher takes the place of the one that runs by the same name."""
+        """A pusher replaces the running one with the same name."""
         generations = self._generations.setdefault(replaced, WeakSet([replaced]))
         generations.add(pusher)
         self._generations[pusher] = generations
@@ -50,7 +50,7 @@ async def _send_nothing(*_: Any, **__: Any) -> None:
 
 
 class StoppedStore:
-    """Synapse's store, as a pusher sees it that was stopped for good."""
+    """Synapse's store, as seen by a pusher that was stopped for good."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -84,11 +84,11 @@ class StoppedStore:
         """Do not write since when the pusher fails."""
 
     async def set_throttle_params(self, *_: Any, **__: Any) -> None:
-        """Write no throttle of an email pusher."""
+        """Write no throttle of an e-mail pusher."""
 
 
 class StoppedHttpClient:
-    """Synapse's HTTP client, as an http pusher sees it that was stopped for good."""
+    """Synapse's HTTP client, as seen by an http pusher that was stopped for good."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -100,6 +100,6 @@ class StoppedHttpClient:
         """Post nothing.
 
         The empty answer, which rejects no pushkey, lets the pusher finish: its next step is to
-        write its position, where its work ends.
+        write its position, and there its work ends.
         """
         return {}

@@ -47,7 +47,7 @@ class DevicePath:
 
 
 def parse_device_path(raw_path: bytes) -> DevicePath:
-    """Split a request's path, and decode each part after, since a profile tag may hold "/".
+    """Split a request's path and then decode each part, since a profile tag may contain "/".
 
     A first part ``device%2F…`` is a whole scope: so libraries send it to which a scope is one name.
 
@@ -90,7 +90,7 @@ def _invalid(problem: str) -> SynapseError:
 
 
 def _bad_rule(problem: object) -> SynapseError:
-    # It may quote the request. What is no Unicode, Synapse could neither log nor send.
+    # It may quote the request. Synapse could neither log nor send what is not Unicode.
     message = str(problem).encode("utf-8", "backslashreplace").decode("utf-8")
     return SynapseError(HTTPStatus.BAD_REQUEST, message)
 
@@ -161,7 +161,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         """Synapse's part of PUT, for `global`, without rules that it could not read back.
 
         Synapse answers some malformed rules with 500, and stores others, after which it answers
-        500 to all that reads the user's rules.
+        500 to everything that reads the user's rules.
         """
         try:
             _check_readable(request, path, self._api)
@@ -193,7 +193,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
             )
 
     async def _put(self, request: SynapseRequest, user_id: str, device_path: DevicePath) -> None:
-        # The order of the checks is the one of `global`.
+        # The checks are in the same order as in `global`.
         key, spec = _rule(device_path)
         seams.priority_class(spec)
         if "/" in key.rule_id or "\\" in key.rule_id:
@@ -261,7 +261,7 @@ def _parse_own(request: SynapseRequest) -> bool:
 def _check_readable(request: SynapseRequest, path: str, api: ModuleApi) -> None:
     """Raise InvalidRuleException for a rule in `global` that Synapse could not read back.
 
-    What Synapse refuses by itself with a 4xx is left to it.
+    What Synapse itself refuses with a 4xx is left to it.
     """
     try:
         spec = seams.rule_spec(path.split("/")[2:])
@@ -304,7 +304,7 @@ def _rule(device_path: DevicePath) -> tuple[RuleKey, seams.RuleSpec]:
 def _part_of(scopes: Mapping[str, Ruleset], device_path: DevicePath) -> Any:
     tag, rest = device_path.profile_tag, device_path.rest
     if tag is None:
-        # A path without its last slash gets the error that it gets in `global`.
+        # A path without its last slash gets the same error as in `global`.
         return scopes if rest else seams.part_of_ruleset(scopes, rest)
     if tag not in scopes:
         raise seams.NotFoundError(f"There is no device scope {tag!r}")
@@ -340,7 +340,7 @@ def _parse_rule(key: RuleKey, content: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _parse_enabled(content: Any) -> bool:
-    # Many clients send the bare boolean, and Synapse takes it in `global` too.
+    # Many clients send the bare boolean, which Synapse accepts in `global` too.
     if isinstance(content, dict) and "enabled" in content:
         content = content["enabled"]
     if not isinstance(content, bool):

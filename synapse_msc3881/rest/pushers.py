@@ -53,14 +53,14 @@ _REQUIRED = (
     "data",
 )
 
-# The specification allows 64 characters and 512 bytes. Synapse has no limit, and PostgreSQL one
-# on the columns of an index, which is 2704 bytes for these two and the user id together.
+# The specification allows 64 characters and 512 bytes. Synapse has no limit, but PostgreSQL has
+# one on the columns of an index: 2704 bytes for these two and the user ID together.
 _MAX_BYTES = {"app_id": 255, "pushkey": 2048}
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Field(Generic[T]):
-    """A field as a request gives it under its stable and its unstable name; None is omitted."""
+    """A field as a request gives it, under its stable and its unstable name; None if omitted."""
 
     stable: T | None
     unstable: T | None
@@ -76,12 +76,12 @@ class Field(Generic[T]):
         return cls(stable, unstable)
 
     def meant(self, as_read: T | None) -> T | None:
-        """What the request says about the field, by the echo rule (specification 1).
+        """What the request says about the field, according to the echo rule (specification 1).
 
-        What is stored is no part of it, so that a stale or repeated request means what it meant.
+        The stored value plays no part, so that a stale or repeated request means what it meant.
 
         Args:
-            as_read: the field as the client read it; None where it does not say.
+            as_read: the field as the client read it; None if it does not say.
         """
         if self.stable is None or self.unstable is None:
             return self.unstable if self.stable is None else self.stable
@@ -230,7 +230,7 @@ def _data(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if content["kind"] == "email":
         _check_email(content["pushkey"])
     data = content["data"]
-    if data is None:  # For some kinds Synapse stores it, and for others it has its own error.
+    if data is None:  # For some kinds Synapse stores it; for others it has its own error.
         return None
     if not isinstance(data, dict):
         raise _invalid("data", "must be an object")
@@ -244,7 +244,7 @@ def _data(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _check_url(url: str) -> None:
-    # Synapse checks the path; these two would fail it, there or when it pushes.
+    # Synapse checks the path; these two would make it fail, there or when it pushes.
     try:
         url.encode("utf-8")
         urlsplit(url)
@@ -309,7 +309,7 @@ class PushersSetServlet(seams.PushersSetRestServlet):
         self._config = config
 
     async def on_POST(self, request: SynapseRequest) -> tuple[int, dict[str, Any]]:
-        """Add, update or remove a pusher; nothing is stored when any check fails."""
+        """Add, update or remove a pusher; nothing is stored if any check fails."""
         requester = await self._api.get_user_by_req(request)
         user_id = requester.user.to_string()
         content = parse_json_object_from_request(request)
@@ -344,7 +344,7 @@ class PushersSetServlet(seams.PushersSetRestServlet):
 
 
 def _key(content: Mapping[str, Any], user_id: str) -> PusherKey | None:
-    """The pusher that a request sets; None where its name could not be stored."""
+    """The pusher that a request sets; None if its name could not be stored."""
     try:
         app_id, pushkey = (_string(content.get(name), name) for name in ("app_id", "pushkey"))
     except SynapseError:

@@ -116,16 +116,16 @@ class DeviceRuleStore:
     async def for_users(self, user_ids: Collection[str]) -> dict[str, list[DeviceRule]]:
         """The device rules of each of the users, in no particular order.
 
-        A row that is no rule is left out, and reported. The JSON in the others may still be bad.
+        A row that is not a rule is left out, and reported. The JSON in the others may still be bad.
         """
         return {user_id: stored.rules for user_id, stored in (await self.read(user_ids)).items()}
 
     async def read(self, user_ids: Collection[str]) -> dict[str, StoredRules]:
         """The device rules of each of the users, and which of their devices have own settings.
 
-        In one statement, so that both are of the same moment. A row that is bad is left out, and
-        reported; where it is the one of a device's own settings, the server-default rules are as
-        the server has them. The JSON in rules may still be bad.
+        In one statement, so that both describe the same moment. A bad row is left out, and
+        reported; if it is that of a device's own settings, the server-default rules are as the
+        server has them. The JSON in rules may still be bad.
         """
         stored, bad = await self._api.run_db_interaction(
             "msc3881_get_device_rules", _read_txn, user_ids
@@ -161,15 +161,15 @@ class DeviceRuleStore:
         before: str | None = None,
         after: str | None = None,
     ) -> None:
-        """Write a rule. It comes first in its kind, or where `before` or `after` say.
+        """Write a rule. It comes first in its kind, or where `before` or `after` says.
 
         Args:
             user_id: whose rule.
             key: which rule; it may exist, and then keeps its `enabled`.
             conditions: as the client sent them.
             actions: as the client sent them.
-            before: the id of the rule of the same scope and kind that this one is to precede.
-            after: the id of the rule that it is to follow; not looked at with `before`.
+            before: the ID of the rule, in the same scope and kind, that this one should precede.
+            after: the ID of the rule that it should follow; ignored together with `before`.
 
         Raises:
             SynapseError: the rule would exceed a limit.
@@ -189,7 +189,7 @@ class DeviceRuleStore:
         await self._change(user_id, key, "ADD", write_txn)
 
     async def delete(self, user_id: str, key: RuleKey) -> None:
-        """Delete a rule; raises RuleNotFoundException where there is none."""
+        """Delete a rule; raises RuleNotFoundException if there is none."""
 
         def delete_txn(txn: LoggingTransaction) -> None:
             delete_rule_txn(txn, user_id, key)
@@ -199,7 +199,7 @@ class DeviceRuleStore:
         await self._change(user_id, key, "DELETE", delete_txn)
 
     async def set_enabled(self, user_id: str, key: RuleKey, enabled: bool) -> None:
-        """Turn a rule on or off; raises RuleNotFoundException where there is none."""
+        """Turn a rule on or off; raises RuleNotFoundException if there is none."""
 
         def write_txn(txn: LoggingTransaction) -> None:
             set_enabled_txn(txn, user_id, key, enabled)
@@ -226,13 +226,14 @@ class DeviceRuleStore:
     async def copy_room_rules(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
         """Copy a user's enabled rules about a room to its successor, as Synapse does for `global`.
 
-        That is from the first to the last of each kind, the copy always in front: of rules that
-        get the same id the last is left. What would exceed a limit or cannot be read is left out:
-        nothing here may fail a room upgrade. All of it is one change, however many rules there are.
+        Rules are copied from the first to the last of each kind, each copy going in front: of rules
+        that get the same ID, the last is left. Whatever would exceed a limit or cannot be read is
+        left out: nothing here may fail a room upgrade. It is one change, however many rules there
+        are.
         """
 
         def find_txn(txn: LoggingTransaction) -> tuple[list[Copy], NotCopied]:
-            # Here, and not on the reactor's thread, since there may be thousands.
+            # Here and not on the reactor's thread, since there may be thousands.
             stored, _ = _read_txn(txn, [user_id])
             return find_copies(stored[user_id].rules, old_room_id, new_room_id, self._checked)
 
@@ -251,7 +252,7 @@ class DeviceRuleStore:
         report_not_copied(self._failures, user_id, new_room_id, not_copied)
 
     async def delete_all(self, user_id: str) -> None:
-        """Delete all device rules of a user, who is gone: nobody needs to hear of it by sync."""
+        """Delete all device rules of a user who is gone: no sync needs to hear of it."""
 
         def delete_all_txn(txn: LoggingTransaction) -> None:
             for delete in DELETE_ALL:
@@ -269,13 +270,13 @@ class DeviceRuleStore:
     async def change(
         self, user_id: str, name: str, op: str, write: Callable[[LoggingTransaction], T]
     ) -> T:
-        """Change a user's device scopes, one change at a time, and tell all who need to know.
+        """Change a user's device scopes, one change at a time, and tell everyone concerned.
 
         Args:
             user_id: whose.
             name: what is changed, for the row in Synapse's push rules stream.
-            op: what becomes of it, in the words of the stream.
-            write: makes the change. What it raises undoes it.
+            op: what happens to it, in the stream's terms.
+            write: makes the change. If it raises, nothing is changed.
         """
 
         def change_txn(txn: LoggingTransaction) -> T:
@@ -329,7 +330,7 @@ class DeviceRuleStore:
         self.check_scopes({*own, *(rule.profile_tag for rule in existing)}, key.profile_tag)
 
     def check_scopes(self, scopes: Collection[str], profile_tag: str) -> None:
-        """Raise SynapseError where a user who has these scopes may have no further one."""
+        """Raise SynapseError if a user with these scopes may not have another one."""
         if profile_tag not in scopes and len(scopes) >= self.scope_limit:
             raise SynapseError(
                 HTTPStatus.BAD_REQUEST,

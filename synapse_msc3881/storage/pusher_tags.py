@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Reads and writes the profile tags of pushers; a pusher without a row has ``["global"]``.
 
-Such a pusher goes by its device's own settings, where the device has any (specification 9). So
-which devices have is read with the tags, in the same statement.
+Such a pusher follows its device's own settings, if the device has any (specification 9). So the
+devices that have them are read with the tags, in the same statement.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Device(NamedTuple):
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class StoredTags:
-    """What is stored of some pushers.
+    """What is stored about some pushers.
 
     Attributes:
-        tags: the profile tags of those that have others than the default.
+        tags: the profile tags of those that do not have the default.
         own: the devices with settings of their own.
     """
 
@@ -58,11 +58,11 @@ class StoredTags:
 
 @attr.s(auto_attribs=True, slots=True)
 class UserTags:
-    """What the pushers of a user go by.
+    """What a user's pushers follow.
 
     Attributes:
-        lists: the profile tags of each pusher that has others than the default.
-        own: the devices with settings of their own, and whether a pusher goes by them.
+        lists: the profile tags of each pusher that does not have the default.
+        own: the devices with their own settings, and whether a pusher follows them.
     """
 
     lists: list[tuple[str, ...]] = attr.Factory(list)
@@ -72,7 +72,7 @@ class UserTags:
         return bool(self.lists or self.own)
 
     def go_by(self, device_id: str) -> bool:
-        """Whether a pusher goes by a device's own settings, or lists them as a scope."""
+        """Whether a pusher follows a device's own settings, or lists them as a scope."""
         return self.own.get(device_id, False) or any(device_id in tags for tags in self.lists)
 
 
@@ -135,12 +135,12 @@ class PusherTagStore:
         self._failures = failures
 
     def get_txn(self, txn: LoggingTransaction, keyvalues: Mapping[str, Any]) -> StoredTags:
-        """What is stored of the pushers that match, in one statement.
+        """What is stored about the pushers that match, in one statement.
 
         Args:
             txn: the transaction that reads the pushers themselves.
-            keyvalues: columns of Synapse's `pushers` and their values. Those that we do not
-                have are left out: the answer may hold more pushers than match.
+            keyvalues: columns of Synapse's `pushers` and their values. Those that we do not have
+                are left out: the answer may include more pushers than match.
         """
         conditions = {
             _COLUMNS[name]: value for name, value in keyvalues.items() if name in _COLUMNS
@@ -164,13 +164,13 @@ class PusherTagStore:
         return StoredTags(tags, own)
 
     async def get(self, keyvalues: Mapping[str, Any]) -> StoredTags:
-        """The same in a transaction of its own, where the pushers' cannot be had."""
+        """The same in a separate transaction, if the pushers' cannot be joined."""
         return await self._api.run_db_interaction(
             "msc3881_get_pusher_tags", self.get_txn, keyvalues
         )
 
     async def of_users(self, user_ids: Collection[str]) -> dict[str, UserTags]:
-        """What the pushers of each of the users go by, besides `global`."""
+        """What the pushers of each of the users follow, besides `global`."""
 
         def of_users_txn(txn: LoggingTransaction) -> dict[str, UserTags]:
             found = {user_id: UserTags() for user_id in user_ids}

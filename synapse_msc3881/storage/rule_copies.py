@@ -52,7 +52,7 @@ NotCopied = list[tuple[DeviceRule, Exception]]
 def find_copies(
     rules: list[DeviceRule], old_room_id: str, new_room_id: str, checked: Checked
 ) -> tuple[list[Copy], NotCopied]:
-    """The copies that are left in the end, one of a kind in each scope, and what is not."""
+    """The copies that remain in the end, one per kind and scope, and the rules left out."""
     copies: dict[RuleKey, Copy] = {}
     not_copied: NotCopied = []
     mention = to_json(old_room_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The statements about single device rules, each run in a transaction of its caller's."""
+"""The statements about single device rules, each run in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def upsert_txn(
     conditions: str,
     actions: str,
 ) -> None:
-    """Write a rule, which keeps its `enabled` where it is there already."""
+    """Write a rule, which keeps its `enabled` if it exists already."""
     txn.execute(
         """
         INSERT INTO synapse_msc3881_device_rules
@@ -72,13 +72,13 @@ def upsert_txn(
 
 
 def delete_rule_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
-    """Delete a rule; raises RuleNotFoundException where there is none."""
+    """Delete a rule; raises RuleNotFoundException if there is none."""
     txn.execute("DELETE FROM synapse_msc3881_device_rules WHERE " + _IS_RULE, _args(user_id, key))
     _require_one(txn)
 
 
 def set_enabled_txn(txn: LoggingTransaction, user_id: str, key: RuleKey, enabled: bool) -> None:
-    """Turn a rule on or off; raises RuleNotFoundException where there is none."""
+    """Turn a rule on or off; raises RuleNotFoundException if there is none."""
     txn.execute(
         "UPDATE synapse_msc3881_device_rules SET enabled = ? WHERE " + _IS_RULE,
         (int(enabled), *_args(user_id, key)),
@@ -87,7 +87,7 @@ def set_enabled_txn(txn: LoggingTransaction, user_id: str, key: RuleKey, enabled
 
 
 def conditions_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> str:
-    """A rule's conditions in JSON; raises RuleNotFoundException where there is no such rule."""
+    """A rule's conditions in JSON; raises RuleNotFoundException if there is no such rule."""
     txn.execute(
         "SELECT conditions FROM synapse_msc3881_device_rules WHERE " + _IS_RULE,
         _args(user_id, key),
@@ -115,7 +115,7 @@ def own_devices_txn(txn: LoggingTransaction, user_id: str) -> set[str]:
 def keep_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> None:
     """Have a rule stay when the device's own settings are switched off.
 
-    It was written by somebody who means the device scope, not `global`.
+    It was written by someone who means the device scope, not `global`.
     """
     txn.execute(
         """
@@ -152,7 +152,7 @@ def _require_one(txn: LoggingTransaction) -> None:
 def make_place_txn(
     txn: LoggingTransaction, user_id: str, key: RuleKey, before: str | None, after: str | None
 ) -> int:
-    """Find the priority for a rule, moving those above it up where it goes between two.
+    """Find the priority for a rule; if it goes between two, those above it move up.
 
     Raises:
         RuleNotFoundException: there is no rule `before` or `after` in its scope and kind.
