@@ -28,6 +28,7 @@ from tests.bench import (
     sizes,
     sql,
     start,
+    sync,
 )
 from tests.bench.results import Measurement
 from tests.bench.servers import Workshop
@@ -44,6 +45,7 @@ MEASUREMENTS: Mapping[str, Callable[[Workshop, Size], Measurement]] = {
     "muted": lambda *to: Measurement({}, comparisons=list(muted.measure(*to))),
     "fire_path": fire_path.measure,
     "start": start.measure,
+    "sync": lambda *to: Measurement({}, comparisons=list(sync.measure(*to))),
     "memory": lambda *to: Measurement({}, amounts=memory.measure(*to)),
     "page": page.measure,
     "profile": lambda *to: Measurement({}, profiles=profile.measure(*to)),

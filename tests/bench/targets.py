@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import attr
 
-from tests.bench import end_to_end, evaluation, memory, muted, sql, start
+from tests.bench import end_to_end, evaluation, memory, muted, sql, start, sync
 from tests.bench.results import Comparison, Count, Results
 from tests.bench.tables import by_case, find, largest, ratio, table, with_interval
 from tests.bench.variants import (
@@ -186,6 +186,13 @@ def _other_targets(results: Results) -> Iterator[Target]:
                 1.05,
                 find(results["start"].comparisons, quantity=quantity, variant=start.HALF.name),
             )
+    synced = results["sync"].comparisons if "sync" in results else ()
+    for quantity in (sync.TIME, sync.CPU):
+        yield _at_most(
+            f"/sync, {quantity}: where others have own settings",
+            1.02,
+            find(synced, quantity=quantity, variant=OWN_PLAIN.name),
+        )
     if "memory" in results:
         cases = by_case(results["memory"].amounts)
         held = max(case[memory.HELD] / users for (users, _), case in cases.items())

@@ -16,12 +16,21 @@ from tests.bench.variants import (
     ALL_THREE_MATCHING,
     IDLE,
     ONE_PERCENT_MATCHING,
+    OWN_MATCHING,
     VANILLA,
     Variant,
 )
 
 #: One of each kind: how many members use the module, and how many rules, is the same to each.
-USING = (ONE_PERCENT_MATCHING, ALL, ALL_MATCHING, ALL_ROOMS, ALL_MUTED, ALL_THREE_MATCHING)
+USING = (
+    ONE_PERCENT_MATCHING,
+    ALL,
+    ALL_MATCHING,
+    ALL_ROOMS,
+    ALL_MUTED,
+    ALL_THREE_MATCHING,
+    OWN_MATCHING,
+)
 PUSHING = [variant for variant in (IDLE, sql.ELSEWHERE, *USING) if not variant.is_silent]
 
 #: The calls that an event takes more, whatever the number of members: the wrappers of

@@ -30,6 +30,7 @@ from tests.server.cascade_helpers import (
     on_body,
     rules_in_database,
 )
+from tests.server.own_settings_helpers import switch
 
 INJECTION = {"module": "tests.harness.fault_injection.FaultInjection", "config": {}}
 RULES = "synapse_msc3881_device_rules"
@@ -102,6 +103,10 @@ def test_a_failure_leaves_the_event_and_goes_by_global(
     """No event has come yet: of Bob's rules, nothing is compiled."""
     phone, only_phone = scene.device(["phone", "global"]), scene.device(["phone"])
     others = scene.device()
+    tablet = breaking.login(scene.bob, "TABLET")
+    switch(tablet, on=True)
+    tablet.put_rule("global", "override", "loud", on_body("loud", SILENT))
+    own = device(tablet, scene.gateway)
     reason = REPORTED[point]
     before = fallbacks(breaking, reason)
     fail_at(breaking, point)
@@ -109,7 +114,7 @@ def test_a_failure_leaves_the_event_and_goes_by_global(
     event_ids = [scene.message("loud") for _ in range(3)]
 
     for event_id in event_ids:
-        for pusher in (phone, only_phone, others):
+        for pusher in (phone, only_phone, others, own):
             assert sound(pusher, event_id) == "bell"
     expected = 1 if point == "compile" else 3
     assert fallbacks(breaking, reason) - before >= expected
