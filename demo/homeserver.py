@@ -197,7 +197,7 @@ class Homeserver:
             "PYTHONPATH": os.pathsep.join(python_path),
             # Or else a Synapse installed below somebody's git checkout adds the checkout's state to
             # its version, which other modules cannot parse.
-            "GIT_CEILING_DIRECTORIES": str(Path(sys.prefix).parent),
+            "GIT_CEILING_DIRECTORIES": str(Path(sys.prefix).resolve().parent),
         }
 
     # Users

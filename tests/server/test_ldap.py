@@ -1,62 +1,28 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Beside another module, in the same homeserver.yaml: matrix-synapse-ldap3, with an LDAP server."""
 
-import os
-import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from demo.client import JsonDict, MatrixError, Session, path
+from demo.client import MatrixError, Session, path
 from demo.gateway import Gateway
-from demo.process import Child
 from tests.conftest import FreshDeployment
-from tests.harness.deployment import CHECKOUT, Deployment
+from tests.harness.deployment import Deployment
 from tests.server.cascade_helpers import SIREN, THING, device, on_type
-from tests.server.directory import BASE, PERSON, PERSON_PASSWORD, PORT_IS
+from tests.server.directory import PERSON, PERSON_PASSWORD, ldap_module, serve_ldap
 from tests.server.helpers import assert_ok, get_pusher
 
 #: Nothing here depends on the database.
 pytestmark = pytest.mark.one_deployment
 
-_PORT = re.compile(rf"^{PORT_IS} (\d+)$", re.MULTILINE)
-
 
 @pytest.fixture
 def ldap_port(tmp_path: Path) -> Iterator[int]:
     """The port of an LDAP server."""
-    child = Child(
-        name="the LDAP server",
-        command=[sys.executable, "-m", "tests.server.ldap_server"],
-        output=tmp_path / "ldap.log",
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")]),
-        },
-    )
-    child.spawn()
-    try:
-        child.wait_until(lambda: _PORT.search(child.written()) is not None, 30.0)
-        found = _PORT.search(child.written())
-        assert found is not None
-        yield int(found[1])
-    finally:
-        child.stop()
-
-
-def ldap_module(port: int) -> JsonDict:
-    return {
-        "module": "ldap_auth_provider.LdapAuthProviderModule",
-        "config": {
-            "enabled": True,
-            "uri": f"ldap://127.0.0.1:{port}",
-            "start_tls": False,
-            "base": BASE,
-            "attributes": {"uid": "uid", "name": "cn", "mail": "mail"},
-        },
-    }
+    with serve_ldap(tmp_path) as port:
+        yield port
 
 
 @pytest.fixture
