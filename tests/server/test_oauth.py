@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A Synapse whose users sign in at a Matrix Authentication Service, which is an OAuth server.
 
-All is as with passwords: who has a token of a device is that device (specification 1, 2 and 6).
+All is as with passwords: who has a token of a device is that device (specification 1, 2, 6 and 9).
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,17 @@ from tests.harness.authentication_service import AuthenticationService, Delegati
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
+    SILENT,
     SIREN,
     Device,
     device,
     on_all,
+    on_body,
     rules_in_database,
     tags_in_database,
 )
-from tests.server.helpers import assert_refused, get_pusher, set_pusher
+from tests.server.helpers import assert_refused, get_pusher, own_rules, set_pusher
+from tests.server.own_settings_helpers import switch
 
 #: Whose token it is does not depend on the database.
 pytestmark = pytest.mark.one_deployment
@@ -141,6 +144,30 @@ def test_device_rules_are_the_users_and_decide_for_the_pusher_that_lists_them(
     assert laptops.wait_for(event_id).tweaks["sound"] == "default"
     assert "phone" in phone.session.get_rules()["device"]
     assert "device" not in sender.alice.get_rules()
+
+
+def test_a_device_has_settings_of_its_own_for_each_of_its_tokens_and_until_it_goes(
+    service: AuthenticationService, phone: SignedIn, laptop: SignedIn, gateway: Gateway
+) -> None:
+    sender = Sender(service, phone)
+    phones, laptops = device(phone.session, gateway), device(laptop.session, gateway)
+    switch(laptop.session, on=True, device_id="PHONEPHONE")
+    phone.session.put_rule("global", "room", sender.room, on_all(SIREN))
+    phone.refresh()
+    phone.session.put_rule("global", "override", "more", on_body("nothing", SILENT))
+    written = phone.session.get_rules("global")
+    assert [rule["rule_id"] for rule in own_rules(written)["room"]] == [sender.room]
+    assert [rule["rule_id"] for rule in own_rules(written)["override"]] == ["more"]
+    assert not any(own_rules(laptop.session.get_rules("global")).values())
+    assert "PHONEPHONE" in laptop.session.get_rules()["device"]
+
+    event_id = sender.send()
+    assert phones.wait_for(event_id).tweaks == {"sound": "siren"}
+    assert laptops.wait_for(event_id).tweaks["sound"] == "default"
+
+    phone.sign_out()
+    assert "device" not in laptop.session.get_rules()
+    assert laptops.wait_for(sender.send()).tweaks["sound"] == "default"
 
 
 @pytest.mark.parametrize("by", ["the app", "the service"])
