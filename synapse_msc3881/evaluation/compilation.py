@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What of a user is compiled, step by step, in which order, and within which bounds.
+"""What is compiled for a user, step by step: in which order, and within which bounds.
 
-A user's rules are compiled in **chunks** of neighbours, one at a time, as a user may have
-thousands. Where a chunk ends depends on the rules around its end alone, and one that is still in
-use is found again. So after a change only the chunk with the change in it is compiled.
+A user's rules are compiled in **chunks** of neighbours, one at a time, since there may be
+thousands. Where a chunk ends depends only on the rules around its end, and one that is still in
+use is found again. So a change recompiles only the chunk that contains it.
 """
 
 from __future__ import annotations

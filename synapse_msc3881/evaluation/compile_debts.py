@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Bounds how much of the server's time is spent on compiling one user's rules.
 
-It is no part of what they may take at events (`spending`): who changes a rule shall have it hold
-for the next event. But compiling all of it again and again, by changing everything or the tags,
-must end. Whoever is over the bound has what is new compiled a little at a time.
+This is separate from what they may take at events (`spending`): a changed rule should apply to
+the next event. But compiling everything again and again, because all rules or the tags change, must
+end. Above the bound, what is new is compiled a little at a time.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What one process knows of its users' device scopes, so that an event costs no SQL.
+"""What one process knows about its users' device scopes, so that an event costs no SQL.
 
 Each process holds the set of users whose pushers have profile tags, read once at startup, and
-their compiled scopes in bounded memory (see `held_scopes`). A change of tags or rules, on whichever
-process, comes here as an invalidation: the user may have scopes now, and what is compiled is stale.
+their compiled scopes in bounded memory (see `held_scopes`). A change to tags or rules, on any
+process, arrives here as an invalidation: the user may have scopes now, and what is compiled is
+stale.
 
 The next event that concerns the user has them read and compiled. There is one such **load** of a
-user at a time, and all events wait for it that come meanwhile. An event that comes after a further
-invalidation waits for the next load, which begins when this one is done: so each event has what
-was written before it, and waits for two loads at most, however often somebody writes.
+user at a time, and all events that arrive meanwhile wait for it. An event after another
+invalidation waits for the next load, which begins when this one is done: so each event sees what
+was written before it, and waits for two loads at most, however often the user writes.
 
-Compiling is done in slices (see `slices`). Who writes much has little compiled at a time, which is
-what was written last, and the rest later. No event waits for longer than half a second for somebody
-with thousands of rules, and two seconds for anybody else. Then it has what there is: what is only
-looked up, as muted rooms are, and what was compiled before.
+Compiling is done in slices (see `slices`). For users who write much, little is compiled at a time:
+what was written last, and the rest later. No event waits longer than half a second for a user with
+thousands of rules, or two seconds for any other. Then it uses what there is: what is only looked
+up, as muted rooms are, and what was compiled before.
 
 A disabled pusher's tags count here like any other's. Its scopes are evaluated for nothing, but
 switching a pusher changes nothing that a process holds, and so can leave nothing stale.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What one process holds of its users' device scopes, in bounded memory.
+"""The compiled device scopes that one process holds, in bounded memory.
 
-What is used stays. All users share the memory, but those who take much of it share a part of it
-among themselves: however many there are, the scopes of the others stay.
+What is in use stays. All users share the memory, but those who take much of it only share a part of
+it among themselves: however many there are, the scopes of the others stay.
 """
 
 from __future__ import annotations

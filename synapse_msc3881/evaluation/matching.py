@@ -10,8 +10,8 @@ never gets to those.
 
 The rules are compiled in groups (see `compiling`), and a group is run only for an event that one
 of its rules could match (see `prefilter`). So what does not match costs little. Rules with patterns
-are run one by one, and before each its user's account is asked (see `spending`): where it says no,
-they count as not matching, and all others are decided as ever.
+are run one by one, each only if its user's account allows it (see `spending`): otherwise they count
+as not matching, and all other rules are decided as usual.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Long work on the reactor's thread, done in slices with everything else in between.
+"""Long work on the reactor's thread, done in slices between which everything else can run.
 
-Whatever one user's rules take, another request waits no longer than a slice and a step. Urgent work
-goes first, and then what has taken the fewest slices: a thousand users with a few rules are done
-before one with thousands of them, whoever came first.
+However long one user's rules take, another request waits no longer than a slice and a step. Urgent
+work goes first, then whatever has taken the fewest slices: a thousand users with a few rules are
+done before one with thousands, whoever came first.
 
 What all work takes together is bounded as well. After a while of little else there is a pause after
 each slice, so that however many accounts make work, most of the time is left for everything else.

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Bounds what device rules may take of the server's time at an event.
+"""Bounds the server time that device rules may take at an event.
 
-Rules are cheap to write and can be dear to evaluate: Synapse allows a user 10,000, each with
+Rules are cheap to write and can be expensive to evaluate: Synapse allows a user 10,000, each with
 patterns that take milliseconds, and evaluating stops the server from doing anything else. So there
 are three bounds:
 
-- Of each event, a user's patterns have a **share** that is free and nobody can take away. It is
+- At each event, a user's patterns have a **share** that is free and nobody can take away. It is
   counted in work, not in time, so that it is the same on every machine. Ordinary rules never need
-  more, whatever others send. Where very many use all of theirs at one event, it is smaller.
-- Who needs more pays by CPU time, and may be a little **in debt**. For whoever is over that, rules
+  more, whatever others send. If very many users need all of theirs at one event, it is smaller.
+- Whoever needs more pays for it in CPU time, and may be a little **in debt**. Beyond that, rules
   with patterns do not match until the debt is paid; all others do.
 - What all users together take beyond their shares is bounded in the same way, so that many
-  accounts do not get more than a few.
+  accounts get no more than a few.
 """
 
 from __future__ import annotations

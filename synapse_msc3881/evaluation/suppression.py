@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the server-default rules keep quiet, no device scope rings for (specification 4).
+"""No device scope rings for what the server-default rules keep quiet (specification 4).
 
-In `global`, the server-default `override` rules stand before the kinds content, room, sender and
+In `global`, the server-default `override` rules come before the kinds content, room, sender and
 underride: reactions, edits, notices and the like ring for none of these. A device scope has no
-such rules. So where a scope's match is of these kinds and has `notify`, the first match among the
-default rules, as the user has them in `global`, is asked; where that one is silent, the scope
-counts as not matching.
+such rules. So if a scope's match is of these kinds and has `notify`, the default rules are asked,
+as the user has them in `global`; if the first of them to match is silent, the scope counts as not
+matching.
 
-What no user matters for is asked once for an event. Most events end there: no default rule
-matches, and who has none that is silent *and* about the user needs nothing more.
+Whatever does not depend on the user is asked once per event. Most events end there: no default rule
+matches, and a user with none that is silent *and* about the user needs nothing else.
 """
 
 from __future__ import annotations
