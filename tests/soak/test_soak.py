@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The soak itself, for seconds: it passes where all is well, and says what is planted."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
+from tests.soak import __main__ as program
 from tests.soak import saboteur
 from tests.soak.judging import Growth, Verdict, growing, judge
 from tests.soak.soak import EXPECTED_TRACEBACKS, Account, Plan, Soak
@@ -103,3 +105,14 @@ def test_more_repeated_pushes_than_restarts_explain_are_a_fault() -> None:
     assert account.faults() == []
     account.repeatable = 2
     assert account.faults() == ["3 pushes repeated, where 2 may be"]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_exit_code_says_whether_something_is_amiss(
+    lost: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account = Account(Plan(seconds=1), even=Verdict(due=3, lost=lost))
+    monkeypatch.setattr(sys, "argv", ["soak", "--seconds", "1"])
+    monkeypatch.setattr(program, "_run", lambda *_: account)
+    assert program.main() == lost
+    assert ("FAULT: 1 pushes lost" in capsys.readouterr().out) == bool(lost)
