@@ -6,8 +6,9 @@ changes some rules and pushers over HTTP and in the model, sends events, waits f
 compares what each pushkey got: which events, in which order, with which tweaks.
 """
 
+import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import attr
@@ -15,6 +16,7 @@ import attr
 from demo.client import JsonDict, Session
 from demo.gateway import Gateway
 from tests.server.cascade_helpers import FENCE, Action, Device, new_pushkey
+from tests.server.own_settings_helpers import switch
 
 SCOPES = ("phone", "tablet", "a/ß ñ")
 KINDS = ("override", "content", "room", "sender", "underride")
@@ -34,6 +36,20 @@ ACTIONS: Sequence[Sequence[Action]] = (
     ["notify", {"set_tweak": "highlight"}],
     [{"set_tweak": "sound", "value": "bell"}, "notify", {"set_tweak": "highlight", "value": False}],
 )
+
+
+class Users(Protocol):
+    """Where users come from: a deployment, say."""
+
+    def register(self) -> Session:
+        """A new user, logged in."""
+
+
+class Logins(Users, Protocol):
+    """Where their further devices come from."""
+
+    def login(self, user: Session, device_id: str) -> Session:
+        """A further device of a user."""
 
 
 # --- The model ----------------------------------------------------------------------------------
@@ -66,8 +82,9 @@ class Scope:
 
     is_global: bool
     rules: dict[str, list[Rule]] = attr.ib(factory=lambda: {kind: [] for kind in KINDS})
-    # The server-default overrides, in `global`.
+    # The server-default overrides, in `global` and in the scope of a device's own settings.
     defaults: list[Rule] = attr.ib(factory=list)
+    is_complete: bool = False
 
     def match(self, event: Event) -> tuple[str, Rule] | None:
         for rule in self.defaults:
@@ -149,19 +166,49 @@ class Pusher:
 
 
 @attr.s(auto_attribs=True)
+class OwnDevice:
+    """A further device of a user, which may have settings of its own (specification 9)."""
+
+    session: Session
+    logins: Logins
+    is_on: bool = False
+    # The rules that stay when it has them no longer.
+    kept: set[tuple[str, str]] = attr.ib(factory=set)
+
+    @property
+    def tag(self) -> str:
+        return self.session.device_id
+
+
+@attr.s(auto_attribs=True)
 class User:
     session: Session
     scopes: dict[str, Scope]
     pushers: list[Pusher]
+    own: OwnDevice | None = None
 
     def arrives(self, event: Event) -> None:
         """An event arrives: what is to be pushed to each of the user's devices?"""
         if event.sender == self.session.user_id:
             return
         for pusher in self.pushers:
-            rule = self.walk(pusher.tags, event) if pusher.enabled else None
+            rule = self.walk(self.tags_of(pusher), event) if pusher.enabled else None
             if rule is not None and "notify" in rule.actions:
                 pusher.expected.append((event.event_id, tweaks(rule.actions)))
+
+    def tags_of(self, pusher: Pusher) -> Sequence[str]:
+        """The tags that hold for a pusher."""
+        return [self.session_tag] if self.goes_by_own(pusher) else pusher.tags
+
+    def goes_by_own(self, pusher: Pusher) -> bool:
+        own = self.own
+        is_of_device = own is not None and pusher.device.user is own.session
+        return own is not None and own.is_on and is_of_device and [*pusher.tags] == ["global"]
+
+    @property
+    def session_tag(self) -> str:
+        assert self.own is not None
+        return self.own.tag
 
     def walk(self, tags: Sequence[str], event: Event) -> Rule | None:
         for tag in dict.fromkeys(tags):
@@ -170,7 +217,8 @@ class User:
                 continue
             kind, rule = match
             rings = "notify" in rule.actions
-            if tag != "global" and kind != "override" and rings and self.is_quiet(event):
+            may_be_quiet = tag != "global" and not self.scopes[tag].is_complete
+            if may_be_quiet and kind != "override" and rings and self.is_quiet(event):
                 continue
             return rule
         return None
@@ -206,13 +254,13 @@ class World:
         """Remember what was done, for the message of a failure."""
         self.story.append(what)
 
-    def change_rule(self, user: User) -> None:
-        name = self.random.choice(("global", *SCOPES))
+    def change_rule(self, user: User, name: str | None = None) -> None:
+        name = name or self.random.choice(("global", *SCOPES))
         scope = user.scopes[name]
         kind = self.random.choice(KINDS)
         kept = 1 if kind == "override" else 0  # The fence stays, and stays in front.
         rules = scope.rules[kind]
-        changes = [self.put_rule, self.put_rule]
+        changes: list[Callable[[User, str, str, int], object]] = [self.put_rule, self.put_rule]
         if len(rules) > kept and rules[-1].rule_id != DEFAULT_RULE:
             changes += [self.delete_rule, self.set_enabled, self.set_actions]
         if scope.exists:
@@ -234,7 +282,71 @@ class World:
                 user.session.delete_rule(name, kind, rule.rule_id)
         user.scopes[name] = Scope(is_global=False)
 
-    def put_rule(self, user: User, name: str, kind: str, kept: int) -> None:
+    # A device with settings of its own
+
+    def change_own(self, user: User) -> None:
+        own = user.own
+        assert own is not None
+        if self.random.random() < 0.04:
+            self.log_out_and_in(user, own)
+        elif self.random.random() < 0.2:
+            self.switch(user, own)
+        elif own.is_on and self.random.random() < 0.7:
+            self.change_as_global(user, own)
+        else:
+            self.change_as_device(user, own)
+
+    def switch(self, user: User, own: OwnDevice) -> None:
+        scope = user.scopes[own.tag]
+        own.is_on = not own.is_on
+        self.tell("own settings", own.tag, own.is_on)
+        switch(user.session, on=own.is_on, device_id=own.tag)
+        if own.is_on:
+            own.kept = {(kind, rule.rule_id) for kind in KINDS for rule in scope.rules[kind]}
+            copied = copy.deepcopy(user.scopes["global"])
+            for kind, rules in scope.rules.items():
+                rules += [r for r in copied.rules[kind] if (kind, r.rule_id) not in own.kept]
+            scope.defaults = copied.defaults
+        else:
+            for kind, rules in scope.rules.items():
+                rules[:] = [rule for rule in rules if (kind, rule.rule_id) in own.kept]
+            scope.defaults = []
+        scope.is_complete = own.is_on
+
+    def log_out_and_in(self, user: User, own: OwnDevice) -> None:
+        """Its pushers go; its scope too, where that is its own settings."""
+        self.tell("log out", own.tag)
+        own.session.logout()
+        user.pushers = [each for each in user.pushers if each.device.user is not own.session]
+        scope = user.scopes[own.tag]
+        give_own_device(own.logins, self.gateway, user)
+        if not own.is_on:
+            user.scopes[own.tag] = scope
+
+    def change_as_global(self, user: User, own: OwnDevice) -> None:
+        """The device's app changes `global`, which is the device's scope."""
+        scope = user.scopes[own.tag]
+        self.tell("as global", own.tag)
+        seen = User(own.session, {"global": scope}, [])
+        if self.random.random() < 0.3:
+            self.change_default_rule(seen)
+        else:
+            self.change_rule(seen, "global")
+        # What is deleted, and written again as `global`, is no longer what it was.
+        own.kept &= {(kind, rule.rule_id) for kind in KINDS for rule in scope.rules[kind]}
+
+    def change_as_device(self, user: User, own: OwnDevice) -> None:
+        """Another session writes a rule into the device's scope, which stays."""
+        scope = user.scopes[own.tag]
+        if not scope.exists:
+            self.make_scope(user, own.tag)
+            return
+        kind = self.random.choice(KINDS)
+        rule = self.put_rule(user, own.tag, kind, 1 if kind == "override" else 0)
+        if own.is_on:
+            own.kept.add((kind, rule.rule_id))
+
+    def put_rule(self, user: User, name: str, kind: str, kept: int) -> Rule:
         rules = user.scopes[name].rules[kind]
         rule = self.random_rule(kind)
         old = next((other for other in rules if other.rule_id == rule.rule_id), None)
@@ -256,6 +368,7 @@ class World:
         body = body_of(kind, rule)
         user.session.put_rule(name, kind, rule.rule_id, body, before=before, after=after)
         rules[:] = [*others[:place], rule, *others[place:]]
+        return rule
 
     def pick(self, user: User, name: str, kind: str, kept: int) -> Rule:
         rules = user.scopes[name].rules[kind][kept:]
@@ -299,11 +412,18 @@ class World:
 
     def change_pusher(self, user: User) -> None:
         pusher = self.random.choice(user.pushers)
-        names = ("global", *SCOPES, "nothing")
-        pusher.tags = self.random.choices(names, k=self.random.randint(1, 4))
+        own = [user.own.tag] if user.own is not None else []
+        names = ("global", *SCOPES, "nothing", *own)
+        tags = self.random.choices(names, k=self.random.randint(1, 4))
+        if own and self.random.random() < 0.4:
+            tags = ["global"]
         pusher.enabled = self.random.random() < 0.85
-        self.tell("pusher", pusher.device.pushkey, pusher.tags, pusher.enabled)
-        pusher.device.set(profile_tags=pusher.tags, enabled=pusher.enabled)
+        self.tell("pusher", pusher.device.pushkey, tags, pusher.enabled)
+        pusher.device.set(profile_tags=tags, enabled=pusher.enabled)
+        tags = [*dict.fromkeys(tags)]
+        # What it goes by already is no choice.
+        is_echo = user.goes_by_own(pusher) and tags == own
+        pusher.tags = ["global"] if is_echo else tags
 
     def random_rule(self, kind: str) -> Rule:
         actions = self.random.choice(ACTIONS)
@@ -403,6 +523,7 @@ class World:
                 (self.change_pusher, 0.6),
                 (self.change_default_rule, 0.15),
                 (self.drop_scope, 0.05),
+                *([(self.change_own, 0.7)] * 2 if user.own is not None else []),
             ):
                 if self.random.random() < chance:
                     change(user)
@@ -425,11 +546,14 @@ def body_of(kind: str, rule: Rule) -> JsonDict:
     return body
 
 
-class Users(Protocol):
-    """Where users come from: a deployment, say."""
-
-    def register(self) -> Session:
-        """A new user, logged in."""
+def give_own_device(logins: Logins, gateway: Gateway, user: User) -> None:
+    """Give a user a device that may get settings of its own, with two pushers."""
+    session = logins.login(user.session, "OWNDEVICE")
+    user.own = OwnDevice(session, logins)
+    user.scopes[user.own.tag] = Scope(is_global=False)
+    for _ in range(2):
+        user.pushers.append(Pusher(Device(session, new_pushkey(), gateway)))
+        user.pushers[-1].device.set()
 
 
 def make_user(users: Users, gateway: Gateway) -> User:

@@ -11,7 +11,7 @@ import time
 
 from demo.gateway import Gateway
 from tests.harness.deployment import Deployment
-from tests.server.cascade_model import make_world
+from tests.server.cascade_model import give_own_device, make_world
 
 SECONDS = float(os.environ.get("MODEL_SECONDS", "15"))
 
@@ -20,6 +20,8 @@ def test_the_cascade_is_that_of_the_model(deployment: Deployment, gateway: Gatew
     seed = int(os.environ.get("MODEL_SEED") or random.randrange(2**32))
     print(f"MODEL_SEED={seed}")
     world = make_world(deployment, gateway, seed)
+    for user in world.users[1:]:  # One has none.
+        give_own_device(deployment, gateway, user)
     deadline = time.monotonic() + SECONDS
     rounds = 0
     while time.monotonic() < deadline:
