@@ -50,7 +50,7 @@ _BY_ITSELF_BYTES = 500
 _CONDITION_BYTES = 170
 _JSON_FACTOR = 2
 
-_DEFAULTS_BYTES = 10_000
+_DEFAULTS_BYTES = 20_000
 
 
 class RawRule(NamedTuple):
@@ -91,7 +91,8 @@ class DefaultRule(Protocol):
 
 #: Compiles the server-default rules with these changes, and marks; see `seams.RuleCompiler`.
 CompileComplete = Callable[
-    [DefaultChanges, Callable[[int], str]], tuple[CompiledRules, Sequence[DefaultRule]]
+    [DefaultChanges, Callable[[int], str]],
+    tuple[CompiledRules, CompiledRules | None, Sequence[DefaultRule]],
 ]
 
 #: Is told of a rule that cannot be compiled, which is left out.
@@ -175,9 +176,10 @@ class Compiler:
         key = frozenset(in_short.items())
         found = self._defaults.get(key)
         if found is None:
-            compiled, rules = self._compile_complete(in_short, actions_with_mark)
+            compiled, without_searching, rules = self._compile_complete(in_short, actions_with_mark)
             found = self._defaults[key] = CompleteDefaults(
                 compiled,
+                without_searching,
                 tuple(Match(rule.actions, rule.name) for rule in rules),
                 tuple(rule.rank for rule in rules),
                 # Without changes all have the same.

@@ -22,7 +22,8 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.evaluation.matching import CompiledRules, RunNative
+from synapse_msc3881.evaluation.conditions import pattern_ns
+from synapse_msc3881.evaluation.matching import CompiledRules, CompleteDefaults, RunNative
 from synapse_msc3881.evaluation.prefilter import LOOK_NS
 
 #: What a user's patterns may take of one event for nothing, in nanoseconds as `prefilter`
@@ -131,7 +132,7 @@ class MeteredRun:
 
     Attributes:
         user: what running rules needs of the user, the user id first.
-        is_over, skipped: as in `matching.Run`.
+        is_over, skipped, of_defaults: as in `matching.Run`.
     """
 
     __slots__ = (
@@ -143,6 +144,7 @@ class MeteredRun:
         "_started",
         "_work",
         "is_over",
+        "of_defaults",
         "skipped",
         "user",
     )
@@ -171,6 +173,7 @@ class MeteredRun:
         self._spent: float | None = None
         self.is_over = spending.is_over(user[0])
         self.skipped = 0
+        self.of_defaults: dict[CompleteDefaults, int | None] = {}
 
     def __call__(self, rules: CompiledRules) -> Sequence[Any]:
         """The actions of the first rule that matches."""
@@ -192,6 +195,11 @@ class MeteredRun:
             self.is_over = True
         self.skipped += 1
         return False
+
+    def name_ns(self) -> int:
+        """How long a pattern takes that is made of the user's name, in nanoseconds, about."""
+        user_id, name, *_ = self.user
+        return pattern_ns(user_id) + pattern_ns(name or "")
 
     def _is_free(self, work_ns: int) -> bool:
         beyond = self._work - ALWAYS_FREE_NS

@@ -215,7 +215,7 @@ class RuleCompiler:
 
     def compile_complete(
         self, changes: Mapping[str, tuple[str | None, bool | None]], mark: Callable[[int], str]
-    ) -> tuple[CompiledRules, Sequence[DefaultRule]]:
+    ) -> tuple[CompiledRules, CompiledRules | None, Sequence[DefaultRule]]:
         """Compile all server-default rules, as they are changed in one scope, with marks.
 
         Args:
@@ -224,7 +224,8 @@ class RuleCompiler:
             mark: the actions of the rule of that number, in JSON.
 
         Returns:
-            Them, for the evaluator; and what the marks stand for.
+            Them, for the evaluator; those of them that do not search the message's text, or None
+            where that is all; and what the marks stand for.
 
         Raises:
             Exception: a change does not parse.
@@ -241,6 +242,7 @@ class RuleCompiler:
         marked: list[RawRule] = []
         switched_on: dict[str, bool] = {}
         defaults: list[DefaultRule] = []
+        searching: dict[str, bool] = {}
         for rule, is_on in self._load([*probes, *rows], enabled):
             if not rule.default:
                 rank += 1
@@ -250,8 +252,14 @@ class RuleCompiler:
                 marked.append((rule.rule_id, -1, "[]", mark(len(defaults))))
                 name = rule.rule_id[len(_GLOBAL) :]
                 defaults.append(DefaultRule(name, list(rule.actions), rank))
-        compiled = push_rule_storage._load_rules(marked, switched_on, self._experimental)
-        return compiled, defaults
+                if any(map(_searches, rule.conditions)):
+                    searching[rule.rule_id] = False
+        load = push_rule_storage._load_rules
+        compiled = load(marked, switched_on, self._experimental)
+        if not searching:
+            return compiled, None, defaults
+        without = load(marked, {**switched_on, **searching}, self._experimental)
+        return compiled, without, defaults
 
     def _load(
         self, rows: Sequence[RawRule], enabled: Mapping[str, bool]
@@ -281,6 +289,13 @@ class RuleCompiler:
         compiled = push_rule_storage._load_rules(marked, switched_on, self._experimental)
         own = (rule for rule, silent in listed if silent and not rule.default)
         return compiled, (json.dumps(list(rule.conditions)) for rule in own)
+
+
+def _searches(condition: Mapping[str, Any]) -> bool:
+    """Whether a condition searches the message's text."""
+    return (
+        condition.get("kind") == "contains_display_name" or condition.get("key") == "content.body"
+    )
 
 
 def _is_silent(rule: PushRule) -> bool:

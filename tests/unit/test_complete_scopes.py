@@ -219,3 +219,59 @@ def test_users_share_the_server_default_rules() -> None:
     first = compiler.complete_defaults(changed)
     assert compiler.complete_defaults(dict(changed)) is first
     assert first is not compiler.complete_defaults({})
+
+
+# --- Several devices of a user ------------------------------------------------------------------
+
+NO_NOTICES = {"override/.m.rule.suppress_notices": DefaultChange(enabled=False)}
+
+
+def matches_of(
+    devices: Sequence[Mapping[str, DefaultChange]], occasion: Occasion, run: Running
+) -> list[Any]:
+    """What matches for each of the devices, which have these changes."""
+    compiler = Compiler(PLAIN.compiler.compile, PLAIN.compiler.compile_complete)
+    own = {str(number): OwnSettings(str(number), changes) for number, changes in enumerate(devices)}
+    compilation = Compilation(compiler, [], [], _fail, own=own)
+    for _ in compilation.steps():
+        pass
+    scopes = compilation.so_far()
+    assert scopes is not None
+    event = facts(occasion, PLAIN)
+    return [scope.match(run, event) for scope in scopes.scopes.values()]
+
+
+def test_devices_with_the_same_changes_cost_as_much_as_one() -> None:
+    run = Running(runner(MESSAGE, PLAIN))
+    first, *others = matches_of([{}, NO_NOTICES, {}, NO_NOTICES, {}], MESSAGE, run)
+    assert others == [first] * 4
+    assert run.runs == 2
+
+
+def test_only_one_device_has_the_user_s_name_looked_for_without_paying() -> None:
+    """A name can be made so that looking for it takes milliseconds."""
+    named = attr.evolve(MESSAGE, keys={**MESSAGE.keys, "content.body": "hello Bob"})
+    devices = [{}, NO_NOTICES, {"override/.m.rule.reaction": DefaultChange(enabled=False)}]
+    named_rule, plain_rule = (
+        "override/.m.rule.contains_display_name",
+        "underride/.m.rule.room_one_to_one",
+    )
+    for left, expected in (
+        (9, [named_rule] * 3),
+        (1, [named_rule, named_rule, plain_rule]),
+        (0, [named_rule, plain_rule, plain_rule]),
+    ):
+        run = Running(runner(named, PLAIN), left)
+        assert [match.rule for match in matches_of(devices, named, run)] == expected
+        assert run.skipped == expected.count(plain_rule)
+    # Where there is no text, or no such rule, nobody is asked.
+    run = Running(runner(MATCHED_BY_NONE, PLAIN), 0)
+    assert matches_of(devices, MATCHED_BY_NONE, run) == [None] * 3
+    names = ("override/.m.rule.contains_display_name", "content/.m.rule.contains_user_name")
+    off = {name: DefaultChange(enabled=False) for name in (*names, "override/.m.rule.roomnotif")}
+    run = Running(runner(named, PLAIN), 0)
+    matches_of([off, {**off, **NO_NOTICES}], named, run)
+    assert run.skipped == 0
+
+
+MATCHED_BY_NONE = attr.evolve(MESSAGE, keys={"type": "org.example.nothing", "room_id": ROOMS[0]})
