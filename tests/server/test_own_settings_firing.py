@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What the pushers of a device with settings of its own push (specification 9)."""
 
-from collections.abc import Iterator
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from demo.client import MatrixError, Session
 from demo.gateway import Behaviour, Gateway
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until
@@ -318,3 +323,63 @@ def test_notify_alone_is_not_what_global_says(fresh: Home) -> None:
     event_id = message()(home)
     assert home.phone.wait_for(event_id).tweaks == {}
     assert home.desk.wait_for(event_id).tweaks == home.plain.wait_for(event_id).tweaks
+
+
+def test_what_rings_is_what_the_devices_read_after_races(fresh: Home) -> None:
+    """Switching, the device's own app and another session's write at once, again and again.
+
+    Each write may be refused or land in the account's rules: whatever won, what each device reads
+    is what its pusher goes by.
+    """
+    home = fresh
+    sound = random.Random(5)
+    phone, desk = home.deployment.direct(home.bob), home.deployment.direct(home.desk_session)
+    switcher = home.deployment.direct(home.desk_session)
+    device_id = home.bob.device_id
+
+    def soon(*work: Callable[[], object]) -> None:
+        for each in work:
+            time.sleep(sound.random() * 0.02)
+            with contextlib.suppress(MatrixError):  # A rule that is not there, say.
+                each()
+
+    for _ in range(6):
+        with ThreadPoolExecutor(3) as pool:
+            done = [
+                pool.submit(
+                    soon,
+                    lambda: switch(switcher, on=False, device_id=device_id),
+                    lambda: switch(switcher, on=True, device_id=device_id),
+                ),
+                pool.submit(
+                    soon,
+                    lambda: phone.put_rule("global", "override", "mute", on_all(SILENT)),
+                    lambda: phone.delete_rule("global", "override", "mute"),
+                ),
+                pool.submit(
+                    soon,
+                    lambda: desk.put_rule(device_id, "override", "mute", on_all(SILENT)),
+                    lambda: desk.set_rule_enabled(
+                        device_id, "override", "mute", sound.random() < 0.5
+                    ),
+                ),
+            ]
+        for each in done:
+            each.result()
+        event_id = message()(home)
+        home.plain.wait_for(event_id)
+        muted = [is_muted(home.bob), is_muted(home.desk_session)]
+        for session in (home.bob, home.desk_session):
+            with contextlib.suppress(MatrixError):
+                session.delete_rule("global", "override", "mute")
+        fence = message()(home)
+        for device_, is_silent in zip((home.phone, home.desk), muted, strict=True):
+            device_.wait_for(fence)
+            assert (event_id not in device_.event_ids()) is is_silent
+    for session in (phone, desk, switcher):
+        session.close()
+
+
+def is_muted(session: Session) -> bool:
+    rules = session.get_rules("global")["override"]
+    return any(each["rule_id"] == "mute" and each["enabled"] for each in rules)
