@@ -77,6 +77,9 @@ class DevicePushRules:
     def __init__(self, hs: HomeServer, own: OwnSettingsStore, failures: Failures) -> None:
         self.own = own
         self.rules = own.rules
+        #: One request of a user at a time writes, whichever port it came to: what `global` means
+        #: must not change on the way.
+        self.writing = seams.make_linearizer(hs, "msc3881_push_rules")
         self._hs = hs
         self._failures = failures
 

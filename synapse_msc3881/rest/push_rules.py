@@ -104,6 +104,8 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         self._device_rules = device_rules
         self._rules = device_rules.rules
         self._own = device_rules.own
+        # Synapse makes a servlet for each port, and a queue for each servlet.
+        self._push_rule_linearizer = device_rules.writing
         self._is_writer = seams.writes_push_rules(hs)
         self._writer = ", ".join(seams.push_rules_writers(hs))
 

@@ -15,6 +15,7 @@ import pytest
 
 from demo.client import JsonDict, Session, path, rules_path
 from demo.homeserver import PASSWORD
+from demo.process import free_port
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.server.helpers import RULES, assert_ok, assert_refused, own_rules, rule
@@ -730,3 +731,36 @@ def put_rooms(session: Session, rooms: list[str]) -> set[int]:
     """Write a rule for each room; the statuses of the answers."""
     where = (rules_path("global", "room", room_id) for room_id in rooms)
     return {session.request("PUT", each, rule("room")).status for each in where}
+
+
+@pytest.mark.one_deployment
+def test_requests_to_two_ports_take_turns(fresh_deployment: FreshDeployment) -> None:
+    """Synapse serves each port by a servlet of its own, with a queue of its own."""
+    deployment = fresh_deployment()
+    ports = [deployment.homeserver.port, free_port()]
+    listener = {"type": "http", "bind_addresses": ["127.0.0.1"], "tls": False}
+    deployment.restart(
+        extra={
+            "listeners": [
+                {**listener, "port": port, "resources": [{"names": ["client"]}]} for port in ports
+            ]
+        }
+    )
+    other = deployment.register()
+    phone = deployment.login(other, "PHONE")
+    here, there = (
+        attr.evolve(phone, route=lambda *_, port=port: f"http://127.0.0.1:{port}") for port in ports
+    )
+    with ThreadPoolExecutor() as pool:
+        for attempt in range(8):
+            switches = [
+                pool.submit(each.request, "PUT", own_path("PHONE"), {"enabled": True})
+                for each in (here, there)
+            ]
+            assert {each.result().status for each in switches} == {200}
+            writes = pool.submit(put_rooms, there, [f"!{number}:x" for number in range(8)])
+            time.sleep(attempt * 0.002)
+            switch(here, "PHONE", False)
+            assert writes.result() == {200}
+    here.close()
+    there.close()
