@@ -8,7 +8,7 @@ import attr
 import pytest
 
 from demo.client import JsonDict, Session
-from demo.gateway import Gateway
+from demo.gateway import Gateway, Push
 from demo.homeserver import PASSWORD
 from tests.clients import matrix_js_sdk
 from tests.clients.libraries import ClientSession, Library
@@ -40,10 +40,12 @@ def library(request: pytest.FixtureRequest) -> Library:
 
 @attr.s(auto_attribs=True, frozen=True)
 class World:
-    """Alice with two devices that a library has logged in, and Bob who writes to her."""
+    """Alice with two devices that a library has logged in, and one more; Bob, who writes to her."""
 
+    deployment: Deployment
     phone: ClientSession
     desktop: ClientSession
+    alice: Session
     bob: Session
     room: str
     gateway: Gateway
@@ -61,10 +63,13 @@ class World:
             "append": True,
         }
 
+    def pushes(self, pusher: JsonDict) -> list[Push]:
+        """The events that the gateway got for a pusher, badge updates left out."""
+        return [p for p in self.gateway.pushes(pusher["pushkey"]) if not p.is_badge_update]
+
     def pushed(self, pusher: JsonDict) -> list[str | None]:
-        """The events that the gateway got for a pusher."""
-        pushes = self.gateway.pushes(pusher["pushkey"])
-        return [push.event_id for push in pushes if not push.is_badge_update]
+        """The ids of the events that the gateway got for a pusher."""
+        return [push.event_id for push in self.pushes(pusher)]
 
 
 MakeWorld = Callable[[Deployment, Library], World]
@@ -85,7 +90,7 @@ def make_world(gateway: Gateway) -> Iterator[MakeWorld]:
             for device_id in ("PHONE", "DESKTOP")
         )
         phone, desktop = sessions[-2:]
-        return World(phone, desktop, bob, room, gateway)
+        return World(deployment, phone, desktop, alice, bob, room, gateway)
 
     yield make
     for session in sessions:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.client import JsonDict
-from tests.clients.libraries import Action
+from tests.clients.libraries import Action, Ring, ring_of
 from tests.harness.node import node
 from tests.harness.waiting import wait_until
 
@@ -95,17 +95,19 @@ class JsSession:
         pushers: list[JsonDict] = self.call("getPushers")["pushers"]
         return pushers
 
-    def put_room_rule(self, scope: str, room_id: str, actions: Sequence[Action]) -> None:
-        self.call("addPushRule", scope, "room", room_id, {"actions": list(actions)})
+    def put_rule(self, scope: str, kind: str, rule_id: str, body: JsonDict) -> None:
+        self.call("addPushRule", scope, kind, rule_id, body)
 
-    def set_room_rule_enabled(self, scope: str, room_id: str, enabled: bool) -> None:
-        self.call("setPushRuleEnabled", scope, "room", room_id, enabled)
+    def set_rule_enabled(self, scope: str, kind: str, rule_id: str, enabled: bool) -> None:
+        self.call("setPushRuleEnabled", scope, kind, rule_id, enabled)
 
-    def set_room_rule_actions(self, scope: str, room_id: str, actions: Sequence[Action]) -> None:
-        self.call("setPushRuleActions", scope, "room", room_id, list(actions))
+    def set_rule_actions(
+        self, scope: str, kind: str, rule_id: str, actions: Sequence[Action]
+    ) -> None:
+        self.call("setPushRuleActions", scope, kind, rule_id, list(actions))
 
-    def delete_room_rule(self, scope: str, room_id: str) -> None:
-        self.call("deletePushRule", scope, "room", room_id)
+    def delete_rule(self, scope: str, kind: str, rule_id: str) -> None:
+        self.call("deletePushRule", scope, kind, rule_id)
 
     def next_push_rules(self) -> JsonDict:
         known = self._rules
@@ -115,8 +117,30 @@ class JsSession:
         self._rules = self._held_rules()
         return self._rules
 
+    def sync_to(self, room_id: str, event_id: str) -> JsonDict:
+        if self._rules is None:
+            self.next_push_rules()
+        self._actions_for(room_id, event_id)
+        self._rules = self._held_rules()
+        return self._rules
+
+    def ring_for(self, room_id: str, event_id: str) -> Ring:
+        actions = self._actions_for(room_id, event_id)
+        return ring_of(actions["tweaks"]) if actions.get("notify") else None
+
     def close(self) -> None:
         """Nothing: it ends with its process."""
+
+    def _actions_for(self, room_id: str, event_id: str) -> JsonDict:
+        found: list[JsonDict] = []
+
+        def is_there() -> bool:
+            actions = self._node.tell(self._name, "actionsFor", room_id, event_id)
+            found.extend([] if actions is None else [actions])
+            return bool(found)
+
+        wait_until(is_there, "the event by sync")
+        return found[0]
 
     def _held_rules(self) -> JsonDict:
         rules: JsonDict = self._node.tell(self._name, "pushRules")

@@ -11,13 +11,14 @@ from mautrix.types import (
     PushAction,
     PushActionDict,
     PushActionType,
+    PushCondition,
     PushRuleKind,
     PushRuleScope,
     UserID,
 )
 
 from demo.client import JsonDict
-from tests.clients.libraries import Action
+from tests.clients.libraries import Action, Ring
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ class MautrixSession:
     def __init__(self, base_url: str, user_id: str, password: str, device_id: str) -> None:
         self.device_id = device_id
         self._since: Any = None
+        self._rules: JsonDict = {}
+        self._seen: set[tuple[str, str]] = set()
         self._loop = asyncio.new_event_loop()
         self._client = self._run(self._make_client(base_url, user_id))
         self._run(self._client.login(UserID(user_id), password=password, device_id=device_id))
@@ -41,31 +44,41 @@ class MautrixSession:
         pushers: list[JsonDict] = self._request(Method.GET, Path.v3.pushers)["pushers"]
         return pushers
 
-    def put_room_rule(self, scope: str, room_id: str, actions: Sequence[Action]) -> None:
-        parsed = [_action(action) for action in actions]
-        where = PushRuleScope(scope), PushRuleKind("room"), room_id
-        self._run(self._client.set_push_rule(*where, actions=parsed))
+    def put_rule(self, scope: str, kind: str, rule_id: str, body: JsonDict) -> None:
+        self._run(
+            self._client.set_push_rule(
+                *_where(scope, kind, rule_id),
+                actions=[_action(action) for action in body["actions"]],
+                conditions=[PushCondition.deserialize(each) for each in body.get("conditions", ())],
+                pattern=body.get("pattern"),
+            )
+        )
 
-    def set_room_rule_enabled(self, scope: str, room_id: str, enabled: bool) -> None:
-        where = Path.v3.pushrules[scope].room[room_id].enabled
+    def set_rule_enabled(self, scope: str, kind: str, rule_id: str, enabled: bool) -> None:
+        where = Path.v3.pushrules[scope][kind][rule_id].enabled
         self._request(Method.PUT, where, {"enabled": enabled})
 
-    def set_room_rule_actions(self, scope: str, room_id: str, actions: Sequence[Action]) -> None:
-        where = Path.v3.pushrules[scope].room[room_id].actions
+    def set_rule_actions(
+        self, scope: str, kind: str, rule_id: str, actions: Sequence[Action]
+    ) -> None:
+        where = Path.v3.pushrules[scope][kind][rule_id].actions
         self._request(Method.PUT, where, {"actions": list(actions)})
 
-    def delete_room_rule(self, scope: str, room_id: str) -> None:
-        where = PushRuleScope(scope), PushRuleKind("room"), room_id
-        self._run(self._client.remove_push_rule(*where))
+    def delete_rule(self, scope: str, kind: str, rule_id: str) -> None:
+        self._run(self._client.remove_push_rule(*_where(scope, kind, rule_id)))
 
     def next_push_rules(self) -> JsonDict:
-        while True:
-            body: Any = self._run(self._client.sync(self._since, _SYNC_MILLISECONDS))
-            self._since = body["next_batch"]
-            for event in body.get("account_data", {}).get("events", []):
-                if event["type"] == "m.push_rules":
-                    content: JsonDict = event["content"]
-                    return content
+        while not self._sync():
+            pass
+        return self._rules
+
+    def sync_to(self, room_id: str, event_id: str) -> JsonDict:
+        while (room_id, event_id) not in self._seen:
+            self._sync()
+        return self._rules
+
+    def ring_for(self, room_id: str, event_id: str) -> Ring:
+        raise NotImplementedError
 
     def close(self) -> None:
         self._run(self._client.api.session.close())
@@ -76,11 +89,26 @@ class MautrixSession:
         # It wants a running loop.
         return ClientAPI(UserID(user_id), api=HTTPAPI(base_url))
 
+    def _sync(self) -> bool:
+        """Sync once; whether push rules came."""
+        body: Any = self._run(self._client.sync(self._since, _SYNC_MILLISECONDS))
+        self._since = body["next_batch"]
+        for room_id, room in body.get("rooms", {}).get("join", {}).items():
+            self._seen.update((room_id, event["event_id"]) for event in room["timeline"]["events"])
+        events = body.get("account_data", {}).get("events", [])
+        found = [event["content"] for event in events if event["type"] == "m.push_rules"]
+        self._rules = (found or [self._rules])[-1]
+        return bool(found)
+
     def _run(self, call: Awaitable[T]) -> T:
         return self._loop.run_until_complete(call)
 
     def _request(self, method: Method, where: Any, body: JsonDict | None = None) -> Any:
         return self._run(self._client.api.request(method, where, body))
+
+
+def _where(scope: str, kind: str, rule_id: str) -> tuple[PushRuleScope, PushRuleKind, str]:
+    return PushRuleScope(scope), PushRuleKind(kind), rule_id
 
 
 def _action(action: Action) -> PushAction:

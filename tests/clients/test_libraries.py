@@ -64,7 +64,7 @@ def test_a_room_is_muted_on_one_device_only(world: World) -> None:
     expected: list[str | None] = []
     shared = send_to_both()
 
-    world.desktop.put_room_rule("device/phone", world.room, [])
+    world.desktop.put_rule("device/phone", "room", world.room, {"actions": []})
     rules = world.phone.next_push_rules()
     assert rules["device"]["phone"]["room"] == [
         {"rule_id": world.room, "default": False, "enabled": True, "actions": []}
@@ -77,16 +77,16 @@ def test_a_room_is_muted_on_one_device_only(world: World) -> None:
     muted = world.bob.send(world.room, "muted on the phone")
     world.gateway.wait_for(pushkey=desktop["pushkey"], event_id=muted)
 
-    world.desktop.set_room_rule_enabled("device/phone", world.room, False)
+    world.desktop.set_rule_enabled("device/phone", "room", world.room, False)
     (shown,) = world.phone.next_push_rules()["device"]["phone"]["room"]
     assert shown["enabled"] is False
     assert send_to_both() == shared
 
-    world.desktop.set_room_rule_enabled("device/phone", world.room, True)
-    world.desktop.set_room_rule_actions("device/phone", world.room, SIREN)
+    world.desktop.set_rule_enabled("device/phone", "room", world.room, True)
+    world.desktop.set_rule_actions("device/phone", "room", world.room, SIREN)
     assert send_to_both() == {"sound": "siren"}
 
-    world.desktop.delete_room_rule("device/phone", world.room)
+    world.desktop.delete_rule("device/phone", "room", world.room)
     assert send_to_both() == shared
     assert world.pushed(phone) == expected
     assert world.pushed(desktop)[1] == muted
@@ -95,7 +95,7 @@ def test_a_room_is_muted_on_one_device_only(world: World) -> None:
 def test_other_clients_are_not_upset_by_an_odd_profile_tag(world: World) -> None:
     """`device` used to be a ruleset: a tag that is called like a kind is its hardest case."""
     for tag in ("override", "room"):
-        world.desktop.put_room_rule(f"device/{tag}", world.room, [])
+        world.desktop.put_rule(f"device/{tag}", "room", world.room, {"actions": []})
     rules = world.phone.next_push_rules()
     assert set(rules["device"]) == {"override", "room"}
     assert rules["global"]["override"]

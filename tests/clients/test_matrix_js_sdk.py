@@ -53,7 +53,7 @@ def test_a_scope_reaches_the_path_as_it_is(
     """So a profile tag has to be percent-encoded by whoever calls it."""
     world = make_world(deployment, MatrixJsSdk(node))
     phone, _ = sessions_of(world)
-    phone.put_room_rule("device/a%2Fb", "!a:example.org", [])
+    phone.put_rule("device/a%2Fb", "room", "!a:example.org", {"actions": []})
     (request,) = phone.sent()
     assert request["path"] == f"{CLIENT}/pushrules/device/a%2Fb/room/!a%3Aexample.org"
     assert list(phone.call("getPushRules")["device"]) == ["a/b"]

@@ -66,6 +66,11 @@ def caught_up(session: Session, sync: Sync) -> News:
     return News(later.since, news.rules)
 
 
+def is_syncing(deployment: Deployment) -> bool:
+    """Whether the server has a sync that it has not answered."""
+    return any(float(count) for count in _IN_FLIGHT.findall(deployment.metrics()))
+
+
 class Waiting:
     """A sync that waits on a connection of its own."""
 
@@ -92,7 +97,7 @@ class Waiting:
 
     def _until_the_server_has_it(self) -> None:
         deadline = time.monotonic() + SOON_SECONDS
-        while not any(float(count) for count in _IN_FLIGHT.findall(self._deployment.metrics())):
+        while not is_syncing(self._deployment):
             assert self._thread.is_alive(), "the sync came back with nothing new"
             assert time.monotonic() < deadline, "the server does not count the sync"
 

@@ -48,12 +48,27 @@ const commands = {
         const prepared = new Promise((resolve) => {
             client.on(ClientEvent.Sync, (state) => state === SyncState.Prepared && resolve());
         });
-        await client.startClient({ initialSyncLimit: 1 });
+        await client.startClient({ initialSyncLimit: 50 });
         await prepared;
     },
 
     /** The push rules, as the SDK holds them after the last sync. */
     pushRules: (name) => sessions.get(name).client.pushRules,
+
+    /**
+     * What the SDK's push processor says of an event, or of the invite to a room; null before
+     * it has come.
+     */
+    actionsFor(name, roomId, eventId) {
+        const { client } = sessions.get(name);
+        const room = client.getRoom(roomId);
+        if (!room) return null;
+        const invite = () =>
+            room.getMyMembership() === "invite" &&
+            room.currentState.getStateEvents("m.room.member", client.getUserId());
+        const event = room.findEventById(eventId) || invite();
+        return event ? client.pushProcessor.actionsForEvent(event) : null;
+    },
 
     /** The requests that the SDK has sent since the last look. */
     sent: (name) => sessions.get(name).sent.splice(0),
