@@ -226,19 +226,27 @@ def _why_not_recorded(facts: Facts, now: int) -> Iterator[NotRecorded]:
 
 
 def _walk(facts: Facts, outcomes: Outcomes, pusher: PusherState, now: int) -> Walk:
-    decision = outcomes.decide(pusher.profile_tags, pusher.own)
+    own = _own_at_the_time(outcomes, pusher)
+    decision = outcomes.decide(pusher.profile_tags, own)
     if decision is None:
         outcome = Outcome.NO_MATCH
     else:
         outcome = Outcome.PUSH if decision.pushes else Outcome.SILENT
     steps = []
-    if pusher.own is not None:
-        steps.append(_step_of_own(pusher.own, outcomes))
+    if own is not None:
+        steps.append(_step_of_own(own, outcomes))
     for tag in () if steps else outcomes.walked(pusher.profile_tags):
         steps.append(_step(tag, outcomes))
         if decision is not None and tag == decision.scope:
             break
     return Walk(steps, outcome, _delivery(facts, pusher, outcome, now))
+
+
+def _own_at_the_time(outcomes: Outcomes, pusher: PusherState) -> str | None:
+    """The device by whose own settings a pusher went, which may have been switched off since."""
+    if pusher.device_id is None or pusher.profile_tags != DEFAULT_TAGS:
+        return None
+    return pusher.own if outcomes.own_of(pusher.device_id) is None else pusher.device_id
 
 
 def _step(tag: str, outcomes: Outcomes) -> Step:

@@ -24,7 +24,7 @@ from synapse_msc3881.cascade.explanation import (
     as_json,
     explain,
 )
-from synapse_msc3881.cascade.outcomes import FAILED, Outcomes
+from synapse_msc3881.cascade.outcomes import FAILED, Outcomes, OwnMatch
 from synapse_msc3881.cascade.profile_tags import Match
 
 ME = "@me:example.org"
@@ -99,6 +99,25 @@ def test_of_global_only_what_is_recorded_is_said() -> None:
     assert walk.outcome is Outcome.NO_MATCH
     silent = walk_of(facts(Outcomes({"tv": LOUD, "global": Match([])})))
     assert silent.steps[1].result is Result.SILENT
+
+
+OF_PHONE: dict[str, Any] = {"profile_tags": ("global",)}
+
+
+@pytest.mark.parametrize("has_own", [True, False])
+def test_what_a_device_s_own_settings_decided_they_have_decided(has_own: bool) -> None:
+    """Even if the device has them no longer."""
+    of_own = Outcomes({"PHONE": SILENT, "global": OF_GLOBAL}, own={"PHONE": OwnMatch(SILENT)})
+    walk = walk_of(facts(of_own, **OF_PHONE, device_has_own=has_own))
+    assert [(step.profile_tag, step.result) for step in walk.steps] == [("PHONE", Result.SILENT)]
+    assert walk.outcome is Outcome.SILENT
+    assert walk.delivery == Delivery(State.NOT_SENT, Reason.SILENT)
+    # Where nothing of them is recorded, the device had none, or they said the same.
+    walk = walk_of(facts(Outcomes({"global": OF_GLOBAL}), **OF_PHONE, device_has_own=has_own))
+    assert [(step.result, step.as_global) for step in walk.steps] == [(Result.NOTIFY, has_own)]
+    # A pusher with other tags did not go by them.
+    walk = walk_of(facts(of_own, profile_tags=("tv",), device_has_own=has_own))
+    assert [step.profile_tag for step in walk.steps] == ["tv"]
 
 
 def test_after_a_failure_only_global_is_walked() -> None:
