@@ -8,20 +8,19 @@ what each of them reads, and whoever answers a device, by sync or otherwise, has
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from synapse_msc3881 import seams
-from synapse_msc3881.cascade.own_settings import complete_rows
-from synapse_msc3881.cascade.rulesets import KINDS, Ruleset, format_for_client
+from synapse_msc3881.cascade.own_settings import OwnSettings, complete_rows, without_bad
+from synapse_msc3881.cascade.rulesets import Ruleset, format_for_client
 from synapse_msc3881.failures import Failures, Fallback
 
 if TYPE_CHECKING:
     from synapse.module_api import UserID
     from synapse.server import HomeServer
 
-    from synapse_msc3881.cascade.own_settings import OwnSettings
     from synapse_msc3881.cascade.rulesets import DeviceRule
     from synapse_msc3881.storage.device_rules import StoredRules
     from synapse_msc3881.storage.own_settings import OwnSettingsStore
@@ -121,26 +120,28 @@ class DevicePushRules:
             return self._format(user, stored.rules, own)
         except Exception:  # noqa: BLE001 - a row is no rule, as somebody has tampered with it
             try:
-                return self._format(user, self._readable(user, stored.rules), own)
+                return self._format(user, self._readable(user, stored.rules, own), own)
             except Exception as error:  # noqa: BLE001 - a client that cannot sync is worse off
                 self._failures.report(Fallback.SHOW_OWN, user.to_string(), error)
                 return None
 
-    def _format(self, user: UserID, rules: list[DeviceRule], own: OwnSettings) -> Ruleset:
+    def _format(self, user: UserID, rules: Sequence[DeviceRule], own: OwnSettings) -> Ruleset:
         rows, enabled = complete_rows(rules, own)
         return seams.format_rules(user, seams.complete_rules(self._hs, rows, enabled))
 
-    def _readable(self, user: UserID, rules: list[DeviceRule]) -> list[DeviceRule]:
-        readable = []
-        for rule in rules:
-            try:
-                row = (f"global/{rule.name}", KINDS[rule.kind], rule.conditions, rule.actions)
-                seams.format_rules(user, seams.complete_rules(self._hs, [row], {}))
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with a row
-                self._failures.report(Fallback.READ_RULES, user.to_string(), error, rule.where)
-            else:
-                readable.append(rule)
-        return readable
+    def _readable(
+        self, user: UserID, rules: list[DeviceRule], own: OwnSettings
+    ) -> list[DeviceRule]:
+        without_changes = OwnSettings(own.device_id, {})
+
+        def read(some: Sequence[DeviceRule]) -> None:
+            self._format(user, some, without_changes)
+
+        def report_bad(rule: DeviceRule, error: Exception) -> None:
+            self._failures.report(Fallback.READ_RULES, user.to_string(), error, rule.where)
+
+        of_device = [rule for rule in rules if rule.profile_tag == own.device_id]
+        return without_bad(of_device, read, report_bad)
 
     async def sync_account_data(
         self, native: Callable[..., Awaitable[None]], sync_result_builder: Any

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attr
 
@@ -113,3 +113,33 @@ def complete_rows(
         if change.enabled is not None:
             enabled[f"global/{name}"] = change.enabled
     return rows, enabled
+
+
+def without_bad(
+    rules: Sequence[DeviceRule],
+    read: Callable[[Sequence[DeviceRule]], object],
+    report_bad: Callable[[DeviceRule, Exception], None],
+) -> list[DeviceRule]:
+    """The rules that can be read.
+
+    Halves are read, then halves of those that cannot: reading each of thousands by itself takes
+    seconds.
+
+    Args:
+        rules: the rules.
+        read: raises if any of some rules cannot be read.
+        report_bad: called for each that cannot.
+    """
+    try:
+        read(rules)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a row
+        if len(rules) == 1:
+            report_bad(rules[0], error)
+        if len(rules) <= 1:
+            return []
+        half = len(rules) // 2
+        return [
+            *without_bad(rules[:half], read, report_bad),
+            *without_bad(rules[half:], read, report_bad),
+        ]
+    return list(rules)

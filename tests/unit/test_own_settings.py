@@ -2,6 +2,7 @@
 """A device's own settings as they are stored, and as each device reads its user's rules."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from synapse_msc3881.cascade.own_settings import (
     OwnSettings,
     complete_rows,
     read_own_settings,
+    without_bad,
     write_defaults,
 )
 from synapse_msc3881.cascade.rulesets import BadRowError, DeviceRule
@@ -75,6 +77,24 @@ def test_a_complete_ruleset_has_the_rules_of_its_scope_in_order() -> None:
         "global/room/!low": True,
         "global/override/.m.rule.master": True,
     }
+
+
+@pytest.mark.parametrize("bad", [(), (0,), (4999,), (17, 18), (0, 1, 2)])
+def test_bad_rules_among_many_are_found_in_few_reads(bad: tuple[int, ...]) -> None:
+    rules = [DeviceRule("PHONE", "room", str(n), n, "[]", "[]", True) for n in range(5000)]
+    reads: list[int] = []
+    found: list[str] = []
+
+    def read(some: Sequence[DeviceRule]) -> None:
+        reads.append(len(some))
+        if any(int(rule.rule_id) in bad for rule in some):
+            raise ValueError
+
+    left = without_bad(rules, read, lambda rule, _error: found.append(rule.rule_id))
+    assert found == [str(number) for number in bad]
+    assert left == [rule for rule in rules if rule.rule_id not in found]
+    assert sum(reads) <= 4 * len(rules)
+    assert len(reads) < 100
 
 
 def test_a_device_reads_one_set_or_the_other() -> None:
