@@ -144,10 +144,13 @@ class PushActionStore:
                 marks = ", ".join(["(?, ?)"] * len(some))
                 txn.execute(
                     f"WITH pairs (of_user, after) AS (VALUES {marks})"
-                    # A subquery with LIMIT is run for each pair: one look at an index.
+                    # A subquery with LIMIT is run for each pair: one look at an index. It asks for
+                    # what is later of the same user in that index's order, as PostgreSQL would take
+                    # "=" with few users for a reason to go through the table, or others' rows.
                     " SELECT of_user, after FROM pairs WHERE 1 = ("
-                    " SELECT 1 FROM event_push_actions WHERE user_id = of_user"
-                    f" AND stream_ordering > after AND {_RELEVANT} LIMIT 1)",
+                    " SELECT 1 FROM event_push_actions"
+                    " WHERE (user_id, stream_ordering) > (of_user, after) AND user_id <= of_user"
+                    f" AND {_RELEVANT} ORDER BY user_id, stream_ordering LIMIT 1)",
                     [value for pair in some for value in pair],
                 )
                 found.update((user_id, after) for user_id, after in txn)
