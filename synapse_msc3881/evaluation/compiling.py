@@ -50,7 +50,7 @@ _BY_ITSELF_BYTES = 500
 _CONDITION_BYTES = 170
 _JSON_FACTOR = 2
 
-_DEFAULTS_BYTES = 20_000
+_DEFAULTS_BYTES = 10_000
 
 
 class RawRule(NamedTuple):
@@ -88,11 +88,14 @@ class DefaultRule(Protocol):
     def rank(self) -> int:
         """How many kinds of rules come before it."""
 
+    @property
+    def alone(self) -> CompiledRules | None:
+        """The rule by itself, where it looks for a pattern."""
+
 
 #: Compiles the server-default rules with these changes, and marks; see `seams.RuleCompiler`.
 CompileComplete = Callable[
-    [DefaultChanges, Callable[[int], str]],
-    tuple[CompiledRules, CompiledRules | None, Sequence[DefaultRule]],
+    [DefaultChanges, Callable[[int], str]], tuple[CompiledRules, Sequence[DefaultRule]]
 ]
 
 #: Is told of a rule that cannot be compiled, which is left out.
@@ -176,12 +179,16 @@ class Compiler:
         key = frozenset(in_short.items())
         found = self._defaults.get(key)
         if found is None:
-            compiled, without_searching, rules = self._compile_complete(in_short, actions_with_mark)
+            compiled, rules = self._compile_complete(in_short, actions_with_mark)
             found = self._defaults[key] = CompleteDefaults(
                 compiled,
-                without_searching,
                 tuple(Match(rule.actions, rule.name) for rule in rules),
                 tuple(rule.rank for rule in rules),
+                tuple(
+                    (number, rule.alone)
+                    for number, rule in enumerate(rules)
+                    if rule.alone is not None
+                ),
                 # Without changes all have the same.
                 _DEFAULTS_BYTES if changes else 0,
             )

@@ -116,7 +116,9 @@ class _NeedsOfRule:
     def _add_costs(self, condition: Any) -> None:
         is_dict = isinstance(condition, dict)
         pattern = condition.get("pattern") if is_dict else None
-        self._pattern_ns += pattern_ns(pattern if isinstance(pattern, str) else "")
+        text = pattern if isinstance(pattern, str) else ""
+        others = 0 if text.isascii() else sum(character > "\x7f" for character in text)
+        self._pattern_ns += _PATTERN_NS + (len(text) - others) * _ASCII_NS + others * _OTHER_NS
         key = condition.get("key") if is_dict else None
         self._searched.add((key if isinstance(key, str) else KEY_WITH_WORDS, _is_wild(pattern)))
 
@@ -135,12 +137,6 @@ class _NeedsOfRule:
             tuple(sorted(self._searched)),
             self._are_all,
         )
-
-
-def pattern_ns(pattern: str) -> int:
-    """How long Synapse needs to compile a pattern, in nanoseconds, about."""
-    others = 0 if pattern.isascii() else sum(character > "\x7f" for character in pattern)
-    return _PATTERN_NS + (len(pattern) - others) * _ASCII_NS + others * _OTHER_NS
 
 
 def _pieces_between_wildcards(pattern: str) -> list[str]:

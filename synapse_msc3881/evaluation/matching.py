@@ -24,7 +24,6 @@ import attr
 from synapse_msc3881.cascade.profile_tags import Actions, Match
 from synapse_msc3881.cascade.rulesets import KINDS, to_json
 from synapse_msc3881.evaluation.prefilter import (
-    KEY_WITH_WORDS,
     EventText,
     Hints,
     Needs,
@@ -55,10 +54,6 @@ _COMPARED_NS = 10
 _ODD_GROUP_NS = 1_000_000
 
 
-# The message's text, gone through for a name.
-_SEARCHED = Needs(searched=((KEY_WITH_WORDS, True),))
-
-
 class Run(Protocol):
     """Runs rules on the event and for the user at hand, who may have to pay for it.
 
@@ -75,11 +70,14 @@ class Run(Protocol):
     def __call__(self, rules: CompiledRules) -> Sequence[Any]:
         """The actions of the first rule that matches."""
 
+    def matches_default(self, name: str, rule: CompiledRules) -> bool:
+        """Whether a server-default rule matches, which is given by itself.
+
+        Run once, for however many scopes of the user.
+        """
+
     def may(self, work_ns: int) -> bool:
         """Whether work may be done that takes so long, about; if not, it counts as skipped."""
-
-    def name_ns(self) -> int:
-        """How long a pattern takes that is made of the user's name, in nanoseconds, about."""
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -208,51 +206,45 @@ class RuleGroup:
 class CompleteDefaults:
     """The server-default rules of a complete scope (specification 9). Users may share them.
 
-    All are run at once, for one user: they are few, and nobody's own. But two of them search the
-    text for the user's name, which the user may have made a dear one. `global` has that run for
-    nothing, and so has one of the user's devices, or several with the same rules. For the others it
-    is asked, and where the account says no, those that search do not match.
+    Those that only compare are run at once: they are few, and nobody's own. The others look for
+    the user's name, say, which the user may have made a dear one. Each of them is run once for all
+    of the user's devices, so that many of these take no longer than `global`.
 
     Attributes:
-        rules: those that are on, with their numbers as marks.
-        without_searching: the same but for those that search; None where none does.
-        matches: what the marks stand for.
+        rules: those that are on and only compare, with their numbers as marks.
+        matches: all that are on, by their numbers.
         ranks: for each, how many of `KINDS` come before it, and so win over it.
+        patterns: the numbers of the others, ascending, and each of these rules by itself.
         size: what they take of memory, in bytes.
     """
 
     rules: CompiledRules
-    without_searching: CompiledRules | None
     matches: tuple[Match, ...]
     ranks: tuple[int, ...]
+    patterns: tuple[tuple[int, CompiledRules], ...]
     size: int
 
-    def first(self, own: Match | None, run: Run, event: EventFacts) -> Match | None:
+    def first(self, own: Match | None, run: Run) -> Match | None:
         """The highest-priority match, given that of the scope's other rules."""
         # Nothing comes before an override, but for the master rule where that is on.
         if own is not None and self.ranks and _place_of(own) < self.ranks[0]:
             return own
-        mark = self._mark(run, event)
-        if mark is None:
-            return own
-        if own is not None and _place_of(own) < self.ranks[mark]:
-            return own
-        return self.matches[mark]
-
-    def _mark(self, run: Run, event: EventFacts) -> int | None:
         known = run.of_defaults
         if self not in known:
-            rules = self.rules
-            if known and self.without_searching is not None and not _may_search(run, event):
-                rules = self.without_searching
-            known[self] = mark_of(run(rules))
-        return known[self]
+            known[self] = self._first_number(run)
+        number = known[self]
+        if number is None or (own is not None and _place_of(own) < self.ranks[number]):
+            return own
+        return self.matches[number]
 
-
-def _may_search(run: Run, event: EventFacts) -> bool:
-    if not isinstance(event.text.raw.get(KEY_WITH_WORDS), str):
-        return True
-    return run.may(run.name_ns() + _SEARCHED.run_ns(event.text))
+    def _first_number(self, run: Run) -> int | None:
+        comparing = mark_of(run(self.rules))
+        for number, rule in self.patterns:
+            if comparing is not None and comparing < number:
+                break
+            if run.matches_default(self.matches[number].rule or "", rule):
+                return number
+        return comparing
 
 
 _PLACES = {kind: place for place, kind in enumerate(KINDS)}
@@ -307,7 +299,7 @@ class CompiledScope:
             That rule's match, with empty actions for a silent one; None where no rule matches.
         """
         own = self._match_own(run, event)
-        return own if self.defaults is None else self.defaults.first(own, run, event)
+        return own if self.defaults is None else self.defaults.first(own, run)
 
     def _match_own(self, run: Run, event: EventFacts) -> Match | None:
         by_id = self._match_by_id(event)

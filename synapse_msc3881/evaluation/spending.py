@@ -22,8 +22,7 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.evaluation.conditions import pattern_ns
-from synapse_msc3881.evaluation.matching import CompiledRules, CompleteDefaults, RunNative
+from synapse_msc3881.evaluation.matching import CompiledRules, CompleteDefaults, RunNative, mark_of
 from synapse_msc3881.evaluation.prefilter import LOOK_NS
 
 #: What a user's patterns may take of one event for nothing, in nanoseconds as `prefilter`
@@ -136,6 +135,7 @@ class MeteredRun:
     """
 
     __slots__ = (
+        "_defaults",
         "_limit",
         "_run_native",
         "_share",
@@ -171,13 +171,21 @@ class MeteredRun:
         self._started: float | None = None
         self._limit = 0.0
         self._spent: float | None = None
+        self.of_defaults: dict[CompleteDefaults, int | None] = {}
+        # Which server-default rules with patterns match, of those that were asked for.
+        self._defaults: dict[str, bool] = {}
         self.is_over = spending.is_over(user[0])
         self.skipped = 0
-        self.of_defaults: dict[CompleteDefaults, int | None] = {}
 
     def __call__(self, rules: CompiledRules) -> Sequence[Any]:
         """The actions of the first rule that matches."""
         return self._run_native(rules, *self.user)
+
+    def matches_default(self, name: str, rule: CompiledRules) -> bool:
+        """Whether a server-default rule matches, which is given by itself."""
+        if name not in self._defaults:
+            self._defaults[name] = mark_of(self(rule)) is not None
+        return self._defaults[name]
 
     def may(self, work_ns: int) -> bool:
         """Whether work may be done that takes so long, about; if not, it counts as skipped."""
@@ -195,11 +203,6 @@ class MeteredRun:
             self.is_over = True
         self.skipped += 1
         return False
-
-    def name_ns(self) -> int:
-        """How long a pattern takes that is made of the user's name, in nanoseconds, about."""
-        user_id, name, *_ = self.user
-        return pattern_ns(user_id) + pattern_ns(name or "")
 
     def _is_free(self, work_ns: int) -> bool:
         beyond = self._work - ALWAYS_FREE_NS

@@ -166,11 +166,13 @@ class DefaultRule(NamedTuple):
         actions: what it does where it matches.
         rank: how many of the kinds of rules come before it, and so win over it: 0 for the master
             rule, 1 for the others among the overrides, 5 for the underrides.
+        alone: where it looks for a pattern in a text, which takes time, the rule by itself.
     """
 
     name: str
     actions: Sequence[Any]
     rank: int
+    alone: CompiledRules | None = None
 
 
 def default_rule_names() -> Sequence[str]:
@@ -189,6 +191,8 @@ class RuleCompiler:
 
     def __init__(self, hs: HomeServer) -> None:
         self._experimental = hs.config.experimental
+        # Server-default rules with patterns, each by itself.
+        self._alone: dict[str, CompiledRules] = {}
 
     def compile(self, rules: Sequence[RawRule]) -> CompiledRules:
         """Compile rules, highest priority first, as those of a user who has no others."""
@@ -215,7 +219,7 @@ class RuleCompiler:
 
     def compile_complete(
         self, changes: Mapping[str, tuple[str | None, bool | None]], mark: Callable[[int], str]
-    ) -> tuple[CompiledRules, CompiledRules | None, Sequence[DefaultRule]]:
+    ) -> tuple[CompiledRules, Sequence[DefaultRule]]:
         """Compile all server-default rules, as they are changed in one scope, with marks.
 
         Args:
@@ -224,8 +228,7 @@ class RuleCompiler:
             mark: the actions of the rule of that number, in JSON.
 
         Returns:
-            Them, for the evaluator; those of them that do not search the message's text, or None
-            where that is all; and what the marks stand for.
+            Those that only compare, for the evaluator; and all, each at the number of its mark.
 
         Raises:
             Exception: a change does not parse.
@@ -242,24 +245,24 @@ class RuleCompiler:
         marked: list[RawRule] = []
         switched_on: dict[str, bool] = {}
         defaults: list[DefaultRule] = []
-        searching: dict[str, bool] = {}
         for rule, is_on in self._load([*probes, *rows], enabled):
             if not rule.default:
                 rank += 1
                 continue
-            switched_on[rule.rule_id] = is_on
+            alone = self._by_itself(rule.rule_id, mark(0)) if is_on and _has_pattern(rule) else None
+            switched_on[rule.rule_id] = is_on and alone is None
             if is_on:
-                marked.append((rule.rule_id, -1, "[]", mark(len(defaults))))
+                if alone is None:
+                    marked.append((rule.rule_id, -1, "[]", mark(len(defaults))))
                 name = rule.rule_id[len(_GLOBAL) :]
-                defaults.append(DefaultRule(name, list(rule.actions), rank))
-                if any(map(_searches, rule.conditions)):
-                    searching[rule.rule_id] = False
-        load = push_rule_storage._load_rules
-        compiled = load(marked, switched_on, self._experimental)
-        if not searching:
-            return compiled, None, defaults
-        without = load(marked, {**switched_on, **searching}, self._experimental)
-        return compiled, without, defaults
+                defaults.append(DefaultRule(name, list(rule.actions), rank, alone))
+        compiled = push_rule_storage._load_rules(marked, switched_on, self._experimental)
+        return compiled, defaults
+
+    def _by_itself(self, rule_id: str, mark: str) -> CompiledRules:
+        if rule_id not in self._alone:
+            self._alone[rule_id] = self.compile_defaults({rule_id: mark})
+        return self._alone[rule_id]
 
     def _load(
         self, rows: Sequence[RawRule], enabled: Mapping[str, bool]
@@ -291,10 +294,11 @@ class RuleCompiler:
         return compiled, (json.dumps(list(rule.conditions)) for rule in own)
 
 
-def _searches(condition: Mapping[str, Any]) -> bool:
-    """Whether a condition searches the message's text."""
-    return (
+def _has_pattern(rule: PushRule) -> bool:
+    """Whether a server-default rule looks for something in a text: most compare whole values."""
+    return any(
         condition.get("kind") == "contains_display_name" or condition.get("key") == "content.body"
+        for condition in rule.conditions
     )
 
 

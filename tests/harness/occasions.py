@@ -126,6 +126,9 @@ class Running:
         self.runs += 1
         return self.native(rules)
 
+    def matches_default(self, _name: str, rules: Any) -> bool:
+        return bool(self(rules))
+
     def may(self, work_ns: int) -> bool:
         self.left -= 1
         self.is_over = self.is_over or self.left < 0
@@ -133,9 +136,6 @@ class Running:
         if not self.is_over:
             self.work_ns.append(work_ns)
         return not self.is_over
-
-    def name_ns(self) -> int:
-        return 1
 
 
 def facts(occasion: Occasion, setting: Setting) -> EventFacts:

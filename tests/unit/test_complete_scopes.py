@@ -5,6 +5,7 @@ The oracle compiles the same rules as a user's `global` ones, in one go, and run
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,8 @@ from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.cascade.rulesets import DeviceRule, to_json
 from synapse_msc3881.evaluation.compilation import Compilation
 from synapse_msc3881.evaluation.compiling import Compiler
-from synapse_msc3881.evaluation.matching import UserScopes
+from synapse_msc3881.evaluation.matching import Run, UserScopes
+from synapse_msc3881.evaluation.spending import EventShare, MeteredRun, Spending
 from tests.harness.occasions import (
     FLAGS,
     MATCHED,
@@ -223,13 +225,11 @@ def test_users_share_the_server_default_rules() -> None:
 
 # --- Several devices of a user ------------------------------------------------------------------
 
-NO_NOTICES = {"override/.m.rule.suppress_notices": DefaultChange(enabled=False)}
-
 
 def matches_of(
-    devices: Sequence[Mapping[str, DefaultChange]], occasion: Occasion, run: Running
-) -> list[Any]:
-    """What matches for each of the devices, which have these changes."""
+    devices: Sequence[Mapping[str, DefaultChange]], occasion: Occasion, run: Run
+) -> list[str | None]:
+    """The rules that match for each of the devices, which have these changes."""
     compiler = Compiler(PLAIN.compiler.compile, PLAIN.compiler.compile_complete)
     own = {str(number): OwnSettings(str(number), changes) for number, changes in enumerate(devices)}
     compilation = Compilation(compiler, [], [], _fail, own=own)
@@ -238,40 +238,50 @@ def matches_of(
     scopes = compilation.so_far()
     assert scopes is not None
     event = facts(occasion, PLAIN)
-    return [scope.match(run, event) for scope in scopes.scopes.values()]
+    matches = [scope.match(run, event) for scope in scopes.scopes.values()]
+    return [None if match is None else match.rule for match in matches]
 
 
-def test_devices_with_the_same_changes_cost_as_much_as_one() -> None:
-    run = Running(runner(MESSAGE, PLAIN))
-    first, *others = matches_of([{}, NO_NOTICES, {}, NO_NOTICES, {}], MESSAGE, run)
-    assert others == [first] * 4
-    assert run.runs == 2
+NAMED = "override/.m.rule.contains_display_name"
+ONE_TO_ONE = "underride/.m.rule.room_one_to_one"
 
 
-def test_only_one_device_has_the_user_s_name_looked_for_without_paying() -> None:
-    """A name can be made so that looking for it takes milliseconds."""
-    named = attr.evolve(MESSAGE, keys={**MESSAGE.keys, "content.body": "hello Bob"})
-    devices = [{}, NO_NOTICES, {"override/.m.rule.reaction": DefaultChange(enabled=False)}]
-    named_rule, plain_rule = (
-        "override/.m.rule.contains_display_name",
-        "underride/.m.rule.room_one_to_one",
+@pytest.mark.parametrize("changed", [None, "override/.gone"])
+def test_devices_with_the_same_changes_cost_as_much_as_one(changed: str | None) -> None:
+    changes = {changed: DefaultChange(enabled=False)} if changed else {}
+    one, five = Running(runner(MESSAGE, PLAIN)), Running(runner(MESSAGE, PLAIN))
+    assert matches_of([changes] * 5, MESSAGE, five) == matches_of([changes], MESSAGE, one) * 5
+    assert one.runs == five.runs
+
+
+@pytest.mark.parametrize(("body", "expected"), [("hello", ONE_TO_ONE), ("hello Bob", NAMED)])
+def test_a_text_is_searched_once_however_many_devices_a_user_has(body: str, expected: str) -> None:
+    """A name can be made so that looking for it takes milliseconds, which nobody pays for."""
+    message = attr.evolve(MESSAGE, keys={**MESSAGE.keys, "content.body": body})
+    devices = [
+        {name: DefaultChange(enabled=False)}
+        for name in ("override/.gone", "override/.m.rule.reaction", NAMED)
+    ]
+    native = message.evaluator(PLAIN).run
+    searched: Counter[str] = Counter()
+
+    def run_native(rules: Any, *user: Any) -> Sequence[Any]:
+        searched.update(
+            each.rule_id for each, is_on in rules.rules() if is_on and _searches(each.conditions)
+        )
+        actions: Sequence[Any] = native(rules, *user)
+        return actions
+
+    run = MeteredRun(run_native, message.user(), Spending(), EventShare())
+    # The last of them does not go by the display name; its user's other name is "bob".
+    by_user_name = "content/.m.rule.contains_user_name" if expected == NAMED else expected
+    assert matches_of(devices, message, run) == [expected, expected, by_user_name]
+    assert set(searched.values()) == {1}
+    assert f"global/{NAMED}" in searched
+
+
+def _searches(conditions: Sequence[Mapping[str, Any]]) -> bool:
+    return any(
+        each["kind"] == "contains_display_name" or each.get("key") == "content.body"
+        for each in conditions
     )
-    for left, expected in (
-        (9, [named_rule] * 3),
-        (1, [named_rule, named_rule, plain_rule]),
-        (0, [named_rule, plain_rule, plain_rule]),
-    ):
-        run = Running(runner(named, PLAIN), left)
-        assert [match.rule for match in matches_of(devices, named, run)] == expected
-        assert run.skipped == expected.count(plain_rule)
-    # Where there is no text, or no such rule, nobody is asked.
-    run = Running(runner(MATCHED_BY_NONE, PLAIN), 0)
-    assert matches_of(devices, MATCHED_BY_NONE, run) == [None] * 3
-    names = ("override/.m.rule.contains_display_name", "content/.m.rule.contains_user_name")
-    off = {name: DefaultChange(enabled=False) for name in (*names, "override/.m.rule.roomnotif")}
-    run = Running(runner(named, PLAIN), 0)
-    matches_of([off, {**off, **NO_NOTICES}], named, run)
-    assert run.skipped == 0
-
-
-MATCHED_BY_NONE = attr.evolve(MESSAGE, keys={"type": "org.example.nothing", "room_id": ROOMS[0]})
