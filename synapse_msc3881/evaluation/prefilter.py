@@ -147,6 +147,7 @@ class Needs:
         keys: keys that must be there.
         pattern_ns: how long Synapse needs for the rule's patterns, in nanoseconds, but for going
             through the text.
+        names: how many of these are the user's name, which may make them longer.
         searched: keys whose text is gone through, and whether for a wildcard.
         are_all: whether a rule matches whose needs are met, where the texts compared are ASCII.
     """
@@ -157,6 +158,7 @@ class Needs:
     pieces: tuple[tuple[str, str], ...] = _NOTHING
     keys: tuple[str, ...] = _NOTHING
     pattern_ns: int = 0
+    names: int = 0
     searched: tuple[tuple[str, bool], ...] = _NOTHING
     are_all: bool = False
 

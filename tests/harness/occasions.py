@@ -16,6 +16,7 @@ from synapse.synapse_rust.push import PushRuleEvaluator
 
 from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, to_json
 from synapse_msc3881.evaluation.compiling import compile_always
+from synapse_msc3881.evaluation.conditions import pattern_ns
 from synapse_msc3881.evaluation.matching import CompleteDefaults, EventFacts, find_facts
 from synapse_msc3881.seams import RuleCompiler
 
@@ -121,6 +122,7 @@ class Running:
     runs: int = 0
     work_ns: list[int] = attr.Factory(list)
     of_defaults: dict[CompleteDefaults, int | None] = attr.Factory(dict)
+    name: str | None = None
 
     def __call__(self, rules: Any) -> Sequence[Any]:
         self.runs += 1
@@ -136,6 +138,9 @@ class Running:
         if not self.is_over:
             self.work_ns.append(work_ns)
         return not self.is_over
+
+    def name_ns(self) -> int:
+        return pattern_ns(self.name or "") - pattern_ns("")
 
 
 def facts(occasion: Occasion, setting: Setting) -> EventFacts:

@@ -336,6 +336,15 @@ def test_who_runs_the_rules_is_asked_before_patterns_and_told_what_they_take() -
     assert run_ns > 400_000
 
 
+def test_a_rule_with_the_user_s_name_takes_what_the_name_takes() -> None:
+    """Synapse makes a pattern of a name with wildcards, which its user chooses."""
+    named = attr.evolve(MESSAGE, display_name="é*?" * 85)
+    for occasion, least, most in ((MESSAGE, 400_000, 500_000), (named, 2_000_000, 10_000_000)):
+        run = Running(runner(occasion, EXTENSIBLE_OFF), name=occasion.display_name)
+        scope_of([{"kind": "contains_display_name"}]).match(run, facts(occasion, EXTENSIBLE_OFF))
+        assert least < sum(run.work_ns) < most
+
+
 def test_patterns_that_may_not_be_run_do_not_match_and_all_else_does() -> None:
     event = facts(MESSAGE, EXTENSIBLE_OFF)
     for already_over in (True, False):
