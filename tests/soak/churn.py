@@ -133,6 +133,8 @@ class Churn:
         self._change()
         failing = self._pick_failing() if may_fail and self.random.random() < 0.4 else None
         if failing is not None:
+            # What was taken already could not be taken back.
+            assert not failing.expected
             self.world.gateway.behave(failing.device.pushkey, Behaviour.ERROR)
         for _ in range(self.random.randint(2, 8)):
             self._send()
@@ -140,8 +142,9 @@ class Churn:
             self._take_back(failing)
             self.world.gateway.behave(failing.device.pushkey, Behaviour.OK)
         self._fence()
+        if self._read_and_redact():
+            self._fence()
         self._look()
-        self._read_and_redact()
 
     # What changes
 
@@ -232,17 +235,23 @@ class Churn:
         self.users.deployment.settle()
         time.sleep(_BEGUN_PUSH_SECONDS)
 
-    def _read_and_redact(self) -> None:
-        """What was pushed is read or redacted now and then; that takes nothing back."""
+    def _read_and_redact(self) -> bool:
+        """What was pushed is read or redacted now and then; that takes nothing back.
+
+        Returns:
+            Whether there is a redaction, which may be pushed.
+        """
         events = [*self._events.values()][-8:]
         if events and self.random.random() < 0.5:
             user, event = self.random.choice(self.world.users), self.random.choice(events)
             user.session.read(event.room, event.event_id)
             self.counts["receipts"] += 1
         plain = [event for event in events if event.type != "m.room.redaction"]
-        if plain and self.random.random() < 0.2:
+        redacts = bool(plain) and self.random.random() < 0.2
+        if redacts:
             self._redact(self.random.choice(plain))
         self._events = dict([*self._events.items()][-50:])
+        return redacts
 
     # What came
 
