@@ -96,6 +96,7 @@ export class Store {
       this.client.accountData(),
     ]);
     this.sessions = sessions;
+    this.readAt = Date.now();
     this.pushers = pushers;
     this.accountData = accountData;
     this.rules = accountData["m.push_rules"] ?? this.rules;
@@ -120,6 +121,7 @@ export class Store {
   async readAgain() {
     await this.change(async () => {
       this.sessions = await this.client.devices();
+      this.readAt = Date.now();
     });
     await this.readTrouble();
     await this.readOwn();
@@ -137,7 +139,6 @@ export class Store {
   }
 
   putTogether() {
-    this.readAt = Date.now();
     this.devices = devicesOf(
       this.sessions,
       this.pushers,
