@@ -151,8 +151,8 @@ def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Recorded])
 
 def _entries_of(outcomes: Mapping[str, Recorded]) -> list[_Entry]:
     entries: list[_Entry] = []
-    # What they say, each thing once, and how much room is left for more.
-    said: list[str | list[Action] | None] = []
+    # What they say, each thing once, in JSON: to Python, 1 and true are the same.
+    said: list[str | None] = []
     left = MAX_ACTIONS_BYTES
     for scope, recorded in outcomes.items():
         key, outcome = _keyed(scope, recorded)
@@ -160,14 +160,15 @@ def _entries_of(outcomes: Mapping[str, Recorded]) -> list[_Entry]:
             said.append(None)
             entries.append([key, None, None])
             continue
-        rule, says, size = _in_row(outcome)
-        if says not in said:
-            if size > left and isinstance(outcome, Match):
+        rule, says, text = _in_row(outcome)
+        if text not in said and isinstance(outcome, Match) and says:
+            if len(text) > left:
                 says = _in_short(outcome)
+                text = to_json(says)
             else:
-                left -= size
-        earlier = said.index(says) if says and says in said else None
-        said.append(says)
+                left -= len(text)
+        earlier = said.index(text) if says and text in said else None
+        said.append(text)
         entries.append([key, rule, says if earlier is None else earlier])
     return entries
 
@@ -185,17 +186,16 @@ def _scope_key(scope: str) -> str:
     return scope if scope == GLOBAL else fingerprint(scope)
 
 
-def _in_row(outcome: Match | Suppressed) -> tuple[str | None, str | list[Action], int]:
-    """What a row says of a match: the rule, and its actions with the bytes that they take."""
+def _in_row(outcome: Match | Suppressed) -> tuple[str | None, str | list[Action], str]:
+    """What a row says of a match: the rule, and its actions; these in JSON, too."""
     if isinstance(outcome, Suppressed):
-        return outcome.rule and fingerprint(outcome.rule), outcome.by, 0
+        return outcome.rule and fingerprint(outcome.rule), outcome.by, outcome.by
     if outcome.in_row is None:
         # Once for a compiled rule, not for each event that it matches.
         actions = list(outcome.actions)
-        size = len(to_json(actions)) if actions else 0
-        in_row = outcome.rule and fingerprint(outcome.rule), actions, size
+        in_row = outcome.rule and fingerprint(outcome.rule), actions, to_json(actions)
         object.__setattr__(outcome, "in_row", in_row)
-    found: tuple[str | None, list[Action], int] = outcome.in_row
+    found: tuple[str | None, list[Action], str] = outcome.in_row
     return found
 
 

@@ -96,9 +96,10 @@ class EventText(dict[str, "str | None"]):
 
     def __missing__(self, key: str) -> Any:
         value = self.raw.get(key, MISSING)
-        if value is MISSING:
-            return None
-        text = self[key] = folded(value) if isinstance(value, str) else ""
+        text: str | None = None
+        if value is not MISSING:
+            text = folded(value) if isinstance(value, str) else ""
+        self[key] = text
         return text
 
     def __getattr__(self, name: str) -> Any:

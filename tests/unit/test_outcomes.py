@@ -21,6 +21,7 @@ from synapse_msc3881.cascade.outcomes import (
     without_mark,
 )
 from synapse_msc3881.cascade.profile_tags import Match, walk
+from synapse_msc3881.cascade.rulesets import from_json, to_json
 from synapse_msc3881.storage.push_actions import _OURS
 
 TWEAK = {"set_tweak": "sound", "value": "siren"}
@@ -231,6 +232,17 @@ def test_actions_without_room_are_stored_in_short() -> None:
         "f": ["notify", HIGHLIGHT],
         "g": ["notify", TWEAK],
     }
+
+
+def test_what_is_the_same_to_python_only_is_not_shared() -> None:
+    one: list[Any] = ["notify", {"set_tweak": "urgent", "value": 1}]
+    true: list[Any] = ["notify", {"set_tweak": "urgent", "value": True}]
+    row = with_outcomes([], {"phone": Match(one), "tablet": Match(true)})
+    outcomes = Outcomes.read(from_json(to_json(row)), False)
+    for scope, actions in (("phone", one), ("tablet", true)):
+        match = outcomes.match_in(scope)
+        assert match is not None
+        assert to_json(list(match.actions)) == to_json(actions)
 
 
 def test_what_no_pusher_can_send_is_left_out() -> None:

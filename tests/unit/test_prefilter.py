@@ -330,7 +330,7 @@ def test_the_text_of_an_event_is_folded_once_and_when_it_is_needed() -> None:
     assert event == {}
     found = [event[key] for key in ("type", "content.number", "nothing")]
     assert found == ["m.type", "", None]
-    assert event == {"type": "m.type", "content.number": ""}
+    assert event == {"type": "m.type", "content.number": "", "nothing": None}
     assert event.words == {"strasse", "noon"}
     assert event.words is event.words
     assert EventText({}).words == frozenset()
