@@ -38,38 +38,38 @@ from synapse_msc3881.evaluation.matching import (
 _BEFORE_ROOM = ("override", "content")
 _AFTER_SENDER = ("underride",)
 
-# From this size on, one rule in so many ends a chunk. A small scope is one chunk, and one group.
+# From this size on, one rule in this many ends a chunk. A small scope is one chunk and one group.
 _MIN_CONDITIONS_OF_CHUNK = 48
 _ENDS_CHUNK = 4
 
-# Without parsing a rule, these tell that it may have a pattern. Those without are compiled first.
+# Signs, without parsing a rule, that it may have a pattern. Those without are compiled first.
 _SIGNS_OF_PATTERNS = ("content.body", "*", "?", "display_name")
 
-# Of rules that are only looked up, so many are a step.
+# How many rules that are only looked up make one step.
 _LOOKUPS_OF_STEP = 1000
 
 _NOTHING: Mapping[object, Actions] = {}
 _NO_OWN: Mapping[str, OwnSettings] = {}
 
-# With more rules than this to look at, already looking takes time that counts.
+# With more rules than this to look at, even looking takes time that matters.
 _MANY_RULES = 64
 
 
 class GlobalRules(Protocol):
-    """What is needed of Synapse to look into a user's `global` rules."""
+    """What Synapse must provide to look into a user's `global` rules."""
 
     def silent_rules(self, rules: CompiledRules, mark: str) -> tuple[CompiledRules, Iterator[str]]:
-        """The server-default rules that do not notify, marked; and, one by one, the conditions
-        of the others that do not, in JSON."""
+        """The server-default rules that do not notify, marked; and the conditions, in JSON, of each
+        other rule that does not."""
 
 
 @attr.s(auto_attribs=True, slots=True)
 class _Part:
-    """The rules of a chunk, and what was compiled of them."""
+    """The rules of a chunk, and what they were compiled into."""
 
     rules: Sequence[DeviceRule]
     chunk: Chunk | None
-    #: What is compiled first: rules that only compare, and of these and others the silent ones.
+    #: These two say what is compiled first: rules that only compare, and among equals silent ones.
     seems_costly: bool
     has_silent: bool
 
@@ -81,7 +81,7 @@ class _Scope:
     rules: Sequence[DeviceRule]
     rooms: dict[object, Actions] = attr.Factory(dict)
     senders: dict[object, Actions] = attr.Factory(dict)
-    #: In the order in which they are evaluated.
+    #: In the order of evaluation.
     parts: list[_Part] = attr.Factory(list)
     defaults: CompleteDefaults | None = None
 
@@ -99,9 +99,9 @@ class _Scope:
 class Compilation:
     """Compiles the device scopes that a user's pushers list, step by step.
 
-    What is only looked up comes first, then what is found again, then rules that only compare: they
-    count though the rest is not there yet. Of these and of the rest, silent rules come first, so
-    that what was muted stays muted.
+    What is only looked up comes first, then what is found again, then rules that only compare,
+    which apply even before the rest is ready. Among these, and among the rest, silent rules come
+    first, to keep muted what was muted.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class Compilation:
             compiler: the homeserver's.
             rules: the user's device rules.
             tag_lists: the profile tags of each of the user's pushers.
-            report_bad: is told of each rule that is left out, as it does not parse.
-            max_bytes: what is compiled may take of memory, about.
-            max_new_chunks: how many chunks of each scope may be compiled, and not found: of
-                rules that only compare and of others, of silent ones and of others.
-            own: the user's devices with settings of their own that a pusher goes by.
+            report_bad: called with each rule that is left out because it does not parse.
+            max_bytes: roughly how much memory the compiled rules may take.
+            max_new_chunks: how many chunks of each scope may be compiled rather than found again,
+                counted separately for rules that only compare or do more, silent or not.
+            own: by device, the own settings that one of the user's pushers follows.
         """
         self._compiler = compiler
         self._rules = rules
@@ -134,18 +134,18 @@ class Compilation:
         self._own = own
         self._bytes = 0
         self._scopes: dict[str, _Scope] = {}
-        #: Whether rules were left out as they are too large.
+        #: Whether rules were left out because they are too large.
         self.is_too_large = False
-        #: Whether rules were left out as they are too many to be compiled now.
+        #: Whether rules were left out because there are too many to compile now.
         self.is_cut_short = False
 
     def steps(self) -> Iterator[None]:
-        """The work: each step is as long as a group of rules is to compile, about."""
+        """The work. Each step takes about as long as compiling a group of rules."""
         yield from self.first_steps()
         yield from self.further_steps()
 
     def first_steps(self) -> Iterator[None]:
-        """Find what is only looked up. It takes little, and without it muted rooms would ring."""
+        """Prepare what is only looked up: it is cheap, and without it muted rooms would ring."""
         listed = {tag for tags in self._tag_lists for tag in tags}.union(self._own)
         rules = [rule for rule in self._rules if rule.enabled and rule.profile_tag in listed]
         self._scopes = {sys.intern(tag): _Scope(rules) for tag, rules in by_scope(rules).items()}
@@ -197,7 +197,7 @@ class Compilation:
             if part.seems_costly is not costly or part.has_silent is not silent:
                 continue
             if part.chunk is None:
-                # Another scope may have had the same since.
+                # Another scope may have compiled the same since.
                 part.chunk = self._compiler.find(part.rules)
             if part.chunk is None and new < self._max_new_chunks:
                 new += 1
@@ -212,7 +212,7 @@ class Compilation:
             yield
 
     def so_far(self) -> UserScopes | None:
-        """What is compiled; None where there is nothing that could match."""
+        """What is compiled so far; None if nothing could match."""
         if not self._scopes:
             return None
         scopes = {tag: scope.so_far() for tag, scope in self._scopes.items()}
@@ -232,7 +232,7 @@ def _walks_past_global(tags: Sequence[str], scopes: Mapping[str, object]) -> boo
 
 
 class GlobalCompilation:
-    """Compiles what tells whether `global` matched silently, step by step."""
+    """Compiles, step by step, what tells whether `global` matched silently."""
 
     def __init__(
         self,
@@ -244,9 +244,9 @@ class GlobalCompilation:
         """
         Args:
             compiler: the homeserver's.
-            global_rules: looks into them.
+            global_rules: looks into the user's rules.
             rules: the user's `global` rules.
-            max_bytes: what is compiled may take of memory, about.
+            max_bytes: roughly how much memory the compiled rules may take.
         """
         self._compiler = compiler
         self._global_rules = global_rules
@@ -260,7 +260,7 @@ class GlobalCompilation:
         """The work, as for `Compilation`."""
         self._defaults, others = self._global_rules.silent_rules(self._rules, actions_with_mark(0))
         yield
-        # Any of them will do, so they go without a name, and their order is of no account.
+        # Any match will do, so they need no names, and their order does not matter.
         rules = (DeviceRule(GLOBAL, "override", "", 0, each, "[]", True) for each in others)
         left = self._max_bytes
         for chunk in _chunks(rules):
@@ -273,7 +273,7 @@ class GlobalCompilation:
         self._is_complete = True
 
     def so_far(self) -> SilentGlobal:
-        """What is compiled."""
+        """What is compiled so far."""
         return SilentGlobal(
             of=self._rules,
             defaults=self._defaults,
@@ -283,13 +283,13 @@ class GlobalCompilation:
 
 
 def _ignore(_rule: DeviceRule, _error: BaseException) -> None:
-    """Synapse itself compiled the rule before."""
+    """Ignore it: Synapse itself has compiled the rule before."""
 
 
 def _chunks(rules: Iterable[DeviceRule]) -> Iterator[tuple[DeviceRule, ...]]:
-    """Split rules where it depends on little but the rules there, so that most splits stay.
+    """Split rules at points that depend on little but the rules there: most survive a change.
 
-    Rules that seem to have patterns and others are not in one chunk.
+    Rules that seem to have patterns never share a chunk with others.
     """
     chunk: list[DeviceRule] = []
     size = 0
@@ -297,14 +297,14 @@ def _chunks(rules: Iterable[DeviceRule]) -> Iterator[tuple[DeviceRule, ...]]:
         if chunk and _seems_costly(rule) is not _seems_costly(chunk[-1]):
             yield tuple(chunk)
             chunk, size = [], 0
-        # As `Conditions.size`, about, without parsing it.
+        # Roughly `Conditions.size`, without parsing.
         of_rule = 1 + rule.conditions.count('"kind"')
         if chunk and size + of_rule > MAX_CONDITIONS_OF_GROUP:
             yield tuple(chunk)
             chunk, size = [], 0
         chunk.append(rule)
         size += of_rule
-        # Where rules are large, the limit would end all chunks, and one more rule shift them all.
+        # With large rules the limit would end every chunk, and one more rule would shift them all.
         if size + 2 * of_rule >= _MIN_CONDITIONS_OF_CHUNK and _ends_chunk(rule):
             yield tuple(chunk)
             chunk, size = [], 0

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-#: What may be spent for a user, for a moment. As much as compiling rules up to Synapse's limits.
+#: What may be spent on a user in a burst: as much as compiling rules up to Synapse's limits takes.
 MAX_DEBT_SECONDS = 1.0
 
-#: What may be spent on average, in each second.
+#: What may be spent per second on average.
 REPAID_EACH_SECOND = 0.01
 
 _MAX_REMEMBERED = 1000
 
 
 class CompileDebts:
-    """For whom how much was spent of late. One for each homeserver and process."""
+    """How much was spent lately on which user. One for each homeserver and process."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         """
@@ -33,11 +33,11 @@ class CompileDebts:
         self._max_remembered = _MAX_REMEMBERED
 
     def is_over(self, user_id: str) -> bool:
-        """Whether too much was spent for a user."""
+        """Whether too much was spent on a user."""
         return self._owes(user_id, self._now()) > MAX_DEBT_SECONDS
 
     def charge(self, user_id: str, seconds: float) -> None:
-        """Note what was spent for a user."""
+        """Record what was spent on a user."""
         now = self._now()
         self._owed[user_id] = (self._owes(user_id, now) + seconds, now)
         if len(self._owed) > self._max_remembered:

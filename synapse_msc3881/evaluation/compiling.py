@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Rules of device scopes, compiled to be matched against events (MSC3837).
 
-Each rule is compiled with a mark as its only action, and neighbouring rules in groups; why, see
-`matching`, which runs them. What is compiled of a user, and when, see `compilation`. Users with the
-same rules share what is made of them.
+Each rule is compiled with a mark as its only action, and neighbouring rules in groups; `matching`,
+which runs them, explains why. `compilation` decides what is compiled for a user, and when. Users
+with the same rules share what is compiled.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from synapse_msc3881.evaluation.matching import (
 )
 from synapse_msc3881.evaluation.prefilter import Needs
 
-# A group of rules is run at once, and so cannot be stopped before its end.
+# A group of rules is run in one call, which cannot be interrupted.
 MAX_CONDITIONS_OF_GROUP = 64
 
 # Nearly all users have the same few actions, which are short.
 _SHORT_ACTIONS = 200
 
-# What these take of memory, in bytes, about (`tests/unit/test_memory.py` measures it): a group, a
-# rule in it, more for one that is compiled by itself, a condition of a rule, and each byte of a
+# Roughly how many bytes of memory these take (`tests/unit/test_memory.py` measures it): a group, a
+# rule in it, the extra for a rule compiled by itself, a condition of a rule, and each byte of a
 # rule's JSON.
 _GROUP_BYTES = 1200
 _RULE_BYTES = 630
@@ -62,14 +62,14 @@ class RawRule(NamedTuple):
     actions: str  # JSON
 
 
-# Always matches, and so keeps the evaluator from the server-default rules. Where it does not
-# (`EventFacts`), what they say has no mark.
+# Always matches, and so keeps the evaluator from the server-default rules. If it does not
+# (`EventFacts`), their actions carry no mark.
 _NO_MATCH = RawRule("no match", KINDS["override"], "[]", "[]")
 
 #: Compiles rules, highest priority first.
 Compile = Callable[[Sequence[RawRule]], CompiledRules]
 
-#: What is changed of server-default rules: their names, actions (JSON) and whether they are on.
+#: Changes to server-default rules: their names, actions (JSON) and whether they are on.
 DefaultChanges = Mapping[str, tuple[str | None, bool | None]]
 
 
@@ -90,15 +90,15 @@ class DefaultRule(Protocol):
 
     @property
     def alone(self) -> CompiledRules | None:
-        """The rule by itself, where it looks for a pattern."""
+        """The rule by itself, if it looks for a pattern."""
 
 
-#: Compiles the server-default rules with these changes, and marks; see `seams.RuleCompiler`.
+#: Compiles the server-default rules with these changes and with marks; see `seams.RuleCompiler`.
 CompileComplete = Callable[
     [DefaultChanges, Callable[[int], str]], tuple[CompiledRules, Sequence[DefaultRule]]
 ]
 
-#: Is told of a rule that cannot be compiled, which is left out.
+#: Called with a rule that cannot be compiled and is left out.
 ReportBad = Callable[[DeviceRule, BaseException], None]
 
 
@@ -108,8 +108,8 @@ class Conditions:
 
     Attributes:
         needs: what an event must have to fulfil them.
-        size: how many there are, a rule with none being counted as well.
-        is_costly: whether running them may take time that counts.
+        size: how many there are, plus one for the rule itself.
+        is_costly: whether running them may take time that matters.
     """
 
     needs: Needs
@@ -139,18 +139,18 @@ class _LookedAt(NamedTuple):
 
 @attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
 class Chunk:
-    """Neighbouring rules of a scope, compiled at once. Users may share one."""
+    """Neighbouring rules of a scope, compiled together. Users may share one."""
 
     groups: tuple[RuleGroup, ...]
 
     @property
     def size(self) -> int:
-        """What it takes of memory, in bytes."""
+        """How many bytes of memory it takes."""
         return sum(group.size for group in self.groups)
 
 
 class Compiler:
-    """Compiles the rules of one homeserver's users, and finds again what is in use."""
+    """Compiles the rules of one homeserver's users, and finds again those still in use."""
 
     def __init__(
         self, compile_rules: Compile, compile_complete: CompileComplete | None = None
@@ -158,7 +158,7 @@ class Compiler:
         """
         Args:
             compile_rules: Synapse's compiler.
-            compile_complete: the same for server-default rules; None where no scope is complete.
+            compile_complete: the same for server-default rules; None if no scope is complete.
         """
         self._compile = compile_rules
         self._compile_complete = compile_complete
@@ -169,7 +169,7 @@ class Compiler:
         self._tests: WeakValueDictionary[bytes, GroupTests] = WeakValueDictionary()
 
     def complete_defaults(self, changes: Mapping[str, DefaultChange]) -> CompleteDefaults:
-        """The server-default rules of a complete scope, which most have as the server has them.
+        """The server-default rules of a complete scope; in most they are the server's, unchanged.
 
         Raises:
             Exception: they do not compile.
@@ -189,18 +189,18 @@ class Compiler:
                     for number, rule in enumerate(rules)
                     if rule.alone is not None
                 ),
-                # Without changes all have the same.
+                # Without changes, all users have the same.
                 _DEFAULTS_BYTES if changes else 0,
             )
         return found
 
     def find(self, rules: Sequence[DeviceRule]) -> Chunk | None:
-        """The same rules, if they were compiled and are in use."""
+        """These rules as compiled before, if that is still in use."""
         return self._chunks.get(_digest(rules))
 
     def compile(self, rules: Sequence[DeviceRule], report_bad: ReportBad) -> Chunk:
-        """Compile neighbouring rules of a scope: those which parse."""
-        # Most have the same actions, which then are in memory once.
+        """Compile those of a scope's neighbouring rules that parse."""
+        # Most have the same actions, which are then in memory only once.
         parsed: dict[str, Actions] = {}
         looked_at = [found for rule in rules if (found := _try_to_look(rule, parsed, report_bad))]
         groups = [self._make_groups(group, report_bad) for group in _split(looked_at)]
@@ -279,14 +279,14 @@ def _try_to_look(
 
 
 def parse_once(actions: str, parsed: dict[str, Actions]) -> Actions:
-    """A rule's actions, found again if others have the same.
+    """A rule's actions, reused if other rules have the same.
 
     Args:
         actions: JSON.
-        parsed: what was parsed of the same user's. What is short is found for all users.
+        parsed: what was parsed for the same user. Short ones are reused for all users.
 
     Raises:
-        ValueError, TypeError: it holds no list.
+        ValueError, TypeError: this is not a list.
     """
     if len(actions) <= _SHORT_ACTIONS:
         return _parse_short(actions)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a rule's conditions tell before they are run: what an event needs, and what they may take.
+"""What a rule's conditions tell before they are run: what an event needs, and what they may cost.
 
-Found out once, when a rule is compiled; `prefilter` holds an event against it. Pure code: nothing
+Worked out once, when a rule is compiled; `prefilter` checks events against it. Pure code: nothing
 here knows Synapse.
 """
 
@@ -21,7 +21,7 @@ from synapse_msc3881.evaluation.prefilter import (
     folded,
 )
 
-# A wildcard, and what lies between.
+# One wildcard, and a run of them.
 _WILDCARD = re.compile(r"[*?]")
 _WILDCARDS = re.compile(r"[*?]+")
 
@@ -29,12 +29,12 @@ _EVENT_MATCH = "event_match"
 _OF_THE_VALUE = ("event_property_is", "event_property_contains")
 _OF_THE_ROOM = ("room_member_count", "sender_notification_permission")
 
-# Of a rule, so many pieces of text are looked for, and of each so many characters: looking for more
+# How many pieces of text are looked for per rule, and how many characters of each: looking for more
 # would take longer than running the rule, and these tell nearly as much.
 _MAX_PIECES = 3
 _MAX_PIECE_LENGTH = 24
 
-# What these take, in nanoseconds, about; rather more than less: compiling a pattern, and each of
+# Roughly how many nanoseconds these take, erring on the high side: compiling a pattern, and each of
 # its characters.
 _PATTERN_NS = 400_000
 _ASCII_NS, _OTHER_NS = 4_000, 20_000
@@ -47,8 +47,8 @@ def needs_of(conditions: Any) -> Needs:
     """What an event must have to fulfil all of a rule's conditions.
 
     Args:
-        conditions: a rule's conditions, parsed from JSON. Nothing is learned from a condition of
-            an unknown form: that is for the evaluator to judge.
+        conditions: a rule's conditions, parsed from JSON. A condition of an unknown form tells
+            nothing: the evaluator judges it.
     """
     if not isinstance(conditions, list):
         return _NO_NEEDS
@@ -88,7 +88,7 @@ class _NeedsOfRule:
         elif kind in _OF_THE_VALUE:
             self._keys.add(key)
             value = condition.get("value", MISSING)
-            # To Synapse a number beyond these bounds is no value: that is for it to judge.
+            # A number beyond these bounds is no value to Synapse, so the evaluator judges it.
             if value is None or isinstance(value, (str, bool, int)):
                 self._others.append((key, value, kind != "event_property_is"))
 
@@ -104,8 +104,8 @@ class _NeedsOfRule:
             self._add_chunk(chunk, at_start=number == 0, at_end=number == len(chunks) - 1)
 
     def _add_chunk(self, chunk: str, *, at_start: bool, at_end: bool) -> None:
-        """Add what stands between wildcards, or an end of the pattern: words and parts of such."""
-        # A pattern without word characters at its end may stand next to anything.
+        """Add the words, and parts of words, between wildcards or the ends of the pattern."""
+        # A pattern that does not end in a word character may stand next to anything.
         found = list(WORD.finditer(chunk))
         for word in found:
             is_whole = (at_start or word.start() > 0) and (at_end or word.end() < len(chunk))
@@ -125,7 +125,7 @@ class _NeedsOfRule:
         self._searched.add((key if isinstance(key, str) else KEY_WITH_WORDS, is_wild))
 
     def done(self) -> Needs:
-        """All that the event must have, the dearest tests shortened."""
+        """Everything that the event must have, with the most expensive tests shortened."""
         pieces = {(key, _middle(piece)) for key, piece in self._pieces if piece}
         longest = sorted(pieces, key=lambda piece: (-len(piece[1]), piece))[:_MAX_PIECES]
         told = {key for key, _ in (*self._values, *longest)}
@@ -143,7 +143,7 @@ class _NeedsOfRule:
 
 
 def pattern_ns(pattern: str) -> int:
-    """How long Synapse needs to compile a pattern, in nanoseconds, about."""
+    """Roughly how many nanoseconds Synapse needs to compile a pattern."""
     others = 0 if pattern.isascii() else sum(character > "\x7f" for character in pattern)
     return _PATTERN_NS + (len(pattern) - others) * _ASCII_NS + others * _OTHER_NS
 
@@ -153,7 +153,7 @@ def _pieces_between_wildcards(pattern: str) -> list[str]:
 
 
 def _middle(piece: str) -> str:
-    # Not its beginning: that of a room's id or a user's is the same for many.
+    # Not its beginning, which many room or user ids share.
     start = max(0, (len(piece) - _MAX_PIECE_LENGTH) // 2)
     return piece[start : start + _MAX_PIECE_LENGTH]
 
@@ -163,9 +163,9 @@ def _is_wild(pattern: object) -> bool:
 
 
 def is_costly(conditions: Any) -> bool:
-    """Whether running a rule may take time that counts, or depends on the user.
+    """Whether running a rule may take time that matters, or depends on the user.
 
-    So it is where Synapse may make a regular expression, of a pattern, a word or the user's name.
+    It does if Synapse may build a regular expression from a pattern, a word or the user's name.
     All other rules compare values of the event or the room, for all users alike.
 
     Args:
@@ -187,7 +187,7 @@ def _only_compares(condition: Any) -> bool:
 
 
 def _compares_ascii(condition: Any) -> bool:
-    """Whether a condition asks for one text, in ASCII, that is a whole value or in a list."""
+    """Whether a condition asks for one ASCII text, as a whole value or as an item of a list."""
     if not isinstance(condition, dict):
         return False
     kind = condition.get("kind")
@@ -207,7 +207,7 @@ def _compares_ascii(condition: Any) -> bool:
 
 
 def hints_of(alternatives: Iterable[Needs]) -> Hints:
-    """For each of several rules the need that is likely to tell most, in a form quick to test.
+    """For each of several rules, its most telling need, in a form that is quick to test.
 
     Args:
         alternatives: the needs of each of the rules.
@@ -221,7 +221,7 @@ def hints_of(alternatives: Iterable[Needs]) -> Hints:
     for needs in alternatives:
         compared.update(key for key, _ in needs.values)
         compared.update(key for key, *_ in needs.others)
-        # A word is found in no time, a value nearly so, and a piece is looked for in all the text.
+        # Finding a word takes next to no time, a value hardly more; a piece means a search.
         if needs.words:
             words.add(max(needs.words, key=lambda word: (len(word), word)))
         elif needs.values:

@@ -45,38 +45,38 @@ if TYPE_CHECKING:
     from synapse_msc3881.evaluation.slices import CallLater
 
 
-# For somebody over the bound, so many chunks are compiled at a load: what was written last.
+# How many chunks a load compiles for a user over the bound: those written last.
 _CHUNKS_IN_DEBT = 1
 
-# How often an event waits for what tells of `global`: others may be about older rules.
+# How often an event waits to learn about `global`: the first answer may be about older rules.
 _ATTEMPTS = 2
 
 T = TypeVar("T")
 
 
 class _Load(Generic[T]):
-    """What is being made for a user, and several events may wait for."""
+    """Something being prepared for a user, for which several events may wait."""
 
     __slots__ = ("_result", "_shared", "is_late", "next", "user_id")
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
-        #: What is to be made once this is done, as something changed meanwhile.
+        #: The load that follows this one, because something has changed meanwhile.
         self.next: _Load[T] | None = None
-        #: Whether nobody waits for it any more: it was answered with what there was.
+        #: Whether nobody waits for it any longer: they were given what there was.
         self.is_late = False
         self._result: list[T] = []
         self._shared: Shared[None] | None = None
 
     async def wait(self) -> T:
-        """What was made."""
+        """The result."""
         if not self._result:
             self._shared = self._shared or Shared()
             await self._shared.wait()
         return self._result[0]
 
     def answer(self, result: T) -> None:
-        """Say what was made; who comes later has what was said last."""
+        """Give the result to those who wait; those who come later get the last one given."""
         waited_for = not self._result
         self._result = [result]
         if waited_for and self._shared is not None:
@@ -109,7 +109,7 @@ class DeviceScopes:
         self._call_later = call_later
         self._loads: dict[str, _Load[Scopes]] = {}
         self._global_loads: dict[str, _Load[SilentGlobal]] = {}
-        # Users of whom only a part was compiled, as too much was before.
+        # Users whose rules were compiled only in part, because too many had been before.
         self._cut_short: set[str] = set()
 
     @property
@@ -125,7 +125,7 @@ class DeviceScopes:
     async def for_users(
         self, user_ids: Collection[str], global_rules: Mapping[str, CompiledRules]
     ) -> Mapping[str, UserScopes | Failed]:
-        """The compiled scopes of those users, of all whom an event concerns, who have any.
+        """The compiled scopes of those users concerned by an event who have any.
 
         Never raises.
 
@@ -244,7 +244,7 @@ class DeviceScopes:
         load.is_late = True
         load.answer(so_far)
         if load.next is not None:
-            # Those wait for this one as well.
+            # The events behind the next load wait for this one as well.
             waiting, load.next = load.next, _Load(load.user_id)
             waiting.answer(so_far)
 
@@ -258,7 +258,7 @@ class DeviceScopes:
         self._debts.charge(load.user_id, spent)
         try:
             scopes = self._result(load.user_id, compilation, error)
-        except Exception as bug:  # noqa: BLE001 - whoever waits must not wait for ever
+        except Exception as bug:  # noqa: BLE001 - no event may wait for ever
             scopes = self._failed(load.user_id, bug)
         self._keep(load, scopes)
 
@@ -278,7 +278,7 @@ class DeviceScopes:
         return self._instead(user_id)
 
     def _instead(self, user_id: str) -> UserScopes | Failed:
-        """What was compiled before, where there is no more: what was muted stays muted."""
+        """What was compiled before, if nothing newer can be: what was muted stays muted."""
         stale = self._held.stale(user_id)
         return Failed() if stale is None else stale
 
@@ -315,9 +315,9 @@ class DeviceScopes:
     # --- `global` ---
 
     async def _know_global(self, users: Sequence[tuple[str, UserScopes, CompiledRules]]) -> None:
-        """Have what tells whether these users' `global` rules matched silently.
+        """Make sure it is known whether these users' `global` rules match silently.
 
-        For somebody over the bound it is not made: then what is silent counts as a match.
+        For users over the bound it is not prepared; then silence counts as a match.
         """
         over: set[str] = set()
         for _ in range(_ATTEMPTS):

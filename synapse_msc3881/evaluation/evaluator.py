@@ -5,15 +5,15 @@ Synapse evaluates each event for each local user before it persists it (specific
 coroutine. Its steps, and what we do at each:
 
 1. It reads the rules of all users whom the event may concern. `Evaluation.bulk_get_push_rules`
-   finds the compiled scopes of those who have any, and makes an `EventEvaluation` for them.
-2. It makes its evaluator for the event. `wrap_evaluator` puts the event's `EventEvaluation` in the
-   place of that.
+   finds the compiled scopes of those who have any, and creates an `EventEvaluation` for them.
+2. It creates its evaluator for the event. `wrap_evaluator` replaces that with the event's
+   `EventEvaluation`.
 3. It runs the rules of each user. `EventEvaluation.run` runs the user's device scopes as well, and
-   returns `StagedActions` where they matter.
-4. It stores the actions. `Evaluation.add_to_staging` has what came out go into the user's row, in
-   the same statement (see `outcomes`).
+   returns `StagedActions` if they matter.
+4. It stores the actions. `Evaluation.add_to_staging` puts the outcomes into the user's row, in the
+   same statement (see `outcomes`).
 
-Where no user of ours is concerned, all of it is Synapse's own.
+If none of our users is concerned, Synapse does all of this alone.
 
 Nothing here may fail an event: whatever goes wrong for a user is reported, and for this event that
 user's pushers use the `global` rules. For a user whose rules take too much of the server's time,
@@ -52,7 +52,7 @@ from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.metrics import Metrics
 from synapse_msc3881.seams import RuleCompiler
 
-# The event that the coroutine at hand evaluates; None where no user of ours is concerned.
+# The event that the current coroutine evaluates; None if none of our users is concerned.
 _event: ContextVar[EventEvaluation | None] = ContextVar("msc3837_event", default=None)
 
 
@@ -64,7 +64,7 @@ class Tools:
         always: from `compile_always`.
         suppression: what the server-default rules keep quiet.
         spending: what users' rules have cost.
-        failures: is told what went wrong.
+        failures: where failures are reported.
     """
 
     always: CompiledRules
@@ -74,7 +74,7 @@ class Tools:
 
 
 class Evaluation:
-    """The module's part in evaluating events, for one homeserver: the first and the last step."""
+    """The module's part in one homeserver's evaluation of events: the first and the last step."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Evaluation:
         """Wrap the write of an event's actions for all users."""
         event = _event.get()
         if event is not None:
-            # Counted once for an event: for each user it would take time that shows.
+            # Counted once per event: once per user would take noticeable time.
             self._metrics.evaluated(event.evaluated)
             event.evaluated = 0
             user_id_actions = {
@@ -124,36 +124,36 @@ class Evaluation:
 
 
 def wrap_evaluator(native: Any, flattened_keys: Mapping[str, Any]) -> Any:
-    """Choose the evaluator for an event: Synapse's own, unless a user of ours is concerned."""
+    """Choose the evaluator for an event: Synapse's own, unless one of our users is concerned."""
     event = _event.get()
     return native if event is None else event.in_place_of(native, flattened_keys)
 
 
 @attr.s(auto_attribs=True, slots=True, eq=False)
 class EventEvaluation:
-    """One event, and what evaluating it for each user needs; an evaluator to Synapse.
+    """One event and what it takes to evaluate it for each user. To Synapse, an evaluator.
 
     Attributes:
-        users: the users of ours whom the event concerns, with their device scopes.
-        evaluated: how many scopes were evaluated, so far.
+        users: those of our users whom the event concerns, with their device scopes.
+        evaluated: how many scopes have been evaluated so far.
         run_native: the `run` of Synapse's evaluator.
     """
 
     _tools: Tools
     users: Mapping[str, UserScopes | Failed]
     evaluated: int = attr.ib(default=0, init=False)
-    # Synapse's evaluator comes after the users.
+    # Synapse creates its evaluator after the users are known.
     run_native: RunNative = attr.ib(init=False)
     _native: Any = attr.ib(init=False)
     _flattened_keys: Mapping[str, Any] = attr.ib(init=False)
-    # What matching needs of the event, once it was needed.
+    # What matching needs to know about the event, once it is needed.
     _facts: EventFacts | None = attr.ib(default=None, init=False)
     _share: EventShare = attr.ib(factory=EventShare, init=False)
-    # What `suppression` has found out of the event.
+    # What `suppression` has found out about the event.
     _default_rules: Memo = attr.ib(factory=dict, init=False)
 
     def in_place_of(self, native: Any, flattened_keys: Mapping[str, Any]) -> EventEvaluation:
-        """Itself, once it has Synapse's evaluator and the event as that one got it."""
+        """Itself, with Synapse's evaluator and the event as that evaluator got it."""
         self._native = native
         self.run_native = native.run
         self._flattened_keys = flattened_keys
@@ -173,7 +173,7 @@ class EventEvaluation:
             user: what else Synapse passes on: the display name, and more in newer versions.
 
         Returns:
-            The actions of `global`; where device scopes matter, `StagedActions`.
+            The actions of `global`, or `StagedActions` if device scopes matter.
         """
         actions: Collection[Action] = self.run_native(rules, user_id, *user)
         scopes = self.users.get(user_id)
@@ -192,7 +192,7 @@ class EventEvaluation:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001
-            # A panic in Rust is no Exception, and must not fail the event either.
+            # A panic in Rust is not an Exception, but must not fail the event either.
             self._tools.failures.report(Fallback.EVALUATE, user_id, error)
             return _with_failure(actions)
         finally:
@@ -229,10 +229,10 @@ class EventEvaluation:
         outcomes.update(own)
         if "notify" not in actions:
             if not any(match.notifies for match in outcomes.values()):
-                # Nobody will push this, whatever the walk: as without us, there is no row.
+                # No walk can lead to a push, so there is no row, just as without us.
                 return actions
             if scopes.needs_global_match and (
-                # With other actions it did match.
+                # Any action means that it matched.
                 actions or scopes.matches_global(rules, run, facts)
             ):
                 outcomes[GLOBAL] = Match([])
@@ -252,16 +252,15 @@ def match_scopes(scopes: UserScopes, run: Run, event: EventFacts) -> dict[str, M
 def take_own(
     complete: Mapping[str, bool], matches: dict[str, Match], actions: Collection[Action]
 ) -> Mapping[str, OwnMatch]:
-    """Take what the complete scopes say out of the matches (specification 9).
+    """Move the results of the complete scopes out of the matches (specification 9).
 
     Args:
-        complete: those scopes, and whether a pusher lists it.
+        complete: those scopes, and whether a pusher lists each.
         matches: the matches of all scopes.
-        actions: what `global` says.
+        actions: the actions of `global`.
 
     Returns:
-        What they say, where it is to be recorded: where it is not what `global` says, or where a
-        pusher lists the scope.
+        Those results that must be recorded: they differ from `global`, or a pusher lists the scope.
     """
     found = {}
     pushes = "notify" in actions
@@ -279,12 +278,12 @@ _NO_OWN: Mapping[str, OwnMatch] = {}
 
 
 def _with_failure(actions: Collection[Action]) -> Collection[Action]:
-    """Have the user's pushers use the `global` rules; where these are silent, with no row."""
+    """Have the user's pushers use the `global` rules; if these are silent, there is no row."""
     return _staged([FAILED, *actions]) if "notify" in actions else actions
 
 
 class StagedActions(list[Action]):
-    """Actions that Synapse handles as any, on their way to `Evaluation.add_to_staging`.
+    """Actions that Synapse handles like any others, on their way to `Evaluation.add_to_staging`.
 
     Attributes:
         stored: the actions to store for the user.
@@ -296,7 +295,7 @@ class StagedActions(list[Action]):
 
 
 def _staged(stored: list[Action]) -> StagedActions:
-    # With `notify` Synapse keeps the user, and checks that they may see the event.
+    # Because of `notify`, Synapse keeps the user and checks that they may see the event.
     staged = StagedActions(("notify",))
     staged.stored = stored
     return staged

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The compiled device scopes that one process holds, in bounded memory.
 
-What is in use stays. All users share the memory, but those who take much of it only share a part of
-it among themselves: however many there are, the scopes of the others stay.
+Scopes in use stay. All users share the memory, but those who take a lot share only a part of it
+among themselves: however many they are, the others' scopes stay.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import attr
 
 from synapse_msc3881.evaluation.matching import UserScopes
 
-#: How many users' compiled scopes a process keeps, and what they may take of its memory.
+#: How many users' compiled scopes a process keeps, and how many bytes they may take.
 MAX_COMPILED = 20_000
 MAX_COMPILED_BYTES = 250_000_000
 
-# Who takes more than this part of the memory is one of the large, who together take no more than
-# that part; nor does one of them.
+# A user who takes more than one part in 50 of the memory counts as large. The large ones together
+# take no more than one part in 2.5, nor does any one of them.
 _LARGE = 50
 _OF_THE_LARGE = 2.5
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Failed:
-    """Stands for the scopes of a user that could not be read, or are too costly."""
+    """Stands in for a user's scopes that could not be read or are too costly."""
 
 
-#: A user's scopes; None where none could match an event.
+#: A user's scopes; None if none could match an event.
 Scopes = UserScopes | Failed | None
 
 
@@ -44,26 +44,26 @@ class HeldScopes:
         self.users = users
         #: What is compiled and up to date.
         self.compiled: dict[str, Scopes] = {}
-        #: Users with a pusher that walks on after "global".
+        #: Users with a pusher that tries further scopes after "global".
         self.needing_global: set[str] = set()
-        #: Called when something changed of a user, on whichever process.
+        #: Called when something about a user has changed, on whichever process.
         self.on_change: Callable[[], None] = lambda: None
-        #: What the scopes of one user may take.
+        #: How many bytes one user's scopes may take.
         self.max_bytes_of_user = int(max_bytes / _OF_THE_LARGE)
         self._max_compiled = max_compiled
         self._max_bytes = max_bytes
-        # What is stale is kept until it is compiled again: most of it will be found in it.
+        # Stale scopes are kept until they are compiled again: most of that is found in them.
         self._stale: dict[str, UserScopes] = {}
         self._sizes: dict[str, int] = {}
         self._large: dict[str, int] = {}
         self._bytes = 0
-        # Who was asked for since it was last their turn to go.
+        # Users who were asked for since it was last their turn to go.
         self._used: set[str] = set()
-        # Users who are being read, and whether it is still of use for later events.
+        # Users being read, and whether the result will still do for later events.
         self._reading: dict[str, bool] = {}
 
     def invalidate(self, key: tuple[str, ...]) -> None:
-        """What is known of a user is stale, and they may have scopes now. Called by Synapse."""
+        """What is known about a user is stale; they may have scopes now. Called by Synapse."""
         user_id = key[0]
         self.users.add(user_id)
         self._make_stale(user_id)
@@ -81,19 +81,19 @@ class HeldScopes:
             self.set_aside(user_id)
 
     def start_reading(self, user_id: str) -> None:
-        """Say that a user is read from now on."""
+        """Note that reading a user begins."""
         self._reading[user_id] = True
 
     def is_read_anew(self, user_id: str) -> bool:
-        """Whether a user is being read, and nothing has changed since that began."""
+        """Whether a user is being read and nothing has changed since that began."""
         return self._reading.get(user_id, False)
 
     def end_reading(self, user_id: str) -> bool:
-        """Say that a user was read; tells whether it is up to date."""
+        """Note that a user was read; returns whether the result is up to date."""
         return self._reading.pop(user_id, False)
 
     def use(self, user_ids: Iterable[str]) -> None:
-        """Have the scopes of these users stay longer than of those who are not used."""
+        """Keep these users' scopes longer than those of users who are not asked for."""
         self._used.update(user_ids)
 
     def keep(self, user_id: str, scopes: Scopes) -> None:
@@ -111,12 +111,12 @@ class HeldScopes:
             self.needing_global.add(user_id)
 
     def keep_stale(self, user_id: str, scopes: UserScopes) -> None:
-        """Keep what was stale already when it was compiled, for the next time."""
+        """Keep scopes that were already stale when they were compiled, for the next time."""
         self.keep(user_id, scopes)
         self.set_aside(user_id)
 
     def set_aside(self, user_id: str) -> None:
-        """Have a user's scopes compiled again, of what there is."""
+        """Have a user's scopes compiled again, reusing what there is."""
         scopes = self.compiled.pop(user_id, None)
         if isinstance(scopes, UserScopes):
             self._stale[user_id] = scopes
@@ -124,7 +124,7 @@ class HeldScopes:
             self.drop(user_id)
 
     def stale(self, user_id: str) -> UserScopes | None:
-        """What was compiled before the user's scopes became stale, if it is still there."""
+        """What was compiled before the user's scopes became stale, if it is still kept."""
         return self._stale.get(user_id)
 
     def drop(self, user_id: str) -> None:
@@ -153,7 +153,7 @@ class HeldScopes:
         return kept >= self._max_compiled or self._bytes + size > self._max_bytes
 
     def _drop_one(self) -> None:
-        # In turn. Who was used meanwhile is passed over once.
+        # In turn. Users asked for meanwhile are passed over once.
         user_id = next(iter(self.compiled))
         if user_id in self._used:
             self._used.discard(user_id)

@@ -31,8 +31,8 @@ from synapse_msc3881.evaluation.prefilter import (
     searchable,
 )
 
-# What these take of memory, in bytes, about: a rule that is looked up by id, the scopes of a user
-# besides what is in them, and the server-default rules.
+# Roughly how many bytes of memory these take: a rule that is looked up by id, a user's scopes
+# apart from their contents, and the server-default rules.
 _LOOKUP_BYTES = 125
 _USER_BYTES = 600
 _DEFAULTS_BYTES = 10_000
@@ -42,25 +42,25 @@ _MARK = "mark"
 #: What Synapse's evaluator runs. Opaque here.
 CompiledRules = Any
 
-#: Synapse's `run`, for the event at hand: the rules, and then what it needs of the user.
+#: Synapse's `run` for the current event: takes the rules, then what it needs to know of the user.
 RunNative = Callable[..., Sequence[Any]]
 
-# No number of a rule.
+# Stands for no rule's number.
 _NOT_SURE = -1
 
-# Where rules that only compare do so with much text, or may be followed by the server-default
-# rules: what a rule takes for each of the characters, and a group, in nanoseconds, about.
+# Roughly how many nanoseconds rules that only compare take in two odd cases: per rule and character
+# of a long text, and per group if the server-default rules may follow.
 _COMPARED_NS = 10
 _ODD_GROUP_NS = 1_000_000
 
 
 class Run(Protocol):
-    """Runs rules on the event and for the user at hand, who may have to pay for it.
+    """Runs rules on the current event for the current user, who may have to pay for it.
 
     Attributes:
-        is_over: whether patterns are not to be run for the user any more.
+        is_over: whether no more patterns may be run for the user.
         skipped: how often rules were not run for that reason.
-        of_defaults: what server-default rules said for the user's devices, so far.
+        of_defaults: what the server-default rules have said so far for the user's devices.
     """
 
     is_over: bool
@@ -71,38 +71,38 @@ class Run(Protocol):
         """The actions of the first rule that matches."""
 
     def matches_default(self, name: str, rule: CompiledRules) -> bool:
-        """Whether a server-default rule matches, which is given by itself.
+        """Whether a server-default rule, compiled by itself, matches.
 
-        Run once, for however many scopes of the user.
+        It is run once, however many scopes the user has.
         """
 
     def may(self, work_ns: int) -> bool:
-        """Whether work may be done that takes so long, about; if not, it counts as skipped."""
+        """Whether work that takes roughly this long may be done; if not, it counts as skipped."""
 
     def name_ns(self) -> int:
-        """How much longer a pattern takes for the user's name in it, in nanoseconds, about."""
+        """Roughly how many nanoseconds the user's name adds to a pattern."""
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class EventFacts:
-    """What matching needs of an event besides Synapse's evaluator for it.
+    """What matching needs to know about an event besides Synapse's evaluator for it.
 
-    Room and sender are None where no rule about them can match: in rooms with extensible events
+    Room and sender are None if no rule about them can match: in rooms with extensible events,
     Synapse ignores all rules without a condition on the room version (MSC3932).
     """
 
     room_id: object
     sender: object
     text: EventText
-    is_costly: bool  # Whether running rules on it may take time that counts, whatever they are.
-    # What groups said of which the users do not matter.
+    is_costly: bool  # Whether running any rules on it may take time that matters.
+    # The results of groups that do not depend on the user.
     first_matches: dict[GroupTests, int | None] = attr.ib(factory=dict)
 
 
 def find_facts(
     run_native: RunNative, always: CompiledRules, flattened_keys: Mapping[str, Any]
 ) -> EventFacts:
-    """What matching needs of an event.
+    """What matching needs to know about an event.
 
     Args:
         run_native: runs rules on it.
@@ -115,22 +115,22 @@ def find_facts(
         room_id=by_id.get("room_id"),
         sender=by_id.get("sender"),
         text=searchable(flattened_keys),
-        # Where the rule above does not match, a group goes on to the server-default rules.
+        # If the rule above does not match, a group goes on to the server-default rules.
         is_costly=not matches,
     )
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
 class GroupTests:
-    """What the rules of a group ask for, which the evaluator runs at once.
+    """What the rules of a group ask for. The evaluator runs them in one call.
 
-    Users share one whose rules have the same conditions, whatever their names and actions.
+    Users whose rules have the same conditions share it, whatever the rules' names and actions.
 
     Attributes:
-        rules: the rules, with their marks as actions; where they are costly, each by itself.
-        needs: of each rule, what an event needs for it to match.
-        hints: a quicker test than `needs`, for most events.
-        is_costly: whether running them may take time that counts, or depends on the user.
+        rules: the rules, with their marks as actions; if they are costly, each by itself.
+        needs: for each rule, what an event must have for it to match.
+        hints: a quicker test than `needs`, enough for most events.
+        is_costly: whether running them may take time that matters, or depends on the user.
     """
 
     rules: CompiledRules
@@ -142,7 +142,7 @@ class GroupTests:
         """The number of the highest-priority rule that matches; see `CompiledScope.match`."""
         if self.is_costly:
             return self._run_one_by_one(run, event)
-        # Rules that only compare say the same for all users.
+        # Rules that only compare give the same result for all users.
         if self not in event.first_matches:
             number = self._compare(event)
             if number is _NOT_SURE:
@@ -174,7 +174,7 @@ class GroupTests:
         return None
 
     def _compare(self, event: EventFacts) -> int | None:
-        """The first rule that matches; `_NOT_SURE` where Synapse may compare otherwise than we."""
+        """The first rule that matches; `_NOT_SURE` if Synapse may compare differently."""
         text = event.text
         if is_hinted_at(self.hints, text):
             for number, needs in enumerate(self.needs):
@@ -197,9 +197,9 @@ class RuleGroup:
 
     Attributes:
         tests: what they ask for.
-        matches: what each says where it matches.
+        matches: the result of each, if it matches.
         before_room: whether they come before the `room` rules.
-        size: what they take of memory, in bytes, if nothing of it is shared.
+        size: how many bytes of memory they take if none are shared.
     """
 
     tests: GroupTests
@@ -212,16 +212,16 @@ class RuleGroup:
 class CompleteDefaults:
     """The server-default rules of a complete scope (specification 9). Users may share them.
 
-    Those that only compare are run at once: they are few, and nobody's own. The others look for
-    the user's name, say, which the user may have made a dear one. Each of them is run once for all
-    of the user's devices, so that many of these take no longer than `global`.
+    Those that only compare are run in one call: they are few, and no user wrote them. The others
+    look for the user's name, say, which the user may have made expensive. Each of them is run once
+    for all of the user's devices: however many these are, it takes no longer than `global`.
 
     Attributes:
         rules: those that are on and only compare, with their numbers as marks.
-        matches: all that are on, by their numbers.
-        ranks: for each, how many of `KINDS` come before it, and so win over it.
-        patterns: the numbers of the others, ascending, and each of these rules by itself.
-        size: what they take of memory, in bytes.
+        matches: the matches of all that are on, by their numbers.
+        ranks: for each, how many of `KINDS` precede it and so take priority.
+        patterns: the numbers of the others, ascending, each with its rule compiled by itself.
+        size: how many bytes of memory they take.
     """
 
     rules: CompiledRules
@@ -232,7 +232,7 @@ class CompleteDefaults:
 
     def first(self, own: Match | None, run: Run) -> Match | None:
         """The highest-priority match, given that of the scope's other rules."""
-        # Nothing comes before an override, but for the master rule where that is on.
+        # Nothing precedes an override rule except the master rule, if that is on.
         if own is not None and self.ranks and _place_of(own) < self.ranks[0]:
             return own
         known = run.of_defaults
@@ -264,17 +264,17 @@ def _place_of(match: Match) -> int:
 class CompiledScope:
     """One device scope, ready to be matched against events.
 
-    `room` and `sender` rules match their id exactly (specification 4), so they are looked up, and
-    a scope that has no other rules never runs the evaluator.
+    `room` and `sender` rules match their id exactly (specification 4), so they are looked up; a
+    scope without other rules never runs the evaluator.
     """
 
     groups: tuple[RuleGroup, ...]
-    # The actions of the others, by room and by sender. There may be many.
+    # The actions of the `room` and `sender` rules. There may be many.
     rooms: Mapping[object, Actions]
     senders: Mapping[object, Actions]
-    # What the groups were compiled in: found again as long as somebody has it.
+    # The chunks that the groups were compiled in: found again as long as something holds them.
     chunks: tuple[object, ...] = ()
-    # Of a complete scope: the server-default rules. None in any other.
+    # The server-default rules of a complete scope; None in any other.
     defaults: CompleteDefaults | None = None
     # The groups that only compare.
     comparing: tuple[RuleGroup, ...] = attr.ib(init=False)
@@ -285,7 +285,7 @@ class CompiledScope:
 
     def could_match(self, event: EventFacts) -> bool:
         """Whether any rule could match the event: a quick no for most events."""
-        if self.defaults is not None:  # Some of which matches most.
+        if self.defaults is not None:  # One of them matches most events.
             return True
         if event.room_id in self.rooms or event.sender in self.senders:
             return True
@@ -298,11 +298,11 @@ class CompiledScope:
         """Find the scope's highest-priority matching rule.
 
         Args:
-            run: runs compiled rules on the event and the user at hand.
+            run: runs compiled rules on the current event for the current user.
             event: the same event.
 
         Returns:
-            That rule's match, with empty actions for a silent one; None where no rule matches.
+            That rule's match, with empty actions if it is silent; None if no rule matches.
         """
         own = self._match_own(run, event)
         return own if self.defaults is None else self.defaults.first(own, run)
@@ -330,12 +330,12 @@ class CompiledScope:
 
     @property
     def looked_at(self) -> int:
-        """How many groups of rules, and pieces of text, have to be looked for in an event."""
+        """How many groups of rules and pieces of text must be looked for in an event."""
         return sum(1 + group.tests.hints.piece_count for group in self.groups)
 
     @property
     def size(self) -> int:
-        """What it takes of memory, in bytes, if nothing of it is shared."""
+        """How many bytes of memory it takes if none are shared."""
         looked_up = _LOOKUP_BYTES * (len(self.rooms) + len(self.senders))
         defaults = 0 if self.defaults is None else self.defaults.size
         return looked_up + defaults + sum(group.size for group in self.groups)
@@ -347,7 +347,7 @@ def actions_with_mark(number: int) -> str:
 
 
 def mark_of(actions: Sequence[Any]) -> int | None:
-    """The mark in what the evaluator returned, or None for the actions of a rule without."""
+    """The mark in what the evaluator returned, or None for the actions of an unmarked rule."""
     first = actions[0] if actions else None
     if isinstance(first, dict) and first.get("set_tweak") == _MARK:
         mark: int = first["value"]
@@ -357,14 +357,14 @@ def mark_of(actions: Sequence[Any]) -> int | None:
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class SilentGlobal:
-    """What tells whether a user's `global` rules matched an event, where they gave no actions.
+    """What tells whether a user's `global` rules matched an event, if they gave no actions.
 
-    Then the first that matched, if any, does not notify. So it is enough to know whether any of
-    those that do not notify matches, in any order.
+    In that case the first that matched, if any, does not notify. So it is enough to know whether
+    any rule that does not notify matches, in any order.
 
     Attributes:
         of: the `global` rules.
-        defaults: the server-default rules, those that do not notify marked, the others off.
+        defaults: the server-default rules: those that do not notify marked, the others off.
         groups: the other rules that do not notify.
         is_complete: whether these are all.
     """
@@ -375,7 +375,7 @@ class SilentGlobal:
     is_complete: bool
 
     def matches(self, run: Run, event: EventFacts) -> bool:
-        """Whether any matches. One that is not known yet, or may not be run, does."""
+        """Whether any matches. A rule not yet known, or not allowed to run, counts as a match."""
         if not self.is_complete or mark_of(run(self.defaults)) is not None:
             return True
         skipped = run.skipped
@@ -385,23 +385,23 @@ class SilentGlobal:
 
     @property
     def size(self) -> int:
-        """What it takes of memory, in bytes, if nothing of it is shared."""
+        """How many bytes of memory it takes if none are shared."""
         return _DEFAULTS_BYTES + sum(group.size for group in self.groups)
 
 
 @attr.s(auto_attribs=True, slots=True, eq=False)
 class UserScopes:
-    """What one user's pushers need to know of an event besides the actions of `global`."""
+    """What one user's pushers need to know about an event besides the actions of `global`."""
 
     scopes: Mapping[str, CompiledScope]
-    # Whether looking at the rules takes time that counts, even where none is run.
+    # Whether merely looking at the rules takes time that matters.
     are_many: bool
-    # Whether a pusher walks on after "global": then a silent match there differs from none.
+    # Whether a pusher tries further scopes after "global": if so, a silent match differs from none.
     needs_global_match: bool
-    # The scopes of devices with settings of their own, which are complete; and whether a pusher
-    # lists it.
+    # The scopes of devices with their own settings, which are complete; and whether a pusher lists
+    # each.
     complete: Mapping[str, bool] = attr.ib(factory=dict)
-    # For such a user, what tells them apart.
+    # What tells a silent match from none, if that is needed.
     silent_global: SilentGlobal | None = None
     _scopes_bytes: int = attr.ib(init=False)
 
@@ -410,14 +410,14 @@ class UserScopes:
 
     @property
     def size(self) -> int:
-        """What they take of memory, in bytes, if nothing of it is shared."""
+        """How many bytes of memory they take if none are shared."""
         of_global = self.silent_global.size if self.silent_global is not None else 0
         return self._scopes_bytes + of_global
 
     def matches_global(self, rules: CompiledRules, run: Run, event: EventFacts) -> bool:
         """Whether the user's `global` rules, which gave no actions, matched the event.
 
-        What is not known does: a room may be muted by it.
+        If that is not known, they did: it may be what mutes a room.
         """
         silent = self.silent_global
         return silent is None or silent.of is not rules or silent.matches(run, event)

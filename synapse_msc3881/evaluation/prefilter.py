@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A cheap test for rules that cannot match an event, before Synapse's evaluator runs them.
 
-Running a set of rules costs microseconds, and a pattern half a millisecond or more: Synapse makes
-a regular expression of it at each run. Most rules do not match most events, and a glance tells: a
-word of the pattern is not among those of the text, a value is another, or the event lacks the key.
+Running a set of rules costs microseconds, and a pattern half a millisecond or more, because Synapse
+builds a regular expression from it at each run. Most rules do not match most events, and a glance
+tells: the text lacks a word of the pattern, a value is different, or the event lacks the key.
 
-The test never rules out a match, and lets little pass that is none; what passes is evaluated. It
+The test never rules out a match, and lets few others through; what it lets through is evaluated. It
 takes less time than Synapse's evaluator would for the same rule. Pure code: nothing here knows
 Synapse.
 """
@@ -18,8 +18,8 @@ from typing import Any
 
 import attr
 
-# Characters of words, for sure. Synapse's evaluator and Python do not always agree. So numbers that
-# are no digits, new letters, and the rarer planes of Unicode, are left out here: a word may be
+# What is certainly a word character. Synapse's evaluator and Python do not always agree, so numbers
+# that are not digits, new letters and the rarer planes of Unicode are left out: one word may be
 # taken for two.
 _NUMBERS = (
     "\u00b2\u00b3\u00b9\u00bc-\u00be\u09f4-\u09f9\u0b72-\u0b77\u0bf0-\u0bf2\u0c78-\u0c7e"
@@ -27,12 +27,12 @@ _NUMBERS = (
     "\u2070-\u2bff\u2cfd\u3007\u3021-\u3029\u3038-\u303a\u3192-\u3195\u3220-\u33ff"
     "\ua6e6-\ua6ef\ua830-\ua835"
 )
-# Letters that are newer than some of both, or the small ones of such.
+# Letters unknown to older versions of either, and the lower case of such letters.
 _NEWER = "\u019b\u0264\u1c89\u1c8a\ua7cb-\ua7cf\ua7d2-\ua7d5\ua7da-\ua7dc"
 WORD = re.compile(rf"[^\W{_NUMBERS}{_NEWER}\U00010000-\U0010ffff]+")
 
-# Letters of Unicode 16 and 17 with the small one of each, which Synapse's evaluator knows and the
-# oldest Python may not.
+# Letters of Unicode 16 and 17 with their lower case, which Synapse's evaluator knows and the oldest
+# Python may not.
 _NEWER_CASES = {
     0x1C89: 0x1C8A,
     0xA7CB: 0x0264,
@@ -43,13 +43,13 @@ _NEWER_CASES = {
 }
 _NEWER_CAPITAL = re.compile(f"[{''.join(map(chr, _NEWER_CASES))}]")
 
-# Synapse looks for words in this key, and compares the whole value of the others.
+# Synapse looks for words in this key, and compares whole values in all others.
 KEY_WITH_WORDS = "content.body"
 
-# In a longer text, looking for a piece takes time that counts, and so does comparing it.
+# In a longer text, looking for a piece takes time that matters, and so does comparing it.
 _LONG_TEXT = 1024
 
-# What things take, in nanoseconds, about; rather more than less: going through a character of the
+# Roughly how many nanoseconds these take, erring on the high side: going through a character of the
 # text with a plain word, or with wildcards; and looking for a piece of text in it.
 _WORD_NS_OF_ASCII_TEXT, _WORD_NS_OF_TEXT = 2, 20
 _WILD_NS_OF_ASCII_TEXT, _WILD_NS_OF_TEXT = 10, 60
@@ -63,9 +63,9 @@ MISSING = object()
 
 
 def folded(text: str) -> str:
-    """A text, so that what is the same to Synapse without case is the same.
+    """A text in folded case: texts that Synapse takes for the same, ignoring case, become equal.
 
-    To it the long s is an s, and the sign of the unit kelvin a k. Folding makes ASCII of these.
+    To Synapse the long s is an s, and the kelvin sign a k. Folding turns these into ASCII.
     """
     if not text.isascii() and _NEWER_CAPITAL.search(text):
         text = text.translate(_NEWER_CASES)
@@ -73,10 +73,10 @@ def folded(text: str) -> str:
 
 
 class EventText(dict[str, "str | None"]):
-    """An event in the form that rules are tested with: for each key its text, in folded case.
+    """An event in the form in which rules are tested: for each key its text, in folded case.
 
-    Texts that differ in case only are the same, and a value that is no text is an empty one. Each
-    is made when it is first asked for, and for a key that the event lacks there is None.
+    Texts that differ only in case become equal, a value that is not text becomes an empty one, and
+    a key that the event lacks gives None. Each is worked out when first asked for.
 
     Attributes:
         raw: the event's values, as Synapse's evaluator gets them.
@@ -103,7 +103,7 @@ class EventText(dict[str, "str | None"]):
         return text
 
     def __getattr__(self, name: str) -> Any:
-        # Only while it is not there.
+        # Called only while the attribute is not set.
         if name == "words":
             text = self[KEY_WITH_WORDS]
             self.words = frozenset(WORD.findall(text)) if text else NO_WORDS
@@ -118,7 +118,7 @@ class EventText(dict[str, "str | None"]):
         raise AttributeError(name)
 
     def items_of(self, key: str) -> frozenset[object]:
-        """What is in a list; nothing for what is none."""
+        """The items of a list; none for anything else."""
         found = self._items.get(key)
         if found is None:
             value = self.raw.get(key)
@@ -138,19 +138,19 @@ def searchable(flattened_keys: Mapping[str, Any]) -> EventText:
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Needs:
-    """What an event must have for a rule to match: all of it; and what running the rule takes.
+    """All that an event must have for a rule to match, and what running the rule costs.
 
     Attributes:
-        words: of the message's text.
-        values: keys, and the whole text of each.
-        others: keys, and the value of each, or one that is in its list.
-        pieces: keys, and a piece of the text of each.
+        words: words of the message's text.
+        values: keys, each with its whole text.
+        others: keys, each with its value or an item of its list.
+        pieces: keys, each with a piece of its text.
         keys: keys that must be there.
-        pattern_ns: how long Synapse needs for the rule's patterns, in nanoseconds, but for going
+        pattern_ns: how many nanoseconds Synapse needs for the rule's patterns, apart from going
             through the text.
-        names: how many of these are the user's name, which may make them longer.
-        searched: keys whose text is gone through, and whether for a wildcard.
-        are_all: whether a rule matches whose needs are met, where the texts compared are ASCII.
+        names: how many of these are the user's name, which may take longer.
+        searched: keys whose text is gone through, and whether with wildcards.
+        are_all: whether the rule matches if these needs are met and the texts compared are ASCII.
     """
 
     words: frozenset[str] = NO_WORDS
@@ -193,9 +193,9 @@ class Needs:
         return True
 
     def suffice(self, event: EventText) -> bool:
-        """Whether the rule matches, once `are_met` says so; if not, it is for Synapse to say.
+        """Whether `are_met` is enough to say that the rule matches; if not, Synapse must say.
 
-        Of ASCII, Synapse and Python have the same idea what is the same without case.
+        For ASCII, Synapse and Python agree on which texts are the same apart from case.
         """
         if not self.are_all:
             return False
@@ -205,14 +205,14 @@ class Needs:
         return True
 
     def look_ns(self, event: EventText) -> int:
-        """How long `are_met` may take, in nanoseconds, about."""
+        """Roughly how many nanoseconds `are_met` may take."""
         found = LOOK_NS
         for key, _ in self.pieces:
             found += _PIECE_NS * _length(event, key)
         return found
 
     def run_ns(self, event: EventText) -> int:
-        """How long running the rule may take, in nanoseconds, about."""
+        """Roughly how many nanoseconds running the rule may take."""
         found = self.pattern_ns
         for key, is_wild in self.searched:
             text = event.raw.get(key)
@@ -232,13 +232,13 @@ def _length(event: EventText, key: str) -> int:
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class Hints:
-    """Of which an event must have one for one of several rules to match: a quick first test.
+    """What an event must have one of for any of several rules to match: a quick first test.
 
     Attributes:
         any_event: whether one of the rules needs nothing of the event.
-        words: of the message's text.
-        values: keys, and whole texts of each.
-        pieces: keys, and pieces of the text of each.
+        words: words of the message's text.
+        values: keys, each with whole texts.
+        pieces: keys, each with pieces of its text.
         keys: keys that are there.
         compared: keys whose values the rules compare.
     """
@@ -256,7 +256,7 @@ class Hints:
         return sum(len(of_key) for _, of_key in self.pieces)
 
     def look_ns(self, event: EventText) -> int:
-        """How long `is_hinted_at` may take, in nanoseconds, about."""
+        """Roughly how many nanoseconds `is_hinted_at` may take."""
         found = LOOK_NS
         for key, of_key in self.pieces:
             found += _PIECE_NS * len(of_key) * min(_length(event, key), _LONG_TEXT)
@@ -264,12 +264,12 @@ class Hints:
 
 
 def is_hinted_at(hints: Hints, event: EventText) -> bool:
-    """Whether the event has what at least one of several rules needs most: a first test.
+    """Whether the event has the most telling need of at least one of several rules: a first test.
 
-    Takes microseconds, whatever the event: in a long text, pieces are not looked for.
+    It takes microseconds for any event: in a long text, pieces are not looked for.
 
     Args:
-        hints: of the rules.
+        hints: those of the rules.
         event: from `searchable`.
     """
     if hints.words and not hints.words.isdisjoint(event.words):

@@ -5,8 +5,8 @@ However long one user's rules take, another request waits no longer than a slice
 work goes first, then whatever has taken the fewest slices: a thousand users with a few rules are
 done before one with thousands, whoever came first.
 
-What all work takes together is bounded as well. After a while of little else there is a pause after
-each slice, so that however many accounts make work, most of the time is left for everything else.
+All work together is bounded as well. If there has been little else for a while, each slice is
+followed by a pause: however many accounts cause work, most of the time is left for everything else.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ import attr
 
 logger = logging.getLogger(__name__)
 
-#: How much CPU time a slice takes, but for its last step.
+#: How much CPU time a slice takes, not counting its last step.
 SLICE_SECONDS = 0.001
 
-#: Who waits for a piece of work has what is done of it after this time; and after a shorter one,
-#: where it has taken so much CPU time by then that it is nothing ordinary.
+#: Those who wait for a piece of work get what is done of it after this time, or after the shorter
+#: one if it has by then taken this much CPU time, which nothing ordinary does.
 MAX_WAIT_SECONDS = 2.0
 MAX_WAIT_FOR_MUCH_SECONDS = 0.5
 MUCH_SECONDS = 0.1
 
-#: How much CPU time all work may take at once: more than compiling takes after a start. What is
-#: beyond it is done in this part of the time.
+#: How much CPU time all work may take in a burst: more than compiling takes after a start. Beyond
+#: that, work gets this share of the time.
 FREE_OF_ALL_SECONDS = 10.0
 SHARE_OF_ALL = 0.25
 
-#: Runs a coroutine as a background process after so many milliseconds, as `ModuleApi` does it.
+#: Runs a coroutine as a background process after some milliseconds, like `ModuleApi`'s.
 CallLater = Callable[..., Any]
 
-#: Lets the reactor do everything else, for so many seconds at least.
+#: Lets the reactor do everything else, for at least this many seconds.
 Pause = Callable[[float], Awaitable[None]]
 
 
@@ -54,7 +54,7 @@ class _Work:
     is_waited_for: bool = True
 
     def __lt__(self, other: _Work) -> bool:
-        # In the order in which it came, but for what takes longer than a slice.
+        # First come, first served, except for work that takes longer than a slice.
         return self._rank < other._rank
 
     @property
@@ -77,7 +77,7 @@ class Slices:
             call_later: starts a background process.
             pause: lets the reactor do everything else.
             clock: seconds of CPU time.
-            now: seconds of the day, for who waits.
+            now: seconds of wall-clock time, for those who wait.
         """
         self._call_later = call_later
         self._pause = pause
@@ -85,13 +85,13 @@ class Slices:
         self._now = now
         self._work: list[_Work] = []
         self._waited_for: deque[_Work] = deque()
-        # Those of them that have taken much.
+        # Those of them that have taken a lot.
         self._dear: list[_Work] = []
         self._number = 0
         self._is_working = False
-        # What was spent on all of late, and when.
+        # What was spent lately on all work, and when.
         self._owed = (0.0, 0.0)
-        #: How many there were so far.
+        #: How many slices there have been so far.
         self.slices = 0
 
     def do(
@@ -103,10 +103,11 @@ class Slices:
         """Do something step by step, soon.
 
         Args:
-            steps: each of its steps is short. No one else goes on with them.
-            done: called at the end, with the CPU time that it took and what was raised.
-            late: called before that if the end is not there after `MAX_WAIT_SECONDS`, or what is
-                said there of much. None for what is urgent: nothing can be done without it.
+            steps: the work, in short steps. Nothing else may iterate over them.
+            done: called at the end, with the CPU time taken and whatever was raised.
+            late: called before the end if that is not reached within `MAX_WAIT_SECONDS`, or
+                `MAX_WAIT_FOR_MUCH_SECONDS` if it takes much. None if the work is urgent: nothing
+                can be done without it.
         """
         self._number += 1
         work = _Work(steps, done, late, self._now(), self._number)
@@ -128,7 +129,7 @@ class Slices:
             self._is_working = False
 
     def _charge_all(self, spent: float) -> float:
-        """Note what a slice took; tells how long to pause for it."""
+        """Record what a slice took; returns how long to pause for it."""
         now = self._now()
         owed, since = self._owed
         owed = max(0.0, owed - (now - since) * SHARE_OF_ALL) + spent
@@ -136,7 +137,7 @@ class Slices:
         return 0.0 if owed <= FREE_OF_ALL_SECONDS else spent * (1 / SHARE_OF_ALL - 1)
 
     def _do_slice(self) -> float:
-        """Do one, and tell how much CPU time it took."""
+        """Do one slice; returns how much CPU time it took."""
         self.slices += 1
         ended: list[tuple[_Work, BaseException | None]] = []
         began = now = self._clock()
@@ -153,7 +154,7 @@ class Slices:
                 heapq.heappush(self._work, work)
             else:
                 ended.append((work, error))
-        # Whoever waits goes on within these calls, and may bring more work.
+        # Those who wait continue within these calls, and may add more work.
         for work, error in ended:
             work.is_waited_for = False
             _call(work.done, work.spent, error)
@@ -170,7 +171,7 @@ class Slices:
 
 
 def _wait_ends(work: _Work, since: float) -> bool:
-    """Whether nobody waits for the work any more; who has waited since then is told."""
+    """Whether nobody waits for the work any longer; those who have waited since then are told."""
     if work.is_waited_for and work.late is not None and work.since <= since:
         work.is_waited_for = False
         _call(work.late)
@@ -178,7 +179,7 @@ def _wait_ends(work: _Work, since: float) -> bool:
 
 
 def _take_step(work: _Work) -> tuple[bool, BaseException | None]:
-    """Whether the work goes on after it, and what it raised."""
+    """Whether the work continues after the step, and what the step raised."""
     try:
         next(work.steps)
     except StopIteration:
@@ -193,5 +194,5 @@ def _take_step(work: _Work) -> tuple[bool, BaseException | None]:
 def _call(function: Callable[..., None], *args: object) -> None:
     try:
         function(*args)
-    except Exception:  # The other work must go on.
+    except Exception:  # The other work must continue.
         logger.exception("msc3881: telling of work that was done failed")

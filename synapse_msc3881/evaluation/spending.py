@@ -26,15 +26,15 @@ from synapse_msc3881.evaluation.conditions import pattern_ns
 from synapse_msc3881.evaluation.matching import CompiledRules, CompleteDefaults, RunNative, mark_of
 from synapse_msc3881.evaluation.prefilter import LOOK_NS
 
-#: What a user's patterns may take of one event for nothing, in nanoseconds as `prefilter`
-#: reckons them.
+#: What a user's patterns may take at one event free of charge, in nanoseconds as `prefilter`
+#: estimates them.
 FREE_NS = 4_000_000
 
-#: What all users' patterns may take of one event so, and what is left to each user all the same.
+#: The same for all users' patterns together, and what remains free for each user even beyond that.
 FREE_OF_EVENT_NS = 100_000_000
 ALWAYS_FREE_NS = 1_000_000
 
-#: What a user's device rules may take beyond that, and how much of it is made up for in a second.
+#: What a user's device rules may take beyond that, and how much of it is paid off per second.
 MAX_DEBT_SECONDS = 0.050
 REPAID_EACH_SECOND = 0.010
 
@@ -59,20 +59,20 @@ class Spending:
     ) -> None:
         """
         Args:
-            clock: seconds of CPU time. Not of the day: a server that others slow down would charge
-                its users for it.
-            now: seconds of the day, in which debts are paid.
+            clock: seconds of CPU time. By wall-clock time, users would be charged for whatever else
+                slows the server down.
+            now: seconds of wall-clock time, in which debts are paid.
         """
         self.clock = clock
         self._now = now
-        # What was owed, and when. Who owes nothing need not be in it.
+        # What was owed, and when. Users who owe nothing may be missing.
         self._owed: dict[str, tuple[float, float]] = {}
         self._owed_by_all = (0.0, 0.0)
         self._over: set[str] = set()
         self._max_remembered = _MAX_REMEMBERED
 
     def is_over(self, user_id: str) -> bool:
-        """Whether a user was over the bound, and has not paid all of it since."""
+        """Whether a user was over the bound and has not yet paid off the whole debt."""
         if user_id not in self._over:
             return False
         if self._owes(user_id, self._now()) > 0:
@@ -82,7 +82,7 @@ class Spending:
         return False
 
     def left(self, user_id: str) -> float:
-        """The seconds that a user may spend now, beyond the share of an event."""
+        """How many seconds a user may spend now beyond an event's share."""
         now = self._now()
         return min(
             MAX_DEBT_SECONDS - self._owes(user_id, now),
@@ -90,7 +90,7 @@ class Spending:
         )
 
     def charge(self, user_id: str, seconds: float) -> None:
-        """Note what a user's device rules took, beyond the share of an event."""
+        """Record what a user's device rules took beyond an event's share."""
         now = self._now()
         owed = self._owes(user_id, now) + seconds
         self._owed[user_id] = (owed, now)
@@ -103,7 +103,7 @@ class Spending:
     def _forget_who_owes_nothing(self, now: float) -> None:
         self._owed = {each: owed for each, owed in self._owed.items() if self._owes(each, now) > 0}
         self._over.intersection_update(self._owed)
-        # So that it is looked through once for as many users again.
+        # The next look through it comes only after as many users again.
         self._max_remembered = max(_MAX_REMEMBERED, 2 * len(self._owed))
 
     def _owes(self, user_id: str, now: float) -> float:
@@ -117,21 +117,21 @@ class Spending:
 
 @attr.s(auto_attribs=True, slots=True, eq=False)
 class EventShare:
-    """What all users' patterns may still take of one event for nothing, in nanoseconds."""
+    """How many nanoseconds all users' patterns may still take at one event free of charge."""
 
     left_ns: int = FREE_OF_EVENT_NS
 
     def take(self, work_ns: int) -> bool:
-        """Take of it; whether so much was left."""
+        """Take some of it; returns whether enough was left."""
         self.left_ns -= work_ns
         return self.left_ns >= 0
 
 
 class MeteredRun:
-    """Runs rules for one event and one user, who pays for what is beyond the event's share.
+    """Runs rules for one event and one user, who pays for whatever exceeds the event's share.
 
     Attributes:
-        user: what running rules needs of the user, the user id first.
+        user: what running rules needs to know of the user, the user id first.
         is_over, skipped, of_defaults: as in `matching.Run`.
     """
 
@@ -162,7 +162,7 @@ class MeteredRun:
             run_native: runs rules on the event.
             user: as above.
             spending: what this user and others have spent.
-            share: what is left of the event's.
+            share: what is left of the event's share.
         """
         self._run_native = run_native
         self.user = user
@@ -173,7 +173,7 @@ class MeteredRun:
         self._limit = 0.0
         self._spent: float | None = None
         self.of_defaults: dict[CompleteDefaults, int | None] = {}
-        # Which server-default rules with patterns match, of those that were asked for.
+        # Whether each server-default rule with a pattern matches, of those asked for so far.
         self._defaults: dict[str, bool] = {}
         self.is_over = spending.is_over(user[0])
         self.skipped = 0
@@ -183,13 +183,13 @@ class MeteredRun:
         return self._run_native(rules, *self.user)
 
     def matches_default(self, name: str, rule: CompiledRules) -> bool:
-        """Whether a server-default rule matches, which is given by itself."""
+        """Whether a server-default rule, compiled by itself, matches."""
         if name not in self._defaults:
             self._defaults[name] = mark_of(self(rule)) is not None
         return self._defaults[name]
 
     def may(self, work_ns: int) -> bool:
-        """Whether work may be done that takes so long, about; if not, it counts as skipped."""
+        """Whether work that takes roughly this long may be done; if not, it counts as skipped."""
         if not self.is_over:
             self._work += work_ns
             if self._work <= FREE_NS and self._is_free(work_ns):
@@ -206,7 +206,7 @@ class MeteredRun:
         return False
 
     def name_ns(self) -> int:
-        """How much longer a pattern takes for the user's name in it, in nanoseconds, about."""
+        """Roughly how many nanoseconds the user's name adds to a pattern."""
         _user_id, name, *_ = self.user
         return pattern_ns(name or "") - pattern_ns("")
 
@@ -215,15 +215,15 @@ class MeteredRun:
         return beyond <= 0 or self._share.take(min(work_ns, beyond))
 
     def look_at(self, groups: int) -> None:
-        """Let the user pay for looking at so many groups of rules: more than usual."""
+        """Make the user pay for looking at this many groups of rules, more than usual."""
         if not self.is_over:
             self.may(LOOK_NS * groups)
 
     def settle(self) -> None:
-        """Charge the user with what it took."""
+        """Charge the user for what it took."""
         if self._started is None:
             return
-        # What comes after the account said no is nothing that counts.
+        # What follows the first refusal takes no time that matters.
         spent = self._spending.clock() - self._started if self._spent is None else self._spent
         if spent > 0:
             self._spending.charge(self.user[0], spent)

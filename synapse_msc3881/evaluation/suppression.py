@@ -38,9 +38,9 @@ class DefaultRules:
 
     Attributes:
         compiled: the rules, with their numbers as marks.
-        silent: for each rule its id, where it has no `notify`.
-        asks_user: for each rule, and at the end for none, whether one before it is about the user
-            and says otherwise.
+        silent: for each rule its id if it has no `notify`, else None.
+        asks_user: for each rule as the first match, and at the end for no match, whether an earlier
+            rule is about the user and decides otherwise.
     """
 
     compiled: CompiledRules
@@ -48,7 +48,7 @@ class DefaultRules:
     asks_user: tuple[bool, ...]
 
 
-#: For an event: which rule matches that no user matters for. None where none does.
+#: For one event: which of the rules that do not depend on the user matches. None if none does.
 Memo = MutableMapping[DefaultRules, int | None]
 
 
@@ -73,7 +73,7 @@ def _may_be_suppressed(match: Match) -> bool:
 
 
 class Suppression:
-    """Which server-default rule keeps an event quiet for a user, if any does."""
+    """Finds the server-default rule, if any, that keeps an event quiet for a user."""
 
     def __init__(
         self,
@@ -81,9 +81,9 @@ class Suppression:
         max_users: int = MAX_USERS,
         max_rules: int = MAX_RULES,
     ) -> None:
-        # By what they are: nearly all users have the same.
+        # Keyed by the rules themselves: nearly all users have the same.
         self._make = functools.lru_cache(maxsize=1000)(functools.partial(_compile, compiler))
-        # With the `global` rules that they were taken from, which are others after a change.
+        # With the `global` rules that they were taken from: another object after a change.
         self._by_user: dict[str, tuple[CompiledRules, DefaultRules, int]] = {}
         self._rules_held = 0
         self._max_users = max_users
@@ -98,16 +98,16 @@ class Suppression:
     ) -> str | None:
         """Find the rule that keeps the event quiet for a user.
 
-        Nobody pays for it: it is less than what `global` takes for the same rules and event.
+        Nobody is charged: it takes less than `global` does for the same rules and event.
 
         Args:
             run_native: runs rules on the event.
             memo: the event's, empty at first.
             rules: the user's `global` rules.
-            user: what `run_native` needs of the user, the user id first.
+            user: what `run_native` needs to know of the user, the user id first.
 
         Returns:
-            The rule's id, such as ``.m.rule.reaction``; None where the event is not kept quiet.
+            The rule's id, such as ``.m.rule.reaction``; None if the event is not kept quiet.
         """
         defaults = self._defaults_of(user[0], rules)
         if defaults not in memo:
@@ -141,7 +141,7 @@ class Suppression:
 def _compile(
     compiler: seams.RuleCompiler, overrides: tuple[seams.DefaultOverride, ...]
 ) -> DefaultRules:
-    verdicts = [*(rule.notifies for rule in overrides), True]  # No match keeps nothing quiet.
+    verdicts = [*(rule.notifies for rule in overrides), True]  # No match silences nothing.
     return DefaultRules(
         compiler.compile_defaults(
             {rule.rule_id: actions_with_mark(number) for number, rule in enumerate(overrides)}
