@@ -22,11 +22,11 @@ _CHANGED_DEFAULT = -1
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class DefaultChange:
-    """What is changed of a server-default rule.
+    """The changes to a server-default rule.
 
     Attributes:
-        actions: its actions in JSON; None where they are the server's.
-        enabled: whether it is on; None where the server's default holds.
+        actions: its actions in JSON; None if they are the server's.
+        enabled: whether it is on; None if the server's default applies.
     """
 
     actions: str | None = None
@@ -35,11 +35,11 @@ class DefaultChange:
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class OwnSettings:
-    """That a device has settings of its own.
+    """The own settings of a device that has them.
 
     Attributes:
         device_id: the device, and the profile tag of its scope.
-        defaults: what is changed of server-default rules, each by its name in the scope, such as
+        defaults: the changes to server-default rules, by the rule's name in the scope, such as
             ``override/.m.rule.master``.
     """
 
@@ -48,10 +48,10 @@ class OwnSettings:
 
 
 def read_own_settings(device_id: object, default_rules: object) -> OwnSettings:
-    """A device's own settings from the columns of their row.
+    """A device's own settings, from the columns of their row.
 
     Raises:
-        BadRowError: a value is not of its column's type, or is no such JSON.
+        BadRowError: a value is not of its column's type, or not the expected JSON.
     """
     where = f"the own settings of the device {device_id!r}"
     if not isinstance(device_id, str) or not isinstance(default_rules, str):
@@ -77,7 +77,7 @@ def _read_change(where: str, stored: object) -> DefaultChange:
 
 
 def write_defaults(defaults: Mapping[str, DefaultChange]) -> str:
-    """The JSON of what is changed of server-default rules; `read_own_settings` reads it."""
+    """The changes to server-default rules as JSON, which `read_own_settings` reads."""
     stored: dict[str, dict[str, object]] = {}
     for name, change in defaults.items():
         stored[name] = {}
@@ -94,12 +94,12 @@ def complete_rows(
     """A device's complete ruleset in the form in which Synapse stores a user's `global` rules.
 
     Args:
-        rules: the user's device rules, of any scopes.
+        rules: the user's device rules, in any scope.
         own: the device's own settings.
 
     Returns:
         For each rule its full name in `global`, priority class, conditions and actions in JSON,
-        in the order in which they are evaluated; and which rules are on, by their full names.
+        in the order of evaluation; and whether rules are on, by full name.
     """
     of_device = by_priority(rule for rule in rules if rule.profile_tag == own.device_id)
     rows = [
@@ -122,17 +122,17 @@ def without_bad(
 ) -> list[DeviceRule]:
     """The rules that can be read.
 
-    Halves are read, then halves of those that cannot: reading each of thousands by itself takes
-    seconds.
+    Rules that cannot be read together are split in half, again and again: reading thousands one by
+    one takes seconds.
 
     Args:
         rules: the rules.
-        read: raises if any of some rules cannot be read.
-        report_bad: called for each that cannot.
+        read: raises if any of the rules given cannot be read.
+        report_bad: called for each rule that cannot be read.
     """
     try:
         read(rules)
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with a row
+    except Exception as error:  # noqa: BLE001 - anything may be wrong with a row
         if len(rules) == 1:
             report_bad(rules[0], error)
         if len(rules) <= 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Makes and upgrades the module's tables, before Synapse answers its first request."""
+"""Creates and upgrades the module's tables, before Synapse answers its first request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 #: The name under which Synapse's table `applied_module_schemas` records the files.
 MODULE_NAME = "synapse_msc3881"
 
-# What outlives its owner when Synapse ran without the module, or died at the wrong moment.
+# Deletes what has outlived its owner because Synapse ran without the module, or died at the wrong
+# moment.
 _TIDY = (
     """
     DELETE FROM synapse_msc3881_pusher_tags WHERE NOT EXISTS (
@@ -76,12 +77,12 @@ TABLES = (
 
 _MAKES = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)")
 
-# The release that brought a file of the schema stands in its name, for those that do not have it.
+# A schema file's name holds the release that introduced it, for releases that do not have the file.
 _RELEASE = re.compile(r"\.(\d+\.\d+\.\d+)\.sql")
 
 
 class NewerSchemaError(Exception):
-    """The tables were made by a newer release, which this one must not write to."""
+    """The tables were changed by a newer release, so this one must not write to them."""
 
 
 _TAGGED_USERS = "SELECT DISTINCT user_id FROM synapse_msc3881_pusher_tags"
@@ -95,7 +96,7 @@ class StoredUsers:
 
     Attributes:
         tagged: the users who have a pusher with profile tags.
-        own: those who have a device with settings of its own.
+        own: those who have a device with its own settings.
     """
 
     tagged: set[str]
@@ -105,21 +106,20 @@ class StoredUsers:
 def prepare_tables(hs: HomeServer, is_main: bool) -> StoredUsers:
     """Bring the tables up to date, and read who uses the module.
 
-    Blocks, as Synapse's own migrations do: the tables must be there before the first request.
-    Each process does this, so that none depends on another's being up first; on PostgreSQL they
-    take turns.
+    Blocks, like Synapse's own migrations: the tables must be there before the first request. Every
+    process does this, so none depends on another starting first; on PostgreSQL they take turns.
 
     Args:
         hs: the homeserver.
         is_main: whether this is the main process, which also tidies up.
 
     Returns:
-        The users with profile tags or devices with settings of their own.
+        The users with profile tags, and those with devices that have their own settings.
 
     Raises:
         NewerSchemaError: a newer release has changed the tables.
-        LockedError: another session of the database keeps the module from looking at them.
-        SeamError: a table of Synapse's lacks a column that the module names.
+        LockedError: another database session keeps the module from looking at them.
+        SeamError: one of Synapse's tables lacks a column that the module names.
     """
     connection, give_back = seams.connection_of_this_thread(hs)
     engine = seams.engine_of(hs)
@@ -157,7 +157,7 @@ def _upgrade(cursor: Any, engine: Any) -> None:
         for table in _MAKES.findall(file.read_text())
     ]
     if not all(seams.has_table(cursor, engine, table) for table in made):
-        # Synapse's port from SQLite to PostgreSQL brings the records, but not our tables.
+        # Synapse's port from SQLite to PostgreSQL copies the records, but not our tables.
         cursor.execute(
             engine.convert_param_style("DELETE FROM applied_module_schemas WHERE module_name = ?"),
             (MODULE_NAME,),
@@ -177,13 +177,13 @@ def _upgrade(cursor: Any, engine: Any) -> None:
 
 
 def newer_than_this(applied: Iterable[str]) -> str | None:
-    """What to say to the admin where the database knows files of the schema that we do not.
+    """What to tell the admin if the database knows schema files that we do not.
 
     Args:
         applied: the names of the files that are recorded as applied.
 
     Returns:
-        A sentence with the release that is needed, or None where all are known.
+        A sentence naming the release that is needed, or None if all are known.
     """
     unknown = sorted(set(applied).difference(file.name for file in schema_files()))
     if not unknown:
@@ -199,10 +199,10 @@ def newer_than_this(applied: Iterable[str]) -> str | None:
 
 
 def make_tables(cursor: Any) -> None:
-    """Make the tables where they are not yet there, and record nothing.
+    """Create the tables if they are missing, without recording it.
 
     Args:
-        cursor: of a database that Synapse has not filled yet, on either engine.
+        cursor: a cursor in a database that Synapse has not filled yet, on either engine.
     """
     for file in schema_files():
         for statement in _statements(file.read_text()):
@@ -210,7 +210,7 @@ def make_tables(cursor: Any) -> None:
 
 
 def schema_files() -> list[Traversable]:
-    """The files of the module's schema, in their order."""
+    """The module's schema files, in order."""
     files = resources.files("synapse_msc3881.storage").joinpath("schema").iterdir()
     return sorted(
         (file for file in files if file.name.endswith(".sql")), key=lambda file: file.name
@@ -218,7 +218,7 @@ def schema_files() -> list[Traversable]:
 
 
 def applied_files(cursor: Any, engine: Any) -> set[str]:
-    """The names of the files that are recorded as applied; needs Synapse's table of them."""
+    """The names of the files recorded as applied, from Synapse's table, which must exist."""
     cursor.execute(
         engine.convert_param_style("SELECT file FROM applied_module_schemas WHERE module_name = ?"),
         (MODULE_NAME,),
@@ -227,6 +227,6 @@ def applied_files(cursor: Any, engine: Any) -> set[str]:
 
 
 def _statements(script: str) -> list[str]:
-    """The statements of a schema file: no string in ours holds a semicolon."""
+    """The statements of a schema file; no string in ours contains a semicolon."""
     lines = (line for line in script.splitlines() if not line.lstrip().startswith("--"))
     return [statement for part in "\n".join(lines).split(";") if (statement := part.strip())]

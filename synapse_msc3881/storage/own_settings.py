@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Switches a device's own settings on and off, and writes them (specification 9).
 
-What is said of `global` here is what Synapse's store does for `global`, in the same words.
+Complete scopes are written as Synapse's store writes `global`, with the same errors.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 class OwnSettingsStore:
-    """The own settings of devices. Switched and written where push rules are written."""
+    """Devices' own settings, switched and written on the process that writes push rules."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class OwnSettingsStore:
             hs: the homeserver.
             api: runs the statements.
             rules: the device rules.
-            scope_removed_txn: tells the process that writes push rules, with the transaction,
-                that a user has lost a scope.
-            failures: where rules are reported that cannot be copied.
+            scope_removed_txn: tells the process that writes push rules, as part of the
+                transaction, that a user has lost a scope.
+            failures: where rules that cannot be copied are reported.
         """
         self.rules = rules
         self._api = api
@@ -83,7 +83,7 @@ class OwnSettingsStore:
         self._failures = failures
 
     async def is_on(self, user_id: str, device_id: str) -> bool:
-        """Whether a device has settings of its own; raises NotFoundError for an unknown device."""
+        """Whether a device has its own settings; raises NotFoundError for an unknown device."""
 
         def is_on_txn(txn: LoggingTransaction) -> bool:
             self._require_device_txn(txn, user_id, device_id)
@@ -92,9 +92,9 @@ class OwnSettingsStore:
         return await self._api.run_db_interaction("msc3881_get_own", is_on_txn)
 
     async def switch(self, user_id: str, device_id: str, on: bool) -> None:
-        """Give a device settings of its own, or take them. Nothing is done where it is so.
+        """Give a device its own settings, or take them away; does nothing if that is so already.
 
-        Called for one request of a user at a time, like all that writes to their `global`.
+        Called for one of a user's requests at a time, like everything that writes their `global`.
 
         Raises:
             NotFoundError: the user has no such device.
@@ -119,17 +119,17 @@ class OwnSettingsStore:
             self._failures.report(Fallback.COPY_GLOBAL, user_id, error, row)
 
     async def forget_devices(self, user_id: str, device_ids: Collection[str]) -> None:
-        """Remove the scopes of those devices that have settings of their own, after a logout.
+        """Remove the scopes of those devices that have their own settings, after a logout.
 
-        On any process. Who has no such device costs the process that writes push rules nothing,
-        and others a statement: they may not have heard yet of who has.
+        On any process. A user without such a device costs the process that writes push rules
+        nothing, and any other a statement, since it may not yet have heard who has one.
         """
         if self._writes and user_id not in self.rules.own_users:
             return
 
         def forget_txn(txn: LoggingTransaction) -> None:
             if self._see_what_commits:
-                # Deleting the row waits for what the device is just writing, which is to go too.
+                # Deleting the row waits for what the device is just writing, which must go too.
                 txn.execute(self._see_what_commits)
             found = own_devices_txn(txn, user_id).intersection(device_ids)
             for device_id in found:
@@ -143,7 +143,7 @@ class OwnSettingsStore:
         await self._api.run_db_interaction("msc3881_forget_own", forget_txn)
 
     async def tell_of_removed(self, user_id: str) -> None:
-        """Wake up a user's syncs, after a scope was removed on another process."""
+        """Wake up a user's syncs after a scope was removed on another process."""
         await self.rules.change(user_id, "device", "DELETE", lambda _txn: None)
 
     def scope_of(self, device_id: str) -> OwnScope:
@@ -151,11 +151,11 @@ class OwnSettingsStore:
         return OwnScope(self, device_id)
 
     async def has_own(self, user_id: str, device_id: str | None) -> bool:
-        """Whether `global` means a scope of its own for a device that writes.
+        """Whether `global` means the device's own scope when it writes.
 
         Raises:
-            SynapseError: the device was logged out since its token was looked at. Had it settings
-                of its own, what it writes must not get into the account's.
+            SynapseError: the device was logged out after its token was checked. If it had its own
+                settings, what it writes must not end up in the account's.
         """
         if device_id is None or user_id not in self.rules.own_users:
             return False
@@ -174,7 +174,7 @@ class OwnSettingsStore:
             raise seams.NotFoundError("Unknown device")
 
     def _has_device_txn(self, txn: LoggingTransaction, user_id: str, device_id: str) -> bool:
-        # The lock has a logout of the device wait, which then finds what was written.
+        # The lock makes a logout of the device wait; it then finds what was written.
         txn.execute(
             "SELECT 1 FROM devices WHERE user_id = ? AND device_id = ? AND hidden = ?" + self._lock,
             (user_id, device_id, False),
@@ -184,7 +184,7 @@ class OwnSettingsStore:
     def require_own_txn(
         self, txn: LoggingTransaction, user_id: str, device_id: str
     ) -> dict[str, DefaultChange]:
-        """What is changed of the server-default rules; a logout waits for the transaction.
+        """The changes to the server-default rules; a logout waits for the transaction.
 
         Raises:
             SynapseError: the device was logged out meanwhile.
@@ -200,7 +200,7 @@ class OwnSettingsStore:
         try:
             return dict(read_own_settings(device_id, row[0]).defaults)
         except BadRowError:
-            return {}  # As it is read, too.
+            return {}  # Just as when it is read.
 
     def _copy_global_txn(
         self, txn: LoggingTransaction, user_id: str, device_id: str
@@ -259,9 +259,9 @@ class OwnSettingsStore:
 
 
 class OwnScope:
-    """One device's complete scope, in the place of the store that has `global`.
+    """One device's complete scope, in place of the store that holds `global`.
 
-    Synapse's own servlet calls this as it calls the store, and so answers as it does for `global`.
+    Synapse's own servlet calls this just as it calls the store, and so answers as for `global`.
     """
 
     def __init__(self, store: OwnSettingsStore, device_id: str) -> None:
@@ -279,7 +279,7 @@ class OwnScope:
         before: str | None = None,
         after: str | None = None,
     ) -> None:
-        """Write a rule, which comes first in its kind, or where `before` or `after` say."""
+        """Write a rule: first in its kind, or where `before` or `after` puts it."""
         key = self._key(rule_id)
         limits = self._rules.limits
         if (length := len(rule_id.encode())) > limits.rule_id_length:
@@ -306,7 +306,7 @@ class OwnScope:
         await self._change(user_id, key, "ADD", add_txn)
 
     async def delete_push_rule(self, user_id: str, rule_id: str) -> None:
-        """Delete a rule; or what is changed of a server-default rule, where its actions are."""
+        """Delete a rule; or the changes to a server-default rule, if they include its actions."""
         key = self._key(rule_id)
 
         def delete_txn(txn: LoggingTransaction, defaults: dict[str, DefaultChange]) -> None:
@@ -355,8 +355,8 @@ class OwnScope:
                 change = defaults.get(_name(key), DefaultChange())
                 if change.actions is None:
                     self._check_count(_existing_txn(txn, user_id), defaults)
-                # In `global` too, a default rule that gets other actions is switched on unless
-                # something was said of that.
+                # As in `global`, changing a default rule's actions switches it on, unless it has
+                # been switched on or off before.
                 on = True if change.enabled is None else change.enabled
                 defaults[_name(key)] = DefaultChange(normal, on)
                 self._write_defaults_txn(txn, user_id, defaults)
@@ -463,7 +463,7 @@ _DELETE_RULES = "DELETE FROM synapse_msc3881_device_rules WHERE user_id = ? AND 
 
 
 def _remove_copy_txn(txn: LoggingTransaction, user_id: str, device_id: str) -> None:
-    """Remove the device's own settings, and all rules of the scope but those that stay."""
+    """Remove the device's own settings, and all rules of the scope except those that stay."""
     txn.execute(
         """
         DELETE FROM synapse_msc3881_device_rules
