@@ -99,3 +99,14 @@ def test_the_only_rule_that_a_room_can_have_is_left_to_its_app(
         expect(group.get_by_label("All messages")).to_be_checked()
     choose(page, "Everywhere", "Muted")
     assert written(home, "global", "room")[room]["actions"] == blinking["actions"]
+
+
+def test_a_rule_that_names_a_room_oddly_is_shown_and_breaks_nothing(
+    home: Home, signed_in: SignedIn
+) -> None:
+    odd: JsonDict = {"kind": "event_match", "key": "room_id", "pattern": 5}
+    home.phone.put_rule("global", "underride", "odd", {"conditions": [odd], "actions": ["notify"]})
+    home.phone.put_rule("PHONE", "underride", "odd", {"conditions": [odd], "actions": ["notify"]})
+    page = signed_in(home.tablet)
+    go(page, "devices", "PHONE")
+    expect(page.get_by_role("region", name="Set by another app")).to_contain_text("odd")

@@ -291,7 +291,8 @@ const kindOf = (scope, kind) => (Array.isArray(scope?.[kind]) ? scope[kind] : []
 export function roomOf(kind, rule) {
   if (kind === "room") return rule.rule_id;
   const condition = rule.conditions?.find((c) => c.kind === "event_match" && c.key === "room_id");
-  return condition?.pattern ?? null;
+  // Servers keep patterns of other apps that are no text.
+  return typeof condition?.pattern === "string" ? condition.pattern : null;
 }
 
 /**
