@@ -94,6 +94,11 @@ def test_all_but_one_are_silenced_and_it_is_undone(home: Home, signed_in: Signed
     expect(page.get_by_text(f"Only “{TABLET}” notifies you now.")).to_be_visible()
     expect(page.get_by_role("switch", checked=True)).to_have_count(1)
     assert home.pusher(home.phone)["enabled"] is False
+    # It is not said any more than is so.
+    switch(page, WEB, True)
+    expect(page.get_by_text(f"You silenced all but “{TABLET}”.")).to_be_visible()
+    switch(page, WEB, False)
+    expect(page.get_by_text(f"Only “{TABLET}” notifies you now.")).to_be_visible()
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_role("switch", checked=True)).to_have_count(2)
     expect(card(page, WEB).get_by_role("switch")).not_to_be_checked()

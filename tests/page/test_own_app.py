@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from demo.client import JsonDict, Session
 from tests.page.conftest import SignedIn, assert_accessible, eventually
@@ -226,3 +226,121 @@ def test_a_server_that_does_not_know_of_it_is_not_asked_for_it(
     expect(choices(page, "Follows").get_by_role("radio")).to_have_count(4)
     go(page, "devices")
     expect(card(page, WEB).get_by_role("link")).to_have_count(0)
+
+
+def test_giving_a_device_to_its_app_leaves_nothing_where_it_fails(
+    home: Home, signed_in: SignedIn, watch: Any
+) -> None:
+    watch.allow("Failed to load resource")
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    choose(page, PHONE, "All messages")
+    before = home.rules_of(home.phone)
+    failed = {"errcode": "M_UNKNOWN", "error": "Internal server error"}
+
+    def refuse(route: Route) -> None:
+        if route.request.method == "PUT":
+            route.fulfill(status=500, json=failed)
+        else:
+            route.continue_()
+
+    page.route("**/org.matrix.msc3837.own", refuse)
+    go(page, "devices", "PHONE")
+    group = choices(page, "Follows")
+    group.get_by_role("radio", name=ITS_APP).click()
+    expect(group.get_by_role("alert")).to_contain_text("Something went wrong on the server")
+    assert home.rules_of(home.phone) == before
+
+
+def test_a_device_is_given_to_its_app_where_only_the_answer_is_lost(
+    home: Home, signed_in: SignedIn, watch: Any
+) -> None:
+    watch.allow("Failed to load resource")
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    choose(page, PHONE, "All messages")
+
+    def lose(route: Route) -> None:
+        if route.request.method == "PUT":
+            route.fetch()
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/org.matrix.msc3837.own", lose)
+    give(page, "PHONE")
+    go(page, "rooms", room)
+    expect(choices(page, PHONE).get_by_label("All messages")).to_be_checked()
+
+
+def test_what_its_app_has_set_stays_where_the_page_has_not_heard_of_it(
+    home: Home, signed_in: SignedIn
+) -> None:
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    # All of the first reading is done.
+    go(page, "devices", "WEB")
+    expect(choices(page, "Follows")).to_be_visible()
+    go(page, "devices", "PHONE")
+    page.wait_for_load_state("networkidle")
+    home.phone.call("PUT", OWN.format("PHONE"), {"enabled": True})
+    home.phone.put_rule("global", "content", "pizza", {"pattern": "pizza", "actions": ["notify"]})
+    page.get_by_role("button", name="Reset this device").click()
+    dialog = page.get_by_role("dialog", name="Reset this device?")
+    dialog.get_by_role("button", name="Reset this device").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was changed: this device")
+    assert "pizza" in [rule["rule_id"] for rule in home.phone.get_rules("global")["content"]]
+    expect(choices(page, "Follows").get_by_role("radio", name=ITS_APP)).to_be_checked()
+
+    home.phone.call("PUT", OWN.format("PHONE"), {"enabled": False})
+    page.reload()
+    go(page, "rooms", room)
+    page.wait_for_load_state("networkidle")
+    home.phone.call("PUT", OWN.format("PHONE"), {"enabled": True})
+    choose(page, PHONE, "All messages")
+    assert room in [rule["rule_id"] for rule in home.phone.get_rules("global")["room"]]
+
+
+def test_what_is_not_heard_of_a_device_changes_nothing_of_what_is_said(
+    home: Home, signed_in: SignedIn, watch: Any
+) -> None:
+    watch.allow("Failed to load resource")
+    home.server.login(home.phone, "OLDWEB")
+    for device_id in ("WEB", "OLDWEB"):
+        home.phone.call("PUT", OWN.format(device_id), {"enabled": True})
+    page = signed_in(home.tablet)
+    says = page.get_by_text("It follows what is set in its own app.")
+    expect(says).to_have_count(2)
+    for device_id in ("WEB", "OLDWEB"):
+        where = f"**{OWN.format(device_id)}"
+        page.route(where, lambda route: route.abort())
+        page.get_by_role("button", name="Look for new devices").click()
+        page.get_by_text("All devices are shown").wait_for()
+        page.get_by_text("All devices are shown").wait_for(state="hidden")
+        expect(says).to_have_count(2)
+        page.unroute(where)
+
+
+def test_a_room_that_was_not_done_when_a_device_was_given_is_told_of(
+    home: Home, signed_in: SignedIn, watch: Any
+) -> None:
+    watch.allow("Failed to load resource")
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    choose(page, PHONE, "Mentions and keywords")
+    page.route("**/pushrules/device/PHONE/room/**", lambda route: route.abort())
+    go(page, "devices", "PHONE")
+    group = choices(page, "Follows")
+    group.get_by_role("radio", name=ITS_APP).click()
+    expect(group.get_by_role("alert")).to_contain_text("cannot be reached")
+    page.unroute("**/pushrules/device/PHONE/room/**")
+    page.reload()
+    go(page, "rooms", room)
+    expect(choices(page, PHONE)).to_contain_text("A change was not finished. Choose again.")
+    choose(page, PHONE, "Mentions and keywords")
+    rules = home.rules_of(home.phone)
+    assert [rule["rule_id"] for rule in rules["room"]] == [room]
+    assert not rules["underride"]

@@ -45,6 +45,7 @@ export function Announcer() {
  */
 export function sentenceOf(error) {
   if (error instanceof rules.TakenError) return t("problem.taken");
+  if (error instanceof rules.GoesByAppError) return t("problem.goesByApp");
   switch (error.status) {
     case 0:
       return t("problem.offline");
@@ -65,7 +66,10 @@ export function sentenceOf(error) {
 /** @param {{error: any, onRetry?: () => void}} props */
 export function Problem({ error, onRetry }) {
   if (!error) return null;
-  const isFinal = error.status === 401 || error.status === 403 || error instanceof rules.TakenError;
+  const isFinal =
+    [401, 403].includes(error.status) ||
+    error instanceof rules.TakenError ||
+    error instanceof rules.GoesByAppError;
   const retry = onRetry && !isFinal;
   return html`<div class="problem" role="alert">
     <p>${sentenceOf(error)}</p>

@@ -74,10 +74,13 @@ function deviceOf(id, displayName, lastSeen, pushers, accountData) {
       ? pushers.some((pusher) => pusher["enabled"] !== false)
       : accountData[SILENCED + id]?.is_silenced !== true,
     tags,
-    own: first?.["org.matrix.msc3881.as_read"]?.own === true,
+    own: goByApp(pushers),
     reset: Boolean(first && Array.isArray(wanted) && wanted.includes(id) && !tags.includes(id)),
   };
 }
+
+/** @param {Pusher[]} pushers  of a device: whether they go by what is set in its own app */
+export const goByApp = (pushers) => pushers[0]?.["org.matrix.msc3881.as_read"]?.own === true;
 
 /**
  * @param {Pusher[]} pushers

@@ -16,6 +16,9 @@ export const GLOBAL = "global";
 /** A choice needs the place of a rule that another app has made and the page does not understand. */
 export class TakenError extends Error {}
 
+/** A device goes by its own app by now, and what was asked for was meant for one that does not. */
+export class GoesByAppError extends Error {}
+
 const SOUND = { set_tweak: "sound", value: "default" };
 const HIGHLIGHT = { set_tweak: "highlight" };
 const RING = { set_tweak: "sound", value: "ring" };
@@ -407,7 +410,11 @@ export function roomChoice(scope, roomId) {
  */
 export function choiceOn(rules, device, roomId) {
   const scope = rules.device?.[device.id];
-  return (device.own ? everywhereChoice : roomChoice)(scope, roomId).choice;
+  if (!device.own) return roomChoice(scope, roomId).choice;
+  const { choice } = everywhereChoice(scope, roomId);
+  // The page was to write them anew when the device was given to its app, and did not get so far.
+  const isLeft = ownRoomRules(scope, roomId).length > 0;
+  return choice === "everywhere" && isLeft ? "unfinished" : choice;
 }
 
 /**
@@ -510,7 +517,16 @@ export const roomsOn = (rules, device) => [...new Set(scopesOf(rules, device).fl
  */
 export function isForeign(rules, device, roomId) {
   const own = rules.device?.[device.id];
-  if (device.own) return everywhereChoice(own, roomId).foreign;
+  if (device.own) {
+    const known = everywhereChoice(own, roomId).rules;
+    return all(own).some(
+      ({ kind, rule }) =>
+        rule.enabled &&
+        roomOf(kind, rule) === roomId &&
+        ourName(kind, rule) === null &&
+        !known.some((one) => one.kind === kind && one.id === rule.rule_id),
+    );
+  }
   const others = scopesOf(rules, device).filter((scope) => scope !== own);
   return (
     roomChoice(own, roomId).foreign || others.some((scope) => roomsOf(scope).includes(roomId))
@@ -752,8 +768,11 @@ function deviceEffect(rules, room, device) {
  * @param {Device} device
  */
 function appEffect(rules, room, device) {
-  const { choice, foreign } = everywhereChoice(rules.device?.[device.id], room.id);
-  if (choice === "everywhere") return foreign ? "foreign" : "app.everywhere";
+  const choice = choiceOn(rules, device, room.id);
+  if (choice === "unfinished") return "unfinished";
+  if (choice === "everywhere") {
+    return isForeign(rules, device, room.id) ? "foreign" : "app.everywhere";
+  }
   if (choice === "mentions" && !canSeeWords(room, device)) return "mentionsEncrypted";
   return `app.${choice}`;
 }

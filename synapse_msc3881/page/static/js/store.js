@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /** What the page knows of the account, and every change of it. Screens read it and call its methods. */
 import { SILENCED, WANTED } from "./client.js";
-import { canHaveScope, devicesOf, emailsOf } from "./devices.js";
+import { canHaveScope, devicesOf, emailsOf, goByApp } from "./devices.js";
 import { readRooms } from "./rooms.js";
 import * as rules from "./rules.js";
 
@@ -50,7 +50,8 @@ export class Store {
     this.canGiveOwn = false;
     /** When all was read last. */
     this.readAt = 0;
-    /** @type {{name: string, run: () => Promise<void>} | null} how to undo what was silenced */
+    /** @type {{id: string, name: string, isTold: boolean, run: () => Promise<void>} | null} how to undo
+     *   that all but one device were silenced */
     this.undo = null;
   }
 
@@ -195,15 +196,15 @@ export class Store {
     const silent = known.filter((device) => !device.pushers.length).slice(0, MOST_ASKED);
     const [first, ...rest] = silent.length ? silent : known.slice(0, 1);
     if (!first) return;
-    const answer = await this.client.hasOwnSettings(first.id).catch(() => null);
-    this.canGiveOwn = answer !== null;
-    if (answer === null) return;
-    const answers = await Promise.all(
-      rest.map(({ id }) => this.client.hasOwnSettings(id).catch(() => null)),
-    );
-    this.ownSettings = Object.fromEntries(
-      [first, ...rest].map(({ id }, index) => [id, [answer, ...answers][index] === true]),
-    );
+    // Where no answer comes, what was known before still counts.
+    const asked = (/** @type {Device} */ { id }) => this.client.hasOwnSettings(id).catch(() => undefined);
+    const answer = await asked(first);
+    if (answer !== undefined) this.canGiveOwn = answer !== null;
+    if (!this.canGiveOwn) return;
+    const answers = [answer, ...(await Promise.all(rest.map(asked)))];
+    for (const [index, { id }] of [first, ...rest].entries()) {
+      this.ownSettings[id] = answers[index] ?? this.ownSettings[id] ?? false;
+    }
     this.putTogether();
   }
 
@@ -343,7 +344,7 @@ export class Store {
         this.forgetUndo();
       };
       // Before anything else can fail.
-      this.undo = { name: kept.name, run };
+      this.undo = { id: kept.id, name: kept.name, isTold: false, run };
       this.changed();
     });
   }
@@ -423,6 +424,7 @@ export class Store {
   setFollow(device, follow) {
     if (follow === "app") return this.change(() => this.giveOwn(device));
     return this.change(async () => {
+      await this.refuseIfOwn(device);
       if (device.own) await this.takeOwn(device);
       if (!device.pushers.length) return;
       const scope = (await this.client.pushRules()).device?.[device.id];
@@ -446,6 +448,28 @@ export class Store {
   }
 
   /**
+   * Whether a device goes by its own app by now, which any session may have changed.
+   *
+   * @param {Device} device
+   */
+  async isOwnNow(device) {
+    const pushers = (await this.client.pushers()).filter((pusher) => isOf(pusher, device));
+    if (pushers.length) return goByApp(pushers);
+    if (!this.canGiveOwn && !device.own) return false;
+    this.ownSettings[device.id] = (await this.client.hasOwnSettings(device.id)) ?? device.own;
+    return this.ownSettings[device.id] === true;
+  }
+
+  /**
+   * Change nothing of a device that goes by its own app where nobody was asked about what that removes.
+   *
+   * @param {Device} device  as it was shown
+   */
+  async refuseIfOwn(device) {
+    if (!device.own && (await this.isOwnNow(device))) throw new rules.GoesByAppError();
+  }
+
+  /**
    * Let a device go by its own app. It begins with a copy of what holds everywhere, below what is set for
    * the device; so that its app shows that too, it is written as apps do.
    *
@@ -460,15 +484,46 @@ export class Store {
       device.id,
       choices.filter(isLoud).map(({ rule }) => rule),
       scope,
-      () => this.client.setOwnSettings(device.id, true),
+      () => this.switchOwnOn(device.id),
+      undefined,
+      () => this.mayBeOwn(device.id),
     );
     this.ownSettings[device.id] = true;
+    // Next, as it is by this that the page knows a device that goes by its app.
+    if (device.pushers.length) await this.attach(device, () => [rules.GLOBAL]);
     for (const { rule } of choices.filter((one) => !isLoud(one))) {
       await this.client.putRule(device.id, rule);
     }
-    if (device.pushers.length) await this.attach(device, () => [rules.GLOBAL]);
     const old = choices.flatMap(({ roomId }) => rules.ownRoomRules(scope, roomId));
     await this.deleteAll(device.id, [...old, ...rules.ownDirectRules(scope)]);
+  }
+
+  /**
+   * Where the answer is lost, it counts what the server says after.
+   *
+   * @param {string} deviceId
+   */
+  async switchOwnOn(deviceId) {
+    try {
+      await this.client.setOwnSettings(deviceId, true);
+    } catch (error) {
+      if ((await this.client.hasOwnSettings(deviceId).catch(() => null)) !== true) throw error;
+    }
+  }
+
+  /**
+   * Whether a device may go by its own app: also where the server does not say.
+   *
+   * @param {string} deviceId
+   */
+  async mayBeOwn(deviceId) {
+    return (await this.client.hasOwnSettings(deviceId).catch(() => true)) === true;
+  }
+
+  /** @param {Device} device  which is to go by its own app no longer */
+  async switchOwnOff(device) {
+    await this.client.setOwnSettings(device.id, false);
+    this.ownSettings[device.id] = false;
   }
 
   /**
@@ -478,8 +533,7 @@ export class Store {
    * @param {Device} device
    */
   async takeOwn(device) {
-    await this.client.setOwnSettings(device.id, false);
-    this.ownSettings[device.id] = false;
+    await this.switchOwnOff(device);
     const now = await this.client.pushRules();
     const scope = now.device?.[device.id];
     const words = rules.wordsOf(now.global);
@@ -496,8 +550,10 @@ export class Store {
    * @param {Choice} choice
    */
   setRoom(device, roomId, choice) {
-    if (device.own) return this.setShared(device.id, roomId, choice);
     return this.change(async () => {
+      if (await this.isOwnNow(device)) return this.setShared(device.id, roomId, choice);
+      // A web client that goes by what is set everywhere by now.
+      if (!device.pushers.length) return;
       const now = await this.client.pushRules();
       const scope = now.device?.[device.id];
       const words = rules.wordsOf(now.global);
@@ -528,12 +584,13 @@ export class Store {
       for (const { id } of devices) {
         const scope = now.device?.[id];
         for (const { roomId, after, missing, old } of rules.staleWords(scope, wanted)) {
-          left -= missing.length + old.length;
-          if (left < 0) return;
-          for (const word of missing) {
+          const added = missing.slice(0, left);
+          const removed = old.slice(0, left - added.length);
+          left -= added.length + removed.length;
+          for (const word of added) {
             await this.client.putRule(id, rules.wordRule(word, roomId, scope), after);
           }
-          await this.deleteAll(id, old);
+          await this.deleteAll(id, removed);
         }
       }
     }).catch(() => null);
@@ -544,7 +601,7 @@ export class Store {
    * @param {Choice} choice
    */
   setEverywhere(roomId, choice) {
-    return this.setShared(rules.GLOBAL, roomId, choice);
+    return this.change(() => this.setShared(rules.GLOBAL, roomId, choice));
   }
 
   /**
@@ -554,24 +611,22 @@ export class Store {
    * @param {string} roomId
    * @param {Choice} choice
    */
-  setShared(scopeName, roomId, choice) {
-    return this.change(async () => {
-      const now = await this.client.pushRules();
-      const scope = scopeName === rules.GLOBAL ? now.global : now.device?.[scopeName];
-      const wanted = rules.everywhereRule(choice, roomId, scope);
-      const { rules: understood, taken } = rules.everywhereChoice(scope, roomId);
-      const old =
-        scopeName === rules.GLOBAL
-          ? understood
-          : [...understood, ...rules.ownRoomRules(scope, roomId).filter(({ kind }) => kind !== "override")];
-      const needsIt = wanted ? wanted.kind === "room" : !old.length;
-      if (taken && needsIt) throw new rules.TakenError();
-      if (wanted) await this.writeInOrder(scopeName, [wanted], scope);
-      await this.deleteAll(
-        scopeName,
-        old.filter((rule) => !wanted || nameOf(rule) !== nameOf(wanted)),
-      );
-    });
+  async setShared(scopeName, roomId, choice) {
+    const now = await this.client.pushRules();
+    const scope = scopeName === rules.GLOBAL ? now.global : now.device?.[scopeName];
+    const wanted = rules.everywhereRule(choice, roomId, scope);
+    const { rules: understood, taken } = rules.everywhereChoice(scope, roomId);
+    const old =
+      scopeName === rules.GLOBAL
+        ? understood
+        : [...understood, ...rules.ownRoomRules(scope, roomId).filter(({ kind }) => kind !== "override")];
+    const needsIt = wanted ? wanted.kind === "room" : !old.length;
+    if (taken && needsIt) throw new rules.TakenError();
+    if (wanted) await this.writeInOrder(scopeName, [wanted], scope);
+    await this.deleteAll(
+      scopeName,
+      old.filter((rule) => !wanted || nameOf(rule) !== nameOf(wanted)),
+    );
   }
 
   /**
@@ -612,13 +667,16 @@ export class Store {
    */
   reset(device) {
     return this.change(async () => {
-      if (device.own) await this.takeOwn(device);
+      await this.refuseIfOwn(device);
+      if (device.own) await this.switchOwnOff(device);
       const scope = (await this.client.pushRules()).device?.[device.id];
+      const asApps = device.own ? rules.rulesAsApps(scope).map(({ rule }) => rule) : [];
       await this.attach(device, (tags) => {
         const rest = tags.filter((tag) => tag !== device.id);
         return rest.length ? rest : [rules.GLOBAL];
       });
       await this.deleteAll(device.id, [
+        ...asApps,
         ...rules.ownRoomRules(scope, null),
         ...rules.ownDirectRules(scope),
         ...rules.keywordsOf(scope).map((rule) => ({ kind: "content", id: rule.rule_id })),
@@ -635,8 +693,17 @@ export class Store {
    * @param {RuleSet | undefined} scope  as it is
    * @param {() => Promise<void>} [then]
    * @param {{kind: string, id: string}} [above]  a rule that they are to come after
+   * @param {() => Promise<boolean>} [isNeeded]  whether something may go by them though `then` failed;
+   *   without, whether a pusher may
    */
-  async writeInOrder(scopeName, wanted, scope, then, above) {
+  async writeInOrder(
+    scopeName,
+    wanted,
+    scope,
+    then,
+    above,
+    isNeeded = () => this.mayBeListed(scopeName),
+  ) {
     const existing = new Map(
       ["override", "content", "room", "underride"].flatMap((kind) =>
         (scope?.[kind] ?? []).map((rule) => [nameOf({ kind, id: rule.rule_id }), rule]),
@@ -662,7 +729,7 @@ export class Store {
       await then?.();
     } catch (error) {
       // Where it cannot be taken back that a device goes by them, it needs them.
-      if (areWritten && (await this.mayBeListed(scopeName))) throw error;
+      if (areWritten && (await isNeeded())) throw error;
       const fresh = written.filter((rule) => !existing.has(nameOf(rule)));
       for (const { kind, id } of fresh.reverse()) {
         await this.client.deleteRule(scopeName, kind, id).catch(() => null);

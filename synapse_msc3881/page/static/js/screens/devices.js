@@ -39,17 +39,34 @@ function Undo({ store }) {
   const { busy, error, run, retry } = useChange();
   const self = useRef(/** @type {any} */ (null));
   const undo = /** @type {NonNullable<Store["undo"]>} */ (store.undo);
-  useEffect(() => self.current.focus(), []);
-  const byMail = store.emails.some((email) => email["enabled"] !== false);
-  const silenced = byMail ? t("devices.silencedButMail", { device: undo.name }) : t("devices.silenced", { device: undo.name });
+  useEffect(() => {
+    // Once: who comes back to it looks for something else.
+    if (!undo.isTold) self.current.focus();
+    undo.isTold = true;
+  }, []);
   return html`<div class="notice" role="group" tabindex="-1" ref=${self} aria-busy=${busy}>
-    <p>${silenced}</p>
+    <p>${silencedSentence(store, undo)}</p>
     <button type="button" class="button" onClick=${() => run(undo.run)}>${t("devices.undo")}</button>
     <button type="button" class="button-quiet" onClick=${() => store.forgetUndo()}>
       ${t("devices.keep")}
     </button>
     <${Problem} error=${error} onRetry=${retry} />
   </div>`;
+}
+
+/**
+ * @param {Store} store
+ * @param {{id: string, name: string}} kept
+ */
+function silencedSentence(store, { id, name }) {
+  /** @type {Device[]} */
+  const devices = store.devices ?? [];
+  // Somebody may have switched one on since, or signed one in.
+  if (devices.some((device) => device.on !== (device.id === id))) {
+    return t("devices.silencedBefore", { device: name });
+  }
+  const byMail = store.emails.some((email) => email["enabled"] !== false);
+  return byMail ? t("devices.silencedButMail", { device: name }) : t("devices.silenced", { device: name });
 }
 
 /** @param {{store: Store}} props  for a device that has just been signed in */
