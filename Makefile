@@ -38,14 +38,16 @@ environment: python  ## Set up the environment with all that the others here nee
 .PHONY: test
 test: python  ## Run the tests
 	$(call venv,test)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore $(FAULTS) --ignore $(INSTALL) --ignore $(PAGE) $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore $(FAULTS) --ignore $(SOAK) --ignore $(INSTALL) --ignore $(PAGE) $(ARGS)
 
-# Minutes long, since what is killed has to come back, with and without the module.
+# Minutes long, since what is killed has to come back, with and without the module; and the soak's
+# tests run whole clusters.
 FAULTS := tests/cluster/test_faults.py
+SOAK := tests/soak
 .PHONY: test-faults
 test-faults: python  ## Kill each process of a cluster under load, and count the pushes
 	$(call venv,test)
-	$(BIN)/python -m pytest $(FAULTS) $(ARGS)
+	$(BIN)/python -m pytest $(FAULTS) $(SOAK) $(ARGS)
 
 # Builds the packages, and installs them into an environment that it makes: minutes, and pip's index.
 INSTALL := tests/install
