@@ -31,17 +31,17 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.storage._base:SQLBaseStore",
-        "the store: the pool of connections, and what kind of database it is",
+        "the store, with the pool of connections and the kind of database",
         attributes=("db_pool", "database_engine"),
     ),
     Seam(
         "synapse.storage.database:DatabasePool",
-        "holds Twisted's pool, and what kind of database it is",
+        "holds Twisted's pool and the kind of database",
         attributes=("_db_pool", "engine"),
     ),
     Seam(
         "twisted.enterprise.adbapi:ConnectionPool",
-        "the connections of each thread, of which this one may have one already",
+        "the connections by thread; the current thread may have one already",
         attributes=("connections", "threadID", "connect", "disconnect"),
     ),
     Seam(
@@ -57,23 +57,23 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.storage.engines:BaseDatabaseEngine.convert_param_style",
-        "a statement with the driver's sign for a parameter in place of `?`",
+        "a statement with the driver's parameter marker in place of `?`",
         parameters=("sql",),
     ),
     Seam(
         "synapse.storage.database:LoggingTransaction.execute_batch",
-        "runs a statement with each of several lists of parameters",
+        "runs a statement once for each list of parameters",
         parameters=("sql", "args"),
     ),
     Seam(
         "synapse.storage.database:DatabasePool.runInteraction",
-        "runs a function with a transaction first among its arguments, again where the database "
-        "says so; db_autocommit=False makes it one transaction",
+        "runs a function with a transaction as its first argument, again if the database asks for "
+        "it; db_autocommit=False makes it one transaction",
         parameters=("desc", "func", "db_autocommit"),
     ),
     Seam(
         "synapse.storage.database:DatabasePool.simple_upsert",
-        "upserts a row by self.runInteraction; we call it with another `self`",
+        "upserts a row through self.runInteraction; we call it with another `self`",
         parameters=("table", "keyvalues", "values"),
         calls=("runInteraction",),
     ),

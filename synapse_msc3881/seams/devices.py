@@ -23,18 +23,19 @@ EXTENSIONS = "synapse.handlers.sliding_sync.extensions:SlidingSyncExtensionHandl
 
 GENERATE_SYNC_ENTRY_FOR_ACCOUNT_DATA = Seam(
     SYNC + "_generate_sync_entry_for_account_data",
-    "sets `account_data` of the builder to a list of events, for the device of its `sync_config`; "
-    "that is part of the key of the cache of responses",
+    "sets the builder's `account_data` to a list of events, for the device of its `sync_config`, "
+    "which is part of the response cache's key",
     parameters=("sync_result_builder",),
 )
 GET_ACCOUNT_DATA_EXTENSION_RESPONSE = Seam(
     EXTENSIONS + "get_account_data_extension_response",
-    "the account data of a sliding sync, called with names for the device of `sync_config`",
+    "the account data of a sliding sync, for the device of `sync_config`; called with named "
+    "arguments",
     parameters=("sync_config",),
 )
 DELETE_DEVICES = Seam(
     STORE + "delete_devices",
-    "all ways to delete a device come here, on the processes that do it",
+    "every way of deleting a device ends here, on the process that does it",
     parameters=("user_id", "device_ids"),
 )
 
@@ -46,18 +47,18 @@ SEAMS: tuple[Seam, ...] = (
     Seam("synapse.server:HomeServer.get_sliding_sync_handler", "one handler for each homeserver"),
     Seam(
         "synapse.handlers.sliding_sync:SlidingSyncHandler",
-        "`extensions` makes the parts of a response besides the rooms",
+        "`extensions` creates the parts of a response other than the rooms",
         attributes=("extensions",),
     ),
     Seam(
         "synapse.handlers.sync:SyncResultBuilder",
-        "a response of /sync as it is made",
+        "a response of /sync while it is being built",
         attributes=("sync_config", "account_data"),
     ),
-    Seam("synapse.handlers.sync:SyncConfig", "what was asked, by whom", attributes=("device_id",)),
+    Seam("synapse.handlers.sync:SyncConfig", "who asks for what", attributes=("device_id",)),
     Seam(
         "synapse.types.handlers.sliding_sync:SlidingSyncConfig",
-        "what was asked, by whom",
+        "who asks for what",
         attributes=("requester",),
     ),
     Seam(
@@ -67,7 +68,7 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.http.site:SynapseRequest",
-        "`requester` is who asks, once the token is known",
+        "`requester` is who asks, once the token has been checked",
         attributes=("requester",),
     ),
     Seam(

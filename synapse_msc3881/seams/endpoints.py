@@ -54,7 +54,7 @@ __all__ = [
 SEAMS: tuple[Seam, ...] = (
     Seam(
         "synapse.rest:SERVLET_GROUPS",
-        'for "client" a tuple of functions (hs, http_server); what registers last wins',
+        'for "client" a tuple of functions (hs, http_server); the last to register a path wins',
     ),
     Seam(
         "synapse.rest.client.push_rule:PushRuleRestServlet.on_PUT",
@@ -68,22 +68,22 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.rest.client.push_rule:PushRuleRestServlet.handle_delete",
-        "the same of on_DELETE",
+        "what on_DELETE calls once it knows the user",
         parameters=("request", "path", "user_id"),
     ),
     Seam(
         "synapse.rest.client.account_data:AccountDataServlet.on_GET",
-        "GET …/account_data/{type}; of m.push_rules it answers with what the handler gives",
+        "GET …/account_data/{type}; for m.push_rules it answers with what the handler returns",
         parameters=("request", "user_id", "account_data_type"),
     ),
     Seam(
         "synapse.rest.client.push_rule:PushRuleRestServlet.on_DELETE",
-        "as above",
+        "answers for `global`",
         parameters=("request", "path"),
     ),
     Seam(
         "synapse.rest.client.push_rule:PushRuleRestServlet.on_GET",
-        "as above",
+        "answers for `global`",
         parameters=("request", "path"),
     ),
     Seam(
@@ -103,39 +103,39 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.rest.client.notifications:NotificationsServlet.on_GET",
-        "GET /notifications; we take our mark out of the actions",
+        "GET /notifications; we remove our mark from the actions",
         parameters=("request",),
     ),
     Seam(
         "synapse.rest.client._base:client_patterns",
-        "the patterns of a path below the prefixes of the client API",
+        "the patterns for a path under the client API's prefixes",
         parameters=("path_regex", "releases", "unstable"),
     ),
     Seam("synapse.server:HomeServer.get_event_handler", "knows who may see an event"),
     Seam(
         "synapse.handlers.events:EventHandler.get_event",
-        "an event that the user may see, None where there is none, AuthError where the user may "
-        "not see it",
+        "an event that the user may see; None if there is none, AuthError if the user may not see "
+        "it",
         parameters=("user", "room_id", "event_id"),
     ),
     Seam(
         "synapse.api.ratelimiting:Ratelimiter",
-        "made with the store, the clock and RatelimitSettings",
+        "created with the store, the clock and RatelimitSettings",
         parameters=("store", "clock", "cfg"),
     ),
     Seam(
         "synapse.api.ratelimiting:Ratelimiter.ratelimit",
-        "counts a request of a user, or raises LimitExceededError",
+        "counts a user's request, or raises LimitExceededError",
         parameters=("requester",),
     ),
     Seam(
         "synapse.config.ratelimiting:RatelimitSettings",
-        "a limit: so many in a second, and so many at once",
+        "a limit: how many per second, and how many in a burst",
         parameters=("key", "per_second", "burst_count"),
     ),
     Seam(
         "synapse.http.servlet:RestServlet.register",
-        "registers a method `on_GET` and the like for each of PATTERNS",
+        "registers `on_GET` and the like for each of PATTERNS",
         parameters=("http_server",),
     ),
     Seam(
@@ -150,10 +150,10 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.http.servlet:parse_string",
-        "an argument of the query, or None",
+        "a query argument, or None",
         parameters=("request", "name"),
     ),
-    Seam("synapse.api.errors:AuthError", "what may not be seen"),
+    Seam("synapse.api.errors:AuthError", "raised for what a user may not see"),
     Seam("synapse.api.errors:NotFoundError", "404 with M_NOT_FOUND", parameters=("msg",)),
     Seam(
         "synapse.api.errors:UnrecognizedRequestError",

@@ -24,13 +24,13 @@ T = TypeVar("T")
 
 BULK_GET_PUSH_RULES = Seam(
     STORE + "bulk_get_push_rules",
-    "only the evaluator calls it, once for each event, just before it makes its "
+    "only the evaluator calls it, once for each event, just before it creates its "
     "PushRuleEvaluator; we wrap the rules of users whose pushers list device scopes",
 )
 ADD_PUSH_ACTIONS_TO_STAGING = Seam(
     STORE + "add_push_actions_to_staging",
     "only the evaluator calls it; a user's actions may be any list, and those without "
-    "`notify` make a row with notif = 0, which no count looks at",
+    "`notify` become a row with notif = 0, which no count looks at",
     parameters=("event_id", "user_id_actions", "count_as_unread", "thread_id"),
 )
 
@@ -39,8 +39,8 @@ SEAMS: tuple[Seam, ...] = (
     ADD_PUSH_ACTIONS_TO_STAGING,
     Seam(
         "synapse.push.bulk_push_rule_evaluator:PushRuleEvaluator",
-        "the name by which the evaluator makes one object for each event; we put a function in "
-        "its place, which hands out the native object unless a user of ours is in the room",
+        "the name by which the evaluator creates one object for each event; we replace it with a "
+        "function that returns the native object unless one of our users is in the room",
         parameters=("flattened_keys",),
     ),
     Seam(
@@ -51,16 +51,16 @@ SEAMS: tuple[Seam, ...] = (
     Seam(
         "synapse.storage.databases.main.push_rule:_load_rules",
         "compiles rules, highest priority first; hides how the Rust constructors differ between "
-        "versions. A row with a default rule's id replaces that rule's actions, and nothing else "
-        "of it. The others of class 5 are run before all default rules that are on. `rules()` of "
-        "what it returns gives (rule, enabled) in the order of evaluation; a rule has `default`, "
-        "which stays when its actions are changed",
+        "versions. A row with a default rule's id replaces that rule's actions and nothing else. "
+        "Other rows of class 5 are run before all default rules that are on. `rules()` of the "
+        "result gives (rule, enabled) in the order of evaluation; a rule's `default` stays when "
+        "its actions are changed",
         parameters=("rawrules", "enabled_map", "experimental_config"),
     ),
     Seam("hs:config.experimental", "the flags that compiling asks for"),
     Seam(
         "synapse.synapse_rust.push:FilteredPushRules.rules",
-        "a user's rules, the server-default ones too, each with whether it is enabled",
+        "a user's rules, including the server-default ones, each with whether it is enabled",
     ),
     Seam(
         "synapse.synapse_rust.push:get_base_rule_ids",
@@ -68,17 +68,17 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.synapse_rust.push:PushRule",
-        "a rule as it was compiled",
+        "a compiled rule",
         attributes=("rule_id", "priority_class", "conditions", "actions", "default"),
     ),
     Seam(
         "synapse.util.async_helpers:ObservableDeferred",
-        "`observe()` gives another deferred of the same result, which may be cancelled alone",
+        "`observe()` gives another deferred with the same result, which can be cancelled alone",
         parameters=("deferred", "consumeErrors"),
     ),
     Seam(
         "synapse.logging.context:PreserveLoggingContext",
-        "within it there is no logging context, and after it that of before",
+        "inside it there is no logging context; afterwards the previous one is back",
     ),
 )
 

@@ -19,32 +19,32 @@ SEAMS: tuple[Seam, ...] = (
     Seam("synapse.module_api:ModuleApi", "`_hs` is the homeserver", attributes=("_hs",)),
     Seam(
         "synapse.server:HomeServer",
-        "`config` has the sections; its name",
+        "`config` has the sections, `hostname` is its name",
         attributes=("config", "hostname"),
     ),
     Seam("synapse.server:HomeServer.get_datastores", "gives the databases"),
     Seam("synapse.storage.databases:Databases", "`main` is the store", attributes=("main",)),
-    Seam("synapse.server:HomeServer.get_clock", "the clock that Synapse's tools ask for"),
+    Seam("synapse.server:HomeServer.get_clock", "the clock that Synapse's helpers need"),
     Seam("synapse.server:HomeServer.get_instance_name", "the process's name"),
     Seam("synapse.server:HomeServer.get_reactor", "Twisted's reactor"),
     Seam(
         "twisted.internet.base:ReactorBase.addSystemEventTrigger",
-        "what is to be done before a shutdown is waited for",
+        "runs something before a shutdown, which waits for it",
         parameters=("phase", "eventType", "callable"),
     ),
     Seam(
         "synapse.metrics.background_process_metrics:run_as_background_process",
-        "runs a function in a logging context of its own; newer ones want that of the homeserver",
+        "runs a function in its own logging context; newer versions have the homeserver's instead",
         parameters=("desc", "func"),
     ),
     Seam(
         "synapse.util.async_helpers:Linearizer",
-        "one at a time for each key; since 1.140 it wants the clock, which older ones take too",
+        "one at a time for each key; since 1.140 it requires the clock, which older ones also take",
         parameters=("name", "clock"),
     ),
     Seam(
         "synapse.util.caches.descriptors:DeferredCacheListDescriptor",
-        "makes methods that only an object has, so the check must not ask a class for them",
+        "makes methods that exist only on objects, so the check must not ask a class for them",
     ),
     Seam(
         "synapse.util.async_helpers:Linearizer.queue",

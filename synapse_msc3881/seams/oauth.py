@@ -22,12 +22,10 @@ SEAMS: tuple[Seam, ...] = (
         attributes=("enabled", "endpoint"),
         optional=True,
     ),
-    Seam(
-        "hs:config.experimental.msc3861", "as the section `mas`, once experimental", optional=True
-    ),
+    Seam("hs:config.experimental.msc3861", "the experimental precursor of `mas`", optional=True),
     Seam(
         "synapse.config.experimental:MSC3861",
-        "`msc3861` of the experimental section, before 1.157: without `mas`, or beside it",
+        "`msc3861` in the experimental section, before 1.157: instead of `mas`, or beside it",
         attributes=("enabled", "issuer", "issuer_metadata"),
         optional=True,
     ),

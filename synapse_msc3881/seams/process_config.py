@@ -22,7 +22,7 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.config._base:read_config_files",
-        "reads YAML files and merges them: a top-level option in a later file counts",
+        "reads YAML files and merges them: for a top-level option, the last file counts",
         parameters=("config_files",),
     ),
     Seam(
@@ -32,7 +32,7 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.config._base:RootConfig.parse_config_dict",
-        "parses the sections in `config_classes`; those that we name read nothing but the options",
+        "parses the sections in `config_classes`; those that we name read only the options",
         parameters=("config_dict", "config_dir_path", "data_dir_path"),
     ),
     Seam(

@@ -33,19 +33,20 @@ GET_PUSH_ACTION_USERS_IN_RANGE = Seam(
 )
 GET_IF_MAYBE_PUSH_IN_RANGE_FOR_USER = Seam(
     STORE + "get_if_maybe_push_in_range_for_user",
-    "whether a starting pusher may have something to push; as above",
+    "whether a starting pusher may have something to push; sees only rows with notif = 1, so we "
+    "look too",
     parameters=("user_id", "min_stream_ordering"),
 )
 
 SEAMS: tuple[Seam, ...] = (
     Seam(
         STORE + "get_unread_push_actions_for_user_in_range_for_http",
-        "the oldest rows that a pusher has to push; we answer for pushers with profile tags",
+        "the oldest rows that a pusher should push; we answer for pushers with profile tags",
         parameters=("user_id", "min_stream_ordering", "max_stream_ordering", "limit"),
     ),
     Seam(
         STORE + "get_unread_push_actions_for_user_in_range_for_email",
-        "the newest rows that an email pusher has to push; as above",
+        "the newest rows that an email pusher should push; we answer for pushers with profile tags",
         parameters=("user_id", "min_stream_ordering", "max_stream_ordering", "limit"),
     ),
     Seam(

@@ -64,7 +64,7 @@ SEAMS: tuple[Seam, ...] = (
     PUSH_RULES_FOR_USER,
     Seam(
         "synapse.push.clientformat:format_push_rules_for_user",
-        "such rules as clients read them, below `global`",
+        "a user's rules as clients read them, under `global`",
         parameters=("user", "ruleslist"),
     ),
     Seam(
@@ -74,15 +74,15 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         STORE + "_insert_push_rules_update_txn",
-        "moves the user's push rules stream, on the process that writes it",
+        "advances the user's push rules stream, on the process that writes it",
         parameters=("txn", "stream_id", "event_stream_ordering", "user_id", "rule_id", "op"),
     ),
     Seam(STORE + "get_push_rules_stream_id_gen", "gives the stream's positions"),
     Seam(
         "synapse.storage.util.id_generators:MultiWriterIdGenerator.get_next",
-        "an async context manager, which gives the next position",
+        "an async context manager that gives the next position",
     ),
-    Seam(STORE + "get_room_max_stream_ordering", "how far the events have come"),
+    Seam(STORE + "get_room_max_stream_ordering", "the newest event's position"),
     Seam("synapse.server:HomeServer.get_push_rules_handler", "one handler for each homeserver"),
     Seam("hs:config.worker.writers.push_rules", "the names of the processes that write push rules"),
     Seam(
@@ -107,7 +107,7 @@ SEAMS: tuple[Seam, ...] = (
     COPY_PUSH_RULES_FROM_ROOM_TO_ROOM_FOR_USER,
     Seam(
         "synapse.rest.client.push_rule:_rule_spec_from_path",
-        "parses the path of a rule, or raises; so errors are those of `global`",
+        "parses the path of a rule, or raises: hence the same errors as for `global`",
         parameters=("path",),
     ),
     Seam(

@@ -58,8 +58,8 @@ REPLICATION_HANDLER = "synapse.replication.tcp.client:ReplicationDataHandler."
 
 ADD_OR_UPDATE_PUSHER = Seam(
     POOL + "add_or_update_pusher",
-    "checks everything, keeps an existing pusher's device, then calls store.add_pusher; all of "
-    "Synapse names the arguments",
+    "checks everything, keeps an existing pusher's device, then calls store.add_pusher; all "
+    "callers in Synapse name the arguments",
     parameters=(
         "user_id",
         "kind",
@@ -76,19 +76,19 @@ ADD_OR_UPDATE_PUSHER = Seam(
 )
 REMOVE_PUSHER = Seam(
     POOL + "remove_pusher",
-    "stops a pusher, and then deletes it on the main process; all that removes one calls it on "
-    "the pool, but for the removal of all pushers of a user and, in older versions, of an e-mail "
+    "stops a pusher and then deletes it on the main process; whatever removes one calls it on "
+    "the pool, except the removal of all pushers of a user and, in older versions, of an e-mail "
     "address",
     parameters=("app_id", "pushkey", "user_id"),
 )
 MAYBE_STOP_PUSHER = Seam(
     POOL + "maybe_stop_pusher",
-    "stops a pusher in this process, where it runs",
+    "stops a pusher, if it runs in this process",
     parameters=("app_id", "pushkey", "user_id"),
 )
 PROCESS_PUSHER_CHANGE_BY_ID = Seam(
     POOL + "process_pusher_change_by_id",
-    "reads a pusher that was set, and starts it anew in this process, or stops it",
+    "reads a pusher that was set, and restarts or stops it in this process",
     parameters=("app_id", "pushkey", "user_id"),
 )
 STOP_PUSHER = Seam(
@@ -98,19 +98,19 @@ STOP_PUSHER = Seam(
 )
 GET_PUSHERS_BY = Seam(
     STORE + "get_pushers_by",
-    "all reads of pushers but the one at startup go through it; keys are columns of pushers; our "
-    "read of the profile tags joins its transaction",
+    "all reads of pushers except the one at startup go through it; keys are columns of `pushers`; "
+    "our read of the profile tags joins its transaction",
     parameters=("keyvalues",),
     calls=("db_pool", "runInteraction"),
 )
 GET_ENABLED_PUSHERS = Seam(
     STORE + "get_enabled_pushers",
-    "the read of all pushers at startup; as above",
+    "the read of all pushers at startup; our read of the profile tags joins its transaction",
     calls=("db_pool", "runInteraction"),
 )
 ADD_PUSHER = Seam(
     STORE + "add_pusher",
-    "only the pool calls it, when all checks have passed, and names the arguments; our write of "
+    "only the pool calls it, after all checks have passed, and names the arguments; our write of "
     "the profile tags joins its upsert of `pushers`",
     parameters=("user_id", "app_id", "pushkey"),
     calls=("db_pool", "simple_upsert"),
@@ -123,7 +123,7 @@ DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID = Seam(
 )
 DELETE_ALL_PUSHERS_FOR_USER = Seam(
     STORE + "delete_all_pushers_for_user",
-    "deletes a user's pushers; as above",
+    "deletes a user's pushers in its first transaction, where we delete their profile tags",
     parameters=("user_id",),
     calls=("db_pool", "runInteraction"),
 )
@@ -132,13 +132,13 @@ SEAMS: tuple[Seam, ...] = (
     Seam("synapse.server:HomeServer.get_pusherpool", "one pool for each homeserver"),
     Seam(
         "synapse.push.pusherpool:PusherPool",
-        "the running pushers by user, then by '<app_id>:<pushkey>'; a pusher that is stopped for "
-        "good is taken out before its on_stop, one that is replaced is not",
+        "the running pushers by user, then by '<app_id>:<pushkey>'; a pusher stopped for good is "
+        "taken out before its on_stop, one that is replaced is not",
         attributes=("pushers", "pusher_factory"),
     ),
     Seam(
         "synapse.push.pusher:PusherFactory",
-        "for each kind of pusher a callable (hs, PusherConfig) that makes it; we wrap them",
+        "for each kind of pusher a callable (hs, PusherConfig) that creates it; we wrap them",
         attributes=("pusher_types",),
     ),
     ADD_OR_UPDATE_PUSHER,
@@ -147,7 +147,7 @@ SEAMS: tuple[Seam, ...] = (
     PROCESS_PUSHER_CHANGE_BY_ID,
     Seam(
         POOL + "_start_pushers",
-        "takes what store.get_enabled_pushers gives one by one, each as it starts it",
+        "takes what store.get_enabled_pushers gives one at a time, as it starts each",
         calls=("get_enabled_pushers", "concurrently_execute"),
     ),
     STOP_PUSHER,
@@ -193,8 +193,8 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.push:Pusher.on_started",
-        "called when a pusher has started, with whether there may be something to push, for which "
-        "it then looks unless it does already",
+        "called when a pusher has started, with whether there may be something to push; if so, it "
+        "looks for it unless it is already looking",
     ),
     Seam(
         "synapse.push.httppusher:HttpPusher._unsafe_process",
@@ -204,7 +204,7 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         "synapse.push.httppusher:HttpPusher._update_badge",
-        "after a receipt of the user, tells the gateway the count where it is not the attribute "
+        "after a receipt of the user's, tells the gateway the count if it differs from "
         "badge_count_last_call",
         calls=("badge_count_last_call",),
     ),
@@ -225,12 +225,12 @@ SEAMS: tuple[Seam, ...] = (
     ),
     Seam(
         STORE + "update_pusher_last_stream_ordering_and_success",
-        "writes a pusher's position, and tells whether it still exists",
+        "writes a pusher's position, and returns whether the pusher still exists",
         parameters=("app_id", "pushkey", "user_id", "last_stream_ordering", "last_success"),
     ),
     Seam(
         STORE + "update_pusher_failing_since",
-        "writes since when a pusher fails",
+        "writes since when a pusher has been failing",
         parameters=("app_id", "pushkey", "user_id", "failing_since"),
     ),
     Seam(
@@ -247,11 +247,11 @@ SEAMS: tuple[Seam, ...] = (
     Seam("synapse.server:HomeServer.get_notifier", "one notifier for each homeserver"),
     Seam(
         "synapse.notifier:Notifier.on_new_replication_data",
-        "has other processes learn at once of what was written",
+        "lets other processes know at once what was written",
     ),
     Seam(
         "synapse.util.threepids:canonicalise_email",
-        "raises ValueError for what is no e-mail address",
+        "raises ValueError if this is not an e-mail address",
         parameters=("address",),
     ),
 )

@@ -38,7 +38,7 @@ TABLES: tuple[Table, ...] = (
     Table(
         "applied_module_schemas",
         ("module_name", "file"),
-        "records which files of the module's schema were applied; is locked while they are",
+        "records which of the module's schema files were applied; locked while they are",
     ),
     Table(
         "event_push_actions",
@@ -72,18 +72,18 @@ TABLES: tuple[Table, ...] = (
     Table(
         "push_rules",
         ("user_name", "rule_id", "priority_class", "priority", "conditions", "actions"),
-        "the rules of `global`, copied for a device with settings of its own",
+        "the rules of `global`, copied for a device with its own settings",
     ),
     Table(
         "push_rules_enable",
         ("user_name", "rule_id", "enabled"),
-        "which rules of `global` are on, copied too",
+        "which rules of `global` are on, also copied",
     ),
     Table("redactions", ("redacts",), "whether an event was redacted, for `explain`"),
     Table(
         "receipts_linearized",
         ("room_id", "user_id", "receipt_type", "event_id", "thread_id"),
-        "up to where a user has read, for `explain`",
+        "how far a user has read, for `explain`",
     ),
     Table(
         "pushers",
@@ -102,14 +102,14 @@ TABLES: tuple[Table, ...] = (
             "last_success",
             "failing_since",
         ),
-        "counted, explained, and asked for which of the profile tags have no pusher any more",
+        "counted, explained, and checked for profile tags that no longer have a pusher",
     ),
     Table(
         "pusher_throttle",
         ("pusher", "room_id", "last_sent_ts", "throttle_ms"),
-        "when the next mail may go out, for `explain`",
+        "when the next e-mail may go out, for `explain`",
     ),
-    Table("users", ("name", "deactivated"), "whose device rules have no user any more"),
+    Table("users", ("name", "deactivated"), "tells which device rules no longer have a user"),
 )
 
 
