@@ -265,6 +265,12 @@ def test_an_account_that_is_off_is_told_of(home: Home, signed_in: SignedIn) -> N
     expect(page.get_by_text("All notifications of your account are off.")).to_be_visible()
     go(page, "rooms", room)
     expect(choices(page, PHONE)).to_contain_text("all notifications of your account are off")
+    # A device that goes by its own app is not concerned.
+    where = "/_matrix/client/unstable/pushrules/device/PHONE/org.matrix.msc3837.own"
+    home.phone.call("PUT", where, {"enabled": True})
+    page.reload()
+    go(page, "devices")
+    expect(page.get_by_text("Devices that follow their own app go by")).to_be_visible()
 
 
 # ---- A device ----

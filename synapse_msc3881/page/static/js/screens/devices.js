@@ -16,7 +16,9 @@ export function Devices({ store }) {
   const devices = store.devices ?? [];
   return html`<${Title} lead=${t("devices.lead")}>${t("devices.title")}<//>
     ${rules.isAccountOff(store.rules) &&
-    html`<p class="notice warning">${t("devices.accountOff")}</p>`}
+    html`<p class="notice warning">
+      ${t("devices.accountOff")} ${devices.some(({ own }) => own) && t("devices.accountOffOwn")}
+    </p>`}
     ${store.undo && html`<${Undo} key=${store.undo} store=${store} />`}
     ${!devices.length && html`<p class="card">${t("devices.none")}</p>`}
     <div class="cards">
