@@ -107,7 +107,7 @@ DEFAULTS = st.sampled_from(
 ROOM_KINDS = st.sampled_from(["room", "override", "underride"])
 
 #: How many room upgrades there are in a sequence at most: one takes as long as many other steps.
-UPGRADES = 3 if SECONDS else 1
+UPGRADES = 4 if SECONDS else 2
 
 #: How many syncs in a row may bring something new.
 SYNCS_AT_MOST = 5
@@ -400,9 +400,17 @@ class Api(RuleBasedStateMachine):
         self.switch(user, device, of, on)
 
     @precondition(lambda self: self.with_own())
-    @rule(data=st.data())
-    def switch_off_and_on(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), upgrade=st.booleans(), as_global=st.booleans(), actions=ACTIONS)
+    def switch_off_and_on(
+        self, data: st.DataObject, upgrade: bool, as_global: bool, actions: list[Any]
+    ) -> None:
+        """Perhaps after an upgrade of a room that the settings have a rule about."""
         user, of = data.draw(st.sampled_from(self.with_own()))
+        if upgrade and self.upgrades < UPGRADES:
+            device, scope = (of, "global") if as_global else (1 - of, DEVICE_IDS[of])
+            self.put_about_room(user, device, scope, "room", "", actions)
+            self.upgrade(user)
+            self.the_server_shows_what_the_model_says()
         self.switch(user, 1 - of, of, on=False)
         self.the_server_shows_what_the_model_says()
         self.switch(user, of, of, on=True)
@@ -446,6 +454,11 @@ class Api(RuleBasedStateMachine):
     def put_a_rule_about_a_room(
         self, user: int, device: int, scope: str, kind: str, rule_id: str, actions: list[Any]
     ) -> None:
+        self.put_about_room(user, device, scope, kind, rule_id, actions)
+
+    def put_about_room(
+        self, user: int, device: int, scope: str, kind: str, rule_id: str, actions: list[Any]
+    ) -> None:
         if user not in self.rooms:
             self.rooms[user] = self.sessions[user][0].create_room(room_version="10")
         room = self.rooms[user]
@@ -453,17 +466,23 @@ class Api(RuleBasedStateMachine):
         body: JsonDict = {"actions": actions, "conditions": [condition]}
         self.put(user, device, (scope, kind, room if kind == "room" else rule_id), body)
 
-    @precondition(lambda self: self.rooms and self.upgrades < UPGRADES)
-    @rule(data=st.data())
-    def upgrade_a_room(self, data: st.DataObject) -> None:
-        user = data.draw(st.sampled_from(sorted(self.rooms)))
+    @precondition(lambda self: self.upgrades < UPGRADES)
+    @rule(
+        user=USERS, device=DEVICES, scope=SOME_SCOPE, kind=ROOM_KINDS, rule_id=IDS, actions=ACTIONS
+    )
+    def upgrade_a_room(
+        self, user: int, device: int, scope: str, kind: str, rule_id: str, actions: list[Any]
+    ) -> None:
+        """With a rule about it at least, unless there may be no further scope."""
+        self.put_about_room(user, device, scope, kind, rule_id, actions)
+        self.upgrade(user)
+
+    def upgrade(self, user: int) -> None:
         new = self.sessions[user][0].upgrade_room(self.rooms[user], "11")
         self.models[user].rules.upgrade_room(self.rooms[user], new)
         self.rooms[user] = new
         self.upgrades += 1
-        self.acted = user
         self.tried["room upgrades"] += 1
-        self.tried["steps"] += 1
 
     # What it comes to
 
