@@ -50,7 +50,7 @@ _BY_ITSELF_BYTES = 500
 _CONDITION_BYTES = 170
 _JSON_FACTOR = 2
 
-_DEFAULTS_BYTES = 10_000
+_DEFAULTS_BYTES = 15_000
 
 
 class RawRule(NamedTuple):
@@ -95,7 +95,8 @@ class DefaultRule(Protocol):
 
 #: Compiles the server-default rules with these changes and with marks; see `seams.RuleCompiler`.
 CompileComplete = Callable[
-    [DefaultChanges, Callable[[int], str]], tuple[CompiledRules, Sequence[DefaultRule]]
+    [DefaultChanges, Callable[[int], str]],
+    tuple[CompiledRules, CompiledRules, Sequence[DefaultRule]],
 ]
 
 #: Called with a rule that cannot be compiled and is left out.
@@ -179,9 +180,10 @@ class Compiler:
         key = frozenset(in_short.items())
         found = self._defaults.get(key)
         if found is None:
-            compiled, rules = self._compile_complete(in_short, actions_with_mark)
+            whole, comparing, rules = self._compile_complete(in_short, actions_with_mark)
             found = self._defaults[key] = CompleteDefaults(
-                compiled,
+                whole,
+                comparing,
                 tuple(Match(rule.actions, rule.name) for rule in rules),
                 tuple(rule.rank for rule in rules),
                 tuple(

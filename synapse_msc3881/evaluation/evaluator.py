@@ -187,7 +187,13 @@ class EventEvaluation:
             if not scopes.are_many and not scopes.could_match(facts):
                 return actions
             self.evaluated += len(scopes.scopes)
-            run = MeteredRun(self.run_native, (user_id, *user), self._tools.spending, self._share)
+            run = MeteredRun(
+                self.run_native,
+                (user_id, *user),
+                self._tools.spending,
+                self._share,
+                len(scopes.complete),
+            )
             return self._run_scopes(scopes, rules, actions, facts, run)
         except (KeyboardInterrupt, SystemExit):
             raise

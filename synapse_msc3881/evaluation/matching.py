@@ -60,11 +60,13 @@ class Run(Protocol):
     Attributes:
         is_over: whether no more patterns may be run for the user.
         skipped: how often rules were not run for that reason.
+        complete_scopes: how many of the user's scopes are complete (specification 9).
         of_defaults: what the server-default rules have said so far for the user's devices.
     """
 
     is_over: bool
     skipped: int
+    complete_scopes: int
     of_defaults: dict[CompleteDefaults, int | None]
 
     def __call__(self, rules: CompiledRules) -> Sequence[Any]:
@@ -212,12 +214,14 @@ class RuleGroup:
 class CompleteDefaults:
     """The server-default rules of a complete scope (specification 9). Users may share them.
 
-    Those that only compare are run in one call: they are few, and no user wrote them. The others
-    look for the user's name, say, which the user may have made expensive. Each of them is run once
-    for all of the user's devices: however many these are, it takes no longer than `global`.
+    For a user with one such device, all of them are run in one call. Some look for the user's name,
+    say, which the user may have made expensive. So for a user with more devices, only those that
+    just compare are run in one call, and each of the others once for all of the devices: however
+    many these are, it takes no longer than `global`.
 
     Attributes:
-        rules: those that are on and only compare, with their numbers as marks.
+        rules: those that are on, with their numbers as marks.
+        comparing: those of them that only compare.
         matches: the matches of all that are on, by their numbers.
         ranks: for each, how many of `KINDS` precede it and so take priority.
         patterns: the numbers of the others, ascending, each with its rule compiled by itself.
@@ -225,6 +229,7 @@ class CompleteDefaults:
     """
 
     rules: CompiledRules
+    comparing: CompiledRules
     matches: tuple[Match, ...]
     ranks: tuple[int, ...]
     patterns: tuple[tuple[int, CompiledRules], ...]
@@ -237,14 +242,15 @@ class CompleteDefaults:
             return own
         known = run.of_defaults
         if self not in known:
-            known[self] = self._first_number(run)
+            is_only_one = run.complete_scopes == 1
+            known[self] = mark_of(run(self.rules)) if is_only_one else self._first_number(run)
         number = known[self]
         if number is None or (own is not None and _place_of(own) < self.ranks[number]):
             return own
         return self.matches[number]
 
     def _first_number(self, run: Run) -> int | None:
-        comparing = mark_of(run(self.rules))
+        comparing = mark_of(run(self.comparing))
         for number, rule in self.patterns:
             if comparing is not None and comparing < number:
                 break

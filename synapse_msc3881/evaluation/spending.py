@@ -132,7 +132,7 @@ class MeteredRun:
 
     Attributes:
         user: what running rules needs to know of the user, the user id first.
-        is_over, skipped, of_defaults: as in `matching.Run`.
+        is_over, skipped, of_defaults, complete_scopes: as in `matching.Run`.
     """
 
     __slots__ = (
@@ -144,6 +144,7 @@ class MeteredRun:
         "_spent",
         "_started",
         "_work",
+        "complete_scopes",
         "is_over",
         "of_defaults",
         "skipped",
@@ -156,6 +157,7 @@ class MeteredRun:
         user: tuple[Any, ...],
         spending: Spending,
         share: EventShare,
+        complete_scopes: int,
     ) -> None:
         """
         Args:
@@ -163,6 +165,7 @@ class MeteredRun:
             user: as above.
             spending: what this user and others have spent.
             share: what is left of the event's share.
+            complete_scopes: how many of the user's scopes are complete.
         """
         self._run_native = run_native
         self.user = user
@@ -172,6 +175,7 @@ class MeteredRun:
         self._started: float | None = None
         self._limit = 0.0
         self._spent: float | None = None
+        self.complete_scopes = complete_scopes
         self.of_defaults: dict[CompleteDefaults, int | None] = {}
         # Whether each server-default rule with a pattern matches, of those asked for so far.
         self._defaults: dict[str, bool] = {}

@@ -219,7 +219,7 @@ class RuleCompiler:
 
     def compile_complete(
         self, changes: Mapping[str, tuple[str | None, bool | None]], mark: Callable[[int], str]
-    ) -> tuple[CompiledRules, Sequence[DefaultRule]]:
+    ) -> tuple[CompiledRules, CompiledRules, Sequence[DefaultRule]]:
         """Compile all server-default rules, as they are changed in one scope, with marks.
 
         Args:
@@ -228,7 +228,8 @@ class RuleCompiler:
             mark: the actions of the rule of that number, in JSON.
 
         Returns:
-            Those that only compare, for the evaluator; and all, each at the number of its mark.
+            Those that are on, for the evaluator; those of them that only compare; and the rules
+            that are on, each at the number of its mark.
 
         Raises:
             Exception: a change does not parse.
@@ -244,20 +245,22 @@ class RuleCompiler:
         rank = 0
         marked: list[RawRule] = []
         switched_on: dict[str, bool] = {}
+        comparing: dict[str, bool] = {}
         defaults: list[DefaultRule] = []
         for rule, is_on in self._load([*probes, *rows], enabled):
             if not rule.default:
                 rank += 1
                 continue
             alone = self._by_itself(rule.rule_id, mark(0)) if is_on and _has_pattern(rule) else None
-            switched_on[rule.rule_id] = is_on and alone is None
+            switched_on[rule.rule_id] = is_on
+            comparing[rule.rule_id] = is_on and alone is None
             if is_on:
-                if alone is None:
-                    marked.append((rule.rule_id, -1, "[]", mark(len(defaults))))
+                marked.append((rule.rule_id, -1, "[]", mark(len(defaults))))
                 name = rule.rule_id[len(_GLOBAL) :]
                 defaults.append(DefaultRule(name, list(rule.actions), rank, alone))
-        compiled = push_rule_storage._load_rules(marked, switched_on, self._experimental)
-        return compiled, defaults
+        load = push_rule_storage._load_rules
+        whole = load(marked, switched_on, self._experimental)
+        return whole, load(marked, comparing, self._experimental), defaults
 
     def _by_itself(self, rule_id: str, mark: str) -> CompiledRules:
         if rule_id not in self._alone:

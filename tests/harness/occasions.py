@@ -121,6 +121,7 @@ class Running:
     skipped: int = 0
     runs: int = 0
     work_ns: list[int] = attr.Factory(list)
+    complete_scopes: int = 2
     of_defaults: dict[CompleteDefaults, int | None] = attr.Factory(dict)
     name: str | None = None
 

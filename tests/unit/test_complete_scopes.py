@@ -96,7 +96,15 @@ def found(
     event = facts(occasion, setting)
     scopes = compiled(rules, settings_, setting)
     assert scopes.could_match(event)
-    return scopes.scopes["phone"].match(Running(runner(occasion, setting), left), event)
+    # As the only one of its user, and as one of several: these are run in different ways.
+    only, one_of_several = (
+        scopes.scopes["phone"].match(
+            Running(runner(occasion, setting), left, complete_scopes=number), event
+        )
+        for number in (1, 2)
+    )
+    assert only == one_of_several
+    return only
 
 
 def matching_by_id(each: DeviceRule) -> DeviceRule:
@@ -254,6 +262,12 @@ def test_devices_with_the_same_changes_cost_as_much_as_one(changed: str | None) 
     assert one.runs == five.runs
 
 
+def test_the_rules_of_an_only_device_are_run_at_once() -> None:
+    run = Running(runner(MESSAGE, PLAIN), complete_scopes=1)
+    assert matches_of([{}], MESSAGE, run) == [ONE_TO_ONE]
+    assert run.runs == 1
+
+
 @pytest.mark.parametrize(("body", "expected"), [("hello", ONE_TO_ONE), ("hello Bob", NAMED)])
 def test_a_text_is_searched_once_however_many_devices_a_user_has(body: str, expected: str) -> None:
     """A name can be made so that looking for it takes milliseconds, which nobody pays for."""
@@ -272,7 +286,7 @@ def test_a_text_is_searched_once_however_many_devices_a_user_has(body: str, expe
         actions: Sequence[Any] = native(rules, *user)
         return actions
 
-    run = MeteredRun(run_native, message.user(), Spending(), EventShare())
+    run = MeteredRun(run_native, message.user(), Spending(), EventShare(), len(devices))
     # The last of them does not go by the display name; its user's other name is "bob".
     by_user_name = "content/.m.rule.contains_user_name" if expected == NAMED else expected
     assert matches_of(devices, message, run) == [expected, expected, by_user_name]
