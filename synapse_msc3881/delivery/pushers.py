@@ -425,7 +425,7 @@ class Pushers:
         others nothing is recorded for the device, so that `global` decides.
         """
         for config in configs:
-            pusher = seams.running_pusher(self._hs, *_key_of(config))
+            pusher = seams.running_pusher(self._hs, *PusherKey.of(config))
             if pusher is None or profile_tags_of(config) != DEFAULT_TAGS:
                 continue
             own, backlog = own_device_of(config), backlog_of(pusher)
@@ -439,11 +439,6 @@ class Pushers:
                     backlog.own = own
 
 
-def _key_of(config: seams.PusherConfig) -> PusherKey:
-    """What names a pusher."""
-    return PusherKey(config.user_name, config.app_id, config.pushkey)
-
-
 def _tagged(
     pushers: Iterable[seams.PusherConfig], stored: StoredTags
 ) -> Iterator[seams.PusherConfig]:
@@ -451,7 +446,7 @@ def _tagged(
         yield from pushers
         return
     for pusher in pushers:
-        tags = stored.tags.get(_key_of(pusher), DEFAULT_TAGS)
+        tags = stored.tags.get(PusherKey.of(pusher), DEFAULT_TAGS)
         has_own = (pusher.user_name, pusher.device_id) in stored.own
         if has_own or tags != DEFAULT_TAGS:
             yield TaggedPusherConfig(*(*_native_fields(pusher), tags, has_own))

@@ -44,14 +44,10 @@ class PusherStart:
         try:
             for pusher in pushers:
                 # Nothing is looked up for each pusher of the server if nothing overtook the start.
-                if not overtaken or _key_of(pusher) not in overtaken:
+                if not overtaken or PusherKey.of(pusher) not in overtaken:
                     yield pusher
         finally:
             self._overtaken = None
-
-
-def _key_of(config: seams.PusherConfig) -> PusherKey:
-    return PusherKey(config.user_name, config.app_id, config.pushkey)
 
 
 class FirstLook:

@@ -20,6 +20,8 @@ from synapse_msc3881.failures import Failures, Fallback
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
 
+    from synapse_msc3881 import seams
+
 
 #: How many users one statement asks for.
 _BATCH = 500
@@ -31,6 +33,11 @@ class PusherKey(NamedTuple):
     user_id: str
     app_id: str
     pushkey: str
+
+    @classmethod
+    def of(cls, config: seams.PusherConfig) -> PusherKey:
+        """What names a pusher as Synapse stores it."""
+        return cls(config.user_name, config.app_id, config.pushkey)
 
 
 class Device(NamedTuple):
