@@ -2,9 +2,7 @@
 """A real push gateway on loopback that remembers what it is sent, and misbehaves when told to."""
 
 import enum
-import http.server
 import json
-import socketserver
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +11,8 @@ from typing import Any
 
 import attr
 from typing_extensions import Self
+
+from demo.loopback import LoopbackServer, OneAnswerHandler
 
 JsonDict = dict[str, Any]
 
@@ -80,18 +80,14 @@ class Gateway:
         self._behaviours: dict[str, Behaviour] = {}
         self._closed = False
         self._server = _Server(self)
-        # A short poll: it is how long close() may take.
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name="push gateway", daemon=True
-        )
 
     @property
     def url(self) -> str:
         """The `data.url` for a pusher."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}{NOTIFY_PATH}"
+        return f"{self._server.url}{NOTIFY_PATH}"
 
     def start(self) -> Self:
-        self._thread.start()
+        self._server.start()
         return self
 
     def close(self) -> None:
@@ -99,8 +95,7 @@ class Gateway:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -205,31 +200,24 @@ class Gateway:
             return not self._closed
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    # Not http.server's class: that one looks its own name up in the DNS.
-    allow_reuse_address = True
-    daemon_threads = True
-    request_queue_size = 128
-
+class _Server(LoopbackServer):
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__("push gateway", _Handler)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    """Speaks HTTP/1.0: no kept connection can outlive the gateway's close()."""
-
+class _Handler(OneAnswerHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.body()
         if self.path != NOTIFY_PATH:
-            self._answer(404, {"errcode": "M_UNRECOGNIZED", "error": self.path})
+            self.answer(404, {"errcode": "M_UNRECOGNIZED", "error": self.path})
             return
         try:
             pushes = self.server.gateway._receive(body)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
-            self._answer(400, {"errcode": "M_BAD_JSON", "error": repr(e)})
+            self.answer(400, {"errcode": "M_BAD_JSON", "error": repr(e)})
             return
         self._treat(pushes)
 
@@ -242,22 +230,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if Behaviour.CLOSE in behaviours:
             return
         if Behaviour.ERROR in behaviours:
-            self._answer(500, {"errcode": "M_UNKNOWN", "error": "told to fail"})
+            self.answer(500, {"errcode": "M_UNKNOWN", "error": "told to fail"})
             return
         rejected = [p.pushkey for p in pushes if p.behaviour is Behaviour.REJECT]
-        self._answer(200, {"rejected": rejected})
-
-    def _answer(self, status: int, content: JsonDict) -> None:
-        body = json.dumps(content).encode()
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-        except OSError:
-            # The other side has given up, as it may when a push hangs.
-            self.close_connection = True
-
-    def log_message(self, *_args: object) -> None:
-        """Keep the terminal quiet."""
+        self.answer(200, {"rejected": rejected})

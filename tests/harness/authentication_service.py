@@ -8,16 +8,11 @@ and that Synapse is told of users and devices. Users sign in at it with Authlib'
 
 import contextlib
 import enum
-import http.server
 import importlib.util
-import json
 import secrets
-import socketserver
-import threading
 import time
 from collections.abc import Callable
 from email.message import Message
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -33,6 +28,7 @@ from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 from typing_extensions import Self
 
 from demo.client import JsonDict, Session
+from demo.loopback import LoopbackServer, OneAnswerHandler
 from tests.harness.deployment import Deployment
 
 #: How long an access token lives by default: longer than a test.
@@ -177,27 +173,18 @@ class AuthenticationService:
         self.codes: dict[str, _Code] = {}
         self._open = contextlib.ExitStack()
         self._http = _Server(_Provider(self))
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, args=(0.02,), name="authentication", daemon=True
-        )
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._http.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
-        self._http.shutdown()
-        self._http.server_close()
+        self._http.close()
 
     @property
     def issuer(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/"
+        return f"{self._http.url}/"
 
     def options(self) -> JsonDict:
         """Options of a Synapse that has its users sign in here."""
@@ -519,39 +506,23 @@ class _Revocation(RevocationEndpoint):
         self.server.service.revoke(token.localpart, token.device_id)
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    # Not http.server's class: that one looks its own name up in the DNS.
-    allow_reuse_address = True
-    daemon_threads = True
-    request_queue_size = 128
-
+class _Server(LoopbackServer):
     def __init__(self, provider: _Provider) -> None:
         self.provider = provider
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__("authentication", _Handler)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(OneAnswerHandler):
     server: _Server
 
     def do_GET(self) -> None:
         self._treat("")
 
     def do_POST(self) -> None:
-        self._treat(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
+        self._treat(self.body().decode())
 
     def _treat(self, form: str) -> None:
         issuer = self.server.provider.service.issuer.rstrip("/")
         request = _Request(self.command, issuer + self.path, self.headers, form)
-        status, body, headers = self.server.provider.answer(request)
-        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in headers:
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        # Or else Synapse uses the connection again, which HTTP/1.0 ends here.
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_args: object) -> None:
-        """Keep the terminal quiet."""
+        status, content, headers = self.server.provider.answer(request)
+        self.answer(status, content.encode() if isinstance(content, str) else content, headers)

@@ -34,7 +34,7 @@ def parse(text: str) -> list[Sample]:
     ]
 
 
-def value(samples: list[Sample], name: str, **labels: str) -> float:
+def value(samples: list[Sample], name: str, /, **labels: str) -> float:
     """The sum of all samples that have these labels."""
     return sum(
         sample.value

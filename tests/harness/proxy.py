@@ -7,14 +7,14 @@ passed on, so that a test can look for what must not be in it.
 
 import contextlib
 import http.client
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
 import attr
 from typing_extensions import Self
 
 from demo.client import Route
+from demo.loopback import LoopbackServer
 
 # What concerns one connection only.
 _HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "te", "upgrade")
@@ -34,27 +34,21 @@ class Proxy:
     route: Route
     prefix: str = ""
     seen: list[tuple[str, str]] = attr.ib(factory=list, init=False)
-    _server: ThreadingHTTPServer = attr.ib(init=False)
+    _server: LoopbackServer = attr.ib(init=False)
 
     def __enter__(self) -> Self:
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._server = _Server("proxy", _handler(self)).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.close()
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}{self.prefix}"
+        return f"{self._server.url}{self.prefix}"
 
 
-class _Server(ThreadingHTTPServer):
-    # A browser that waits for a sync must not keep a test from ending.
-    daemon_threads = True
-    block_on_close = False
-
+class _Server(LoopbackServer):
     def handle_error(self, *_: object) -> None:
         """Nothing: a browser that goes away is no error."""
 

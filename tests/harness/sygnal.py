@@ -3,17 +3,12 @@
 
 import base64
 import http.client
-import http.server
 import json
 import os
 import secrets
 import shutil
-import socketserver
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import attr
 from cryptography.hazmat.primitives import hashes, serialization
@@ -24,6 +19,7 @@ from typing_extensions import Self
 
 from demo.client import JsonDict
 from demo.gateway import NOTIFY_PATH
+from demo.loopback import LoopbackServer, OneAnswerHandler
 from demo.process import Child, free_port
 from tests.harness.deployment import CHECKOUT
 from tests.harness.waiting import wait_until
@@ -174,13 +170,10 @@ class Ends:
         #: Pushkeys that are no longer valid.
         self.gone: set[str] = set()
         self._server = _Server(self)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name="ends of pushes", daemon=True
-        )
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self._server.url
 
     def subscribe(self) -> Subscription:
         number = len(self.subscriptions)
@@ -199,55 +192,34 @@ class Ends:
         return found()[0]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    # Not http.server's class: that one looks its own name up in the DNS.
-    allow_reuse_address = True
-    daemon_threads = True
-
+class _Server(LoopbackServer):
     def __init__(self, ends: Ends) -> None:
         self.ends = ends
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__("ends of pushes", _Handler)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(OneAnswerHandler):
     server: _Server
 
     def do_POST(self) -> None:
         ends = self.server.ends
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.body()
         if self.path == "/recorded":
             content = json.loads(body)
             pushkey = content.pop("pushkey")
             ends.arrived.append(Arrived(pushkey=pushkey, content=content, headers={}))
-            self._answer(200, {"rejected": sorted(ends.gone & {pushkey})})
+            self.answer(200, {"rejected": sorted(ends.gone & {pushkey})})
             return
         subscription = ends.subscriptions[int(self.path.removeprefix("/browser/"))]
         pushkey = subscription.pushkey
         headers = {name.lower(): value for name, value in self.headers.items()}
         content = subscription.decrypt(body)
         ends.arrived.append(Arrived(pushkey=pushkey, content=content, headers=headers))
-        self._answer(410 if pushkey in ends.gone else 201, {})
-
-    def _answer(self, status: int, content: JsonDict) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_args: Any) -> None:
-        """Keep the terminal quiet."""
+        self.answer(410 if pushkey in ends.gone else 201, {})

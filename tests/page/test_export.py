@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The page on another web server and origin than its homeserver."""
 
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from demo.homeserver import PASSWORD
+from demo.loopback import LoopbackServer
 from synapse_msc3881.page.headers import origin_of, security_headers
 from tests.harness.admin import command_here
 from tests.harness.browser import Watch
@@ -44,13 +44,8 @@ def exported(
         headers_to_send = dict(recommended) if request.param == "with headers" else {}
 
     make: Any = partial(Handler, directory=str(tmp_path))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), make)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
-    server.server_close()
+    with LoopbackServer("another web server", make) as server:
+        yield f"{server.url}/"
 
 
 def test_it_works_from_another_origin(

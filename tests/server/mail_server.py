@@ -3,11 +3,11 @@
 
 import socketserver
 import threading
-from types import TracebackType
 
 from typing_extensions import Self
 
 from demo.client import JsonDict, Session
+from demo.loopback import LoopbackServer
 from tests.harness.deployment import Deployment
 
 
@@ -18,26 +18,17 @@ class MailServer:
         self._changed = threading.Condition()
         self._mails: list[tuple[str, bytes]] = []
         self._server = _Server(self)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name="mail server", daemon=True
-        )
 
     @property
     def port(self) -> int:
-        return int(self._server.server_address[1])
+        return self._server.port
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
 
     def mails(self, address: str) -> list[bytes]:
         """What was sent to an address so far."""
@@ -57,13 +48,10 @@ class MailServer:
             self._changed.notify_all()
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-
+class _Server(LoopbackServer):
     def __init__(self, mail_server: MailServer) -> None:
         self.mail_server = mail_server
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__("mail server", _Handler)
 
 
 class _Handler(socketserver.StreamRequestHandler):

@@ -12,7 +12,7 @@ import pytest
 from demo.gateway import Behaviour, Gateway, Push
 from synapse_msc3881 import seams
 from tests.conftest import FreshDeployment
-from tests.harness import copied_events
+from tests.harness import copied_events, metrics
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
@@ -506,6 +506,16 @@ def badges(pusher: Device) -> int:
     return sum(push.is_badge_update for push in pusher.gateway.pushes(pusher.pushkey))
 
 
+def wait_until_receipts_are_told(deployment: Deployment) -> None:
+    """Synapse answers a receipt before its pushers have looked whether the badge is another."""
+
+    def in_flight() -> float:
+        name = "synapse_background_process_in_flight_count"
+        return metrics.value(metrics.scrape(deployment), name, name="http_pusher.on_new_receipts")
+
+    wait_until(lambda: in_flight() == 0, "the pushers that look at receipts")
+
+
 def ring(scene: Scene, phone: Device) -> str:
     """Have a phone ring for its scope alone: `global` says nothing about things."""
     alarm = scene.thing("alarm")
@@ -544,6 +554,7 @@ def test_after_a_push_of_a_scope_alone_the_next_receipt_updates_the_badge_once(
 
     # Nothing rang since, so this receipt says nothing new.
     scene.bob.read(scene.room, scene.thing("unheard"))
+    wait_until_receipts_are_told(scene.deployment)
     again = ring(scene, phone)
     wait_for_badges(2, 1, 1)
     scene.bob.read(scene.room, again)
