@@ -77,14 +77,21 @@ class Waiting:
     def __init__(self, deployment: Deployment, session: Session, sync: Sync) -> None:
         self._deployment = deployment
         self._session = attr.evolve(session)
+        self._sync = sync
         since = caught_up(session, sync).since
         self._news: list[News] = []
-        self._thread = threading.Thread(
-            target=lambda: self._news.append(sync(self._session, since, WAIT_MS))
-        )
+        self._thread = threading.Thread(target=lambda: self._news.append(self._wait(since)))
+
+    def _wait(self, since: str) -> News:
+        """Until there are push rules: it wakes up for other news, too, as of a device that went."""
+        deadline = time.monotonic() + SOON_SECONDS
+        news = self._sync(self._session, since, WAIT_MS)
+        while news.rules is None and time.monotonic() < deadline:
+            news = self._sync(self._session, news.since, WAIT_MS)
+        return news
 
     def wakes_up_for(self, change: Callable[[], Any]) -> News:
-        """What the sync brings after a change that is made while it waits."""
+        """What it brings after a change to push rules that is made while it waits."""
         self._thread.start()
         self._until_the_server_has_it()
         started = time.monotonic()
@@ -98,7 +105,7 @@ class Waiting:
     def _until_the_server_has_it(self) -> None:
         deadline = time.monotonic() + SOON_SECONDS
         while not is_syncing(self._deployment):
-            assert self._thread.is_alive(), "the sync came back with nothing new"
+            assert self._thread.is_alive(), "the sync failed"
             assert time.monotonic() < deadline, "the server does not count the sync"
 
 

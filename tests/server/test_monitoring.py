@@ -186,7 +186,10 @@ def grouped_by(expression: str) -> set[str]:
 
 
 def test_the_page_names_each_metric_and_no_other(deployment: Deployment) -> None:
-    wait_until(lambda: PUSHER_STATES in deployment.metrics(), "the first counting")
+    def is_counted() -> bool:
+        return any(sample.name == PUSHER_STATES for sample in scrape(deployment))
+
+    wait_until(is_counted, "the first counting")
     served = {}
     for family in text_string_to_metric_families(deployment.metrics()):
         if family.name.startswith(OURS):
