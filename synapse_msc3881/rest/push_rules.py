@@ -24,6 +24,7 @@ from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
 from synapse_msc3881.cascade.rulesets import Ruleset
 from synapse_msc3881.push_rules import DevicePushRules, for_device
+from synapse_msc3881.storage.own_scope import OwnScope
 from synapse_msc3881.storage.rule_statements import RuleKey
 from synapse_msc3881.storage.rule_texts import check_tweaks, normalise
 
@@ -186,7 +187,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         device_id = seams.requesting_device(request)
         if device_id is None or not await self._own.has_own(user_id, device_id):
             return self
-        return seams.servlet_writing_to(self, self._own.scope_of(device_id))
+        return seams.servlet_writing_to(self, OwnScope(self._own, device_id))
 
     def _require_writer(self) -> None:
         if not self._is_writer:

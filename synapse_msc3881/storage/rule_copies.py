@@ -92,7 +92,7 @@ def put_copies_txn(
     *,
     has_own: bool,
 ) -> NotCopied:
-    existing = existing_txn(txn, user_id)
+    existing = set(existing_txn(txn, user_id))
     not_copied: NotCopied = []
     for copy in copies:
         try:

@@ -39,12 +39,14 @@ def _args(user_id: str, key: RuleKey) -> tuple[str, str, str, str]:
     return user_id, key.profile_tag, key.kind, key.rule_id
 
 
-def existing_txn(txn: LoggingTransaction, user_id: str) -> set[RuleKey]:
+def existing_txn(txn: LoggingTransaction, user_id: str) -> dict[RuleKey, int]:
+    """A user's device rules, with the priority of each."""
     txn.execute(
-        "SELECT profile_tag, kind, rule_id FROM synapse_msc3881_device_rules WHERE user_id = ?",
+        "SELECT profile_tag, kind, rule_id, CAST(priority AS INTEGER)"
+        " FROM synapse_msc3881_device_rules WHERE user_id = ?",
         (user_id,),
     )
-    return {RuleKey(*row) for row in txn}
+    return {RuleKey(tag, kind, rule_id): priority for tag, kind, rule_id, priority in txn}
 
 
 def upsert_txn(
