@@ -41,6 +41,7 @@ try:
         key_share_lock,
         lock_schemas,
         read_committed,
+        update_lock,
     )
     from synapse_msc3881.seams.declaring import (
         STORE,
@@ -225,6 +226,7 @@ __all__ = [
     "show_in_extension",
     "show_in_sync",
     "tell_other_processes",
+    "update_lock",
     "verify",
     "verify_tables",
     "wake",

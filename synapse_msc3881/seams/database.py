@@ -128,6 +128,14 @@ def key_share_lock(hs: HomeServer) -> str:
     return " FOR KEY SHARE" if isinstance(engine_of(hs), PostgresEngine) else ""
 
 
+def update_lock(hs: HomeServer) -> str:
+    """What a SELECT ends with that waits for those who have read or changed the rows.
+
+    Nothing on SQLite, where transactions that write follow each other.
+    """
+    return " FOR UPDATE" if isinstance(engine_of(hs), PostgresEngine) else ""
+
+
 def read_committed(hs: HomeServer) -> str:
     """A transaction's first statement, for each later one to see what others commit meanwhile.
 

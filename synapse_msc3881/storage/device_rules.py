@@ -102,6 +102,7 @@ class DeviceRuleStore:
         self.own_changed_txn = own_changed_txn
         self._api = api
         self._stream = seams.PushRulesStream(hs, api)
+        self._lock = seams.key_share_lock(hs)
         self.limits = seams.push_rule_limits(hs)
         self.scope_limit = device_scopes_per_user
         self.invalidate_txn = invalidate_txn
@@ -179,7 +180,7 @@ class DeviceRuleStore:
         stored = self._checked(key, conditions, actions)
 
         def write_txn(txn: LoggingTransaction) -> None:
-            own = own_devices_txn(txn, user_id) if user_id in self.own_users else ()
+            own = self._locked_own_txn(txn, user_id)
             self._check_room_for(key, existing_txn(txn, user_id), own)
             priority = make_place_txn(txn, user_id, key, before, after)
             upsert_txn(txn, user_id, key, priority, *stored)
@@ -238,9 +239,8 @@ class DeviceRuleStore:
             return find_copies(stored[user_id].rules, old_room_id, new_room_id, self._checked)
 
         def copy_txn(txn: LoggingTransaction) -> NotCopied:
-            not_copied = put_copies_txn(
-                txn, user_id, copies, self._check_room_for, has_own=user_id in self.own_users
-            )
+            has_own = bool(self._locked_own_txn(txn, user_id))
+            not_copied = put_copies_txn(txn, user_id, copies, self._check_room_for, has_own=has_own)
             self.invalidate_txn(txn, user_id)
             return not_copied
 
@@ -286,6 +286,10 @@ class DeviceRuleStore:
 
         async with self._queue.queue(user_id):
             return await self._stream.change(user_id, name, op, change_txn)
+
+    def _locked_own_txn(self, txn: LoggingTransaction, user_id: str) -> set[str]:
+        """The devices with settings of their own, whose logout waits for the transaction."""
+        return own_devices_txn(txn, user_id, self._lock) if user_id in self.own_users else set()
 
     def _checked(
         self, key: RuleKey, conditions: list[object], actions: list[object]

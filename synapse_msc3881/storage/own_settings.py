@@ -63,6 +63,7 @@ class OwnSettingsStore:
         self._api = api
         self._writes = seams.writes_push_rules(hs)
         self._lock = seams.key_share_lock(hs)
+        self._exclusive_lock = seams.update_lock(hs)
         self._see_what_commits = seams.read_committed(hs)
         self._scope_removed_txn = scope_removed_txn
         self._failures = failures
@@ -114,9 +115,10 @@ class OwnSettingsStore:
 
         def forget_txn(txn: LoggingTransaction) -> None:
             if self._see_what_commits:
-                # Deleting the row waits for what the device is just writing, which must go too.
+                # The lock waits for what is just being written to the scope, which must go too; and
+                # for switching off, after which the scope stays.
                 txn.execute(self._see_what_commits)
-            found = own_devices_txn(txn, user_id).intersection(device_ids)
+            found = own_devices_txn(txn, user_id, self._exclusive_lock).intersection(device_ids)
             for device_id in found:
                 for delete in (_DELETE_OWN, _DELETE_KEPT, _DELETE_RULES):
                     txn.execute(delete, (user_id, device_id))
@@ -266,6 +268,7 @@ def _insert_copy_txn(
 
 def _remove_copy_txn(txn: LoggingTransaction, user_id: str, device_id: str) -> None:
     """Remove the device's own settings, and all rules of the scope except those that stay."""
+    txn.execute(_DELETE_OWN, (user_id, device_id))  # First, as everybody locks it first.
     txn.execute(
         """
         DELETE FROM synapse_msc3881_device_rules
@@ -280,4 +283,3 @@ def _remove_copy_txn(txn: LoggingTransaction, user_id: str, device_id: str) -> N
         (user_id, device_id),
     )
     txn.execute(_DELETE_KEPT, (user_id, device_id))
-    txn.execute(_DELETE_OWN, (user_id, device_id))

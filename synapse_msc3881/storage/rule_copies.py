@@ -95,6 +95,8 @@ def put_copies_txn(
     existing = set(existing_txn(txn, user_id))
     not_copied: NotCopied = []
     for copy in copies:
+        if attr.evolve(copy.key, rule_id=copy.rule.rule_id) not in existing:
+            continue  # The device with whose own settings it went has logged out.
         try:
             check_room_for(copy.key, existing)
         except SynapseError as error:

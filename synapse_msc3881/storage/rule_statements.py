@@ -108,9 +108,17 @@ def update_actions_txn(txn: LoggingTransaction, user_id: str, key: RuleKey, acti
     )
 
 
-def own_devices_txn(txn: LoggingTransaction, user_id: str) -> set[str]:
-    """The devices of a user with settings of their own."""
-    txn.execute("SELECT device_id FROM synapse_msc3881_own_settings WHERE user_id = ?", (user_id,))
+def own_devices_txn(txn: LoggingTransaction, user_id: str, lock: str = "") -> set[str]:
+    """The devices of a user with settings of their own.
+
+    Args:
+        txn: the transaction.
+        user_id: whose devices.
+        lock: what the SELECT ends with; see `seams.key_share_lock`.
+    """
+    txn.execute(
+        "SELECT device_id FROM synapse_msc3881_own_settings WHERE user_id = ?" + lock, (user_id,)
+    )
     return {device_id for (device_id,) in txn}
 
 

@@ -14,8 +14,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -237,6 +237,16 @@ class Database:
         with closing(self._connect()) as connection, connection, connection.cursor() as cursor:
             statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES %s"
             psycopg2.extras.execute_values(cursor, statement, rows, page_size=1000)
+
+    @contextmanager
+    def held_up(self, table: str) -> Iterator[Callable[[], int]]:
+        """Have every transaction wait that writes to a table; gives how many of all wait."""
+        with closing(self._connect()) as holder:
+            holder.cursor().execute(f"LOCK TABLE {table} IN SHARE MODE")
+            yield lambda: self.execute(
+                "SELECT COUNT(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )[0][0]
 
     def _connect(self) -> "psycopg2.extensions.connection":
         return psycopg2.connect(host=self.host, dbname=self.name, user=_SUPERUSER)

@@ -18,6 +18,7 @@ from demo.homeserver import PASSWORD
 from demo.process import free_port
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
+from tests.harness.waiting import wait_until
 from tests.server.helpers import RULES, assert_ok, assert_refused, own_rules, rule
 from tests.server.rule_cases import (
     BODIES,
@@ -30,6 +31,7 @@ from tests.server.rule_cases import (
     restore,
 )
 from tests.server.syncing import (
+    WAIT_MS,
     Sync,
     Waiting,
     account_data,
@@ -512,6 +514,9 @@ def test_a_waiting_sync_ends_with_the_rules_of_its_device(
         "logout": devices.phone.logout,
     }
     news = Waiting(deployment, waits, sync).wakes_up_for(changes[change])
+    if change == "logout" and news.rules is None:  # Synapse told of the device first.
+        news = sync(waits, news.since, WAIT_MS)
+    assert news.rules is not None
     assert news.rules == waits.get_rules()
     assert ("device" in news.rules) == (change not in ("off", "logout"))
 
@@ -725,6 +730,37 @@ def test_a_logout_leaves_nothing_of_what_is_being_written(
         writing.close()
         logging_out.close()
     assert names(devices.other.get_rules("global"))["room"] == []
+
+
+@pytest.mark.parametrize(
+    ("what", "stays"), [("a rule", []), ("a room upgrade", []), ("switching off", ["there"])]
+)
+def test_a_logout_waits_for_what_is_changed_in_the_scope(
+    deployment: Deployment, devices: Devices, what: str, stays: list[str]
+) -> None:
+    """It has been changed, all but for its place in the stream, when the device logs out."""
+    database = deployment._database
+    if database is None:
+        pytest.skip("on SQLite one transaction follows the other")
+    devices.other.put_rule("PHONE", "room", "there", rule("room"))
+    devices.switch()
+    room_id = devices.other.create_room()
+    devices.phone.put_rule("global", "room", room_id, rule("room", []))
+    changing = deployment.direct(devices.other)
+    changes: dict[str, Callable[[], object]] = {
+        "a rule": lambda: changing.put_rule("PHONE", "room", "new", rule("room")),
+        "a room upgrade": lambda: changing.upgrade_room(room_id, "10"),
+        "switching off": lambda: switch(changing, "PHONE", False),
+    }
+    with ThreadPoolExecutor() as pool, database.held_up("push_rules_stream") as waiting:
+        change = pool.submit(changes[what])
+        wait_until(lambda: waiting() == 1, "the change waiting")
+        logout = pool.submit(devices.phone.logout)
+        wait_until(lambda: logout.done() or waiting() == 2, "the logout waiting, or over")
+    change.result()
+    logout.result()
+    assert [row[3] for row in left_of(deployment, devices.other.user_id)] == stays
+    changing.close()
 
 
 def put_rooms(session: Session, rooms: list[str]) -> set[int]:
