@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Device scopes in the push rules API over HTTP: specification 3."""
 
+import itertools
 import json
 import threading
 from typing import Any
@@ -216,6 +217,46 @@ def test_where_synapse_fails_global_refuses_too(alice: Session, reason: str) -> 
         )
         assert_refused(case.send(alice, "global"), 400, "M_UNKNOWN", what=case)
         assert own_rules(alice.get_rules("global")) == before, case
+
+
+#: Below `/pushrules`: the path of a rule that nobody may write, whatever it says.
+NEVER_WRITTEN = [
+    "/elsewhere/override/new",
+    "/elsewhere/override/new/actions",
+    "/global/override/.m.rule.master",
+    "/global/override/.mine/actions",
+    "/global/override/.mine/enabled",
+    "/global/content/.m.rule.master/actions",
+    "/global/override/mine/nonsense",
+    "/global/override/a%2Fb",
+    "/global/override/a%5Cb",
+    "/global/nonsense/new",
+]
+
+#: What is no rule, and no attribute of one.
+NO_RULES: list[Any] = [
+    {},
+    [],
+    {"conditions": "text", "actions": []},
+    {"actions": ["unknown"]},
+    {"enabled": "text"},
+]
+
+
+def test_global_answers_as_without_the_module(
+    deployment: Deployment, fresh_deployment: FreshDeployment
+) -> None:
+    """The module looks at a rule first, but leaves it to Synapse to refuse it."""
+    ours, native = deployment.register(), fresh_deployment(with_module=False).register()
+    kept = prepare(ours, "global")
+    prepare(native, "global")
+    paths = [*NEVER_WRITTEN, *(f"/global/{kind}/mine" for kind in ("override", "content"))]
+    for where, body in itertools.product(paths, NO_RULES):
+        request = ("PUT", f"{CLIENT}/pushrules{where}", body)
+        expected, got = native.request(*request), ours.request(*request)
+        assert expected.status in (400, 404), request
+        assert (got.status, got.json) == (expected.status, expected.json), request
+    assert own_rules(ours.get_rules("global")) == own_rules(native.get_rules("global")) == kept
 
 
 # Where rules come
