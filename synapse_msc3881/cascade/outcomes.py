@@ -136,8 +136,26 @@ def without_mark(actions: Actions) -> list[Action]:
 # --- To a row -----------------------------------------------------------------------------------
 
 
-def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Recorded]) -> list[Action]:
+class StoredActions(list[Action]):
+    """What to store for a user: the row's text, and a list that tells Synapse whether to count it.
+
+    The list starts with `FAILED`, so that Synapse takes it for none of those that it shortens, and
+    all go by `global` should it write the list instead.
+
+    Attributes:
+        text: the row's actions, in JSON.
+    """
+
+    __slots__ = ("text",)
+
+    text: str
+
+
+def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Recorded]) -> StoredActions:
     """What to store for a user: the actions of `global`, and the outcomes of the scopes.
+
+    The text is put together from pieces: encoding each row anew would take longer than anything
+    else that is done for a member whose rule matches.
 
     Args:
         actions: what Synapse would store: the actions of the matching `global` rule.
@@ -146,34 +164,52 @@ def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Recorded])
     """
     # Without `notify`, the tweaks of `global` mean nothing, and `highlight` would be counted.
     kept = actions if "notify" in actions else ()
-    return [{MARK: _entries_of(outcomes)}, *kept]
+    stored = StoredActions((FAILED, *kept))
+    stored.text = f"{_START}{_entries_of(outcomes)}]}}{_further(kept)}]"
+    return stored
 
 
-def _entries_of(outcomes: Mapping[str, Recorded]) -> list[_Entry]:
-    entries: list[_Entry] = []
+_START = f'[{{"{MARK}":['
+_MAX_FURTHER = 500
+_further_texts: dict[str, str] = {}
+
+
+def _further(actions: Collection[Action]) -> str:
+    """Actions that follow our element, in JSON. Most users have the same."""
+    if not actions:
+        return ""
+    # Not the actions themselves: to Python, 1 and true are the same.
+    key = repr(actions)
+    text = _further_texts.get(key)
+    if text is None:
+        if len(_further_texts) >= _MAX_FURTHER:
+            _further_texts.clear()
+        text = _further_texts[key] = "," + to_json(list(actions))[1:-1]
+    return text
+
+
+def _entries_of(outcomes: Mapping[str, Recorded]) -> str:
+    entries: list[str] = []
     # What they say, each thing once, in JSON: to Python, 1 and true are the same.
-    said: list[str | None] = []
+    said: list[str] = []
     left = MAX_ACTIONS_BYTES
     for scope, recorded in outcomes.items():
         key, outcome = _keyed(scope, recorded)
-        if outcome is None:
-            said.append(None)
-            entries.append([key, None, None])
-            continue
-        rule, says, text = _in_row(outcome)
-        if text not in said and isinstance(outcome, Match) and says:
-            if len(text) > left:
-                says = _in_short(outcome)
-                text = to_json(says)
+        rule, says = (_NOTHING, _NOTHING) if outcome is None else _in_row(outcome)
+        if says not in _SHORTEST and says not in said and isinstance(outcome, Match):
+            if len(says) > left:
+                says = to_json(_in_short(outcome))
             else:
-                left -= len(text)
-        earlier = said.index(text) if says and text in said else None
-        said.append(text)
-        entries.append([key, rule, says if earlier is None else earlier])
-    return entries
+                left -= len(says)
+        is_repeated = says not in _SHORTEST and says in said
+        entries.append(f'["{key}",{rule},{said.index(says) if is_repeated else says}]')
+        said.append(says)
+    return ",".join(entries)
 
 
-_Entry = list["str | list[Action] | int | None"]
+_NOTHING = "null"
+# No number is shorter than these.
+_SHORTEST = (_NOTHING, "[]")
 
 
 def _keyed(scope: str, recorded: Recorded) -> tuple[str, Match | Suppressed | None]:
@@ -186,17 +222,20 @@ def _scope_key(scope: str) -> str:
     return scope if scope == GLOBAL else fingerprint(scope)
 
 
-def _in_row(outcome: Match | Suppressed) -> tuple[str | None, str | list[Action], str]:
-    """What a row says of a match: the rule, and its actions; these in JSON, too."""
+def _in_row(outcome: Match | Suppressed) -> tuple[str, str]:
+    """What a row says of a match: the rule, and its actions; both in JSON."""
     if isinstance(outcome, Suppressed):
-        return outcome.rule and fingerprint(outcome.rule), outcome.by, outcome.by
+        return _rule_in_row(outcome.rule), to_json(outcome.by)
     if outcome.in_row is None:
         # Once for a compiled rule, not for each event that it matches.
-        actions = list(outcome.actions)
-        in_row = outcome.rule and fingerprint(outcome.rule), actions, to_json(actions)
+        in_row = _rule_in_row(outcome.rule), to_json(list(outcome.actions))
         object.__setattr__(outcome, "in_row", in_row)
-    found: tuple[str | None, list[Action], str] = outcome.in_row
+    found: tuple[str, str] = outcome.in_row
     return found
+
+
+def _rule_in_row(rule: str | None) -> str:
+    return f'"{fingerprint(rule)}"' if rule else to_json(rule)
 
 
 def _in_short(match: Match) -> list[Action]:

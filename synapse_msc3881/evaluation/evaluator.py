@@ -28,7 +28,13 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.cascade.outcomes import FAILED, OwnMatch, Recorded, with_outcomes
+from synapse_msc3881.cascade.outcomes import (
+    FAILED,
+    OwnMatch,
+    Recorded,
+    StoredActions,
+    with_outcomes,
+)
 from synapse_msc3881.cascade.profile_tags import GLOBAL, Action, Match
 from synapse_msc3881.evaluation.compiling import compile_always
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
@@ -50,7 +56,7 @@ from synapse_msc3881.evaluation.suppression import (
 )
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.metrics import Metrics
-from synapse_msc3881.seams import RuleCompiler
+from synapse_msc3881.seams import RuleCompiler, write_as_text
 
 # The event that the current coroutine evaluates; None if none of our users is concerned.
 _event: ContextVar[EventEvaluation | None] = ContextVar("msc3837_event", default=None)
@@ -113,6 +119,7 @@ class Evaluation:
         """Wrap the write of an event's actions for all users."""
         event = _event.get()
         if event is not None:
+            write_as_text(StoredActions)
             # Counted once per event: once per user would take noticeable time.
             self._metrics.evaluated(event.evaluated)
             event.evaluated = 0

@@ -91,6 +91,7 @@ try:
         HttpPushAction,
         deserialize_actions,
         read_receipts_txn,
+        write_as_text,
     )
     from synapse_msc3881.seams.push_rules import (
         PushRuleLimits,
@@ -233,6 +234,7 @@ __all__ = [
     "wrap",
     "wrap_evaluators",
     "wrap_pusher_types",
+    "write_as_text",
     "writes_push_rules",
 ]
 

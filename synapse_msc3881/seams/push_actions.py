@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from synapse.storage.databases.main import event_push_actions as push_actions_storage
@@ -24,6 +24,7 @@ __all__ = [
     "HttpPushAction",
     "deserialize_actions",
     "read_receipts_txn",
+    "write_as_text",
 ]
 
 GET_PUSH_ACTION_USERS_IN_RANGE = Seam(
@@ -60,6 +61,19 @@ SEAMS: tuple[Seam, ...] = (
         parameters=("actions", "is_highlight"),
     ),
     Seam(
+        "synapse.storage.databases.main.event_push_actions:_serialize_action",
+        "what becomes the row's text: `json_encoder.encode` of the actions, unless they are among "
+        "the two lists that are shortened",
+        parameters=("actions", "is_highlight"),
+        calls=("json_encoder", "encode"),
+    ),
+    Seam(
+        "synapse.storage.databases.main.event_push_actions:json_encoder",
+        "writes nothing but the rows' actions; we replace it for those whose text is ready, once "
+        "one of our users gets a row",
+        attributes=("encode",),
+    ),
+    Seam(
         "synapse.storage.databases.main.event_push_actions:HttpPushAction",
         "a row as an http pusher takes it",
         parameters=("event_id", "room_id", "stream_ordering", "actions"),
@@ -91,3 +105,29 @@ def read_receipts_txn(
 def deserialize_actions(actions: str, highlight: bool) -> list[Any]:
     """The actions in a row of event_push_actions."""
     return list(push_actions_storage._deserialize_action(actions, highlight))
+
+
+class _TextWriter:
+    """In the place of Synapse's encoder of rows."""
+
+    def __init__(self, native: Callable[[Any], str], kind: type[Any]) -> None:
+        self._native = native
+        self._kind = kind
+
+    def encode(self, actions: Any) -> str:
+        """The text of the actions, in JSON."""
+        if type(actions) is self._kind:
+            text: str = actions.text
+            return text
+        return self._native(actions)
+
+
+def write_as_text(kind: type[Any]) -> None:
+    """Have the actions of rows that are of this class written as their ``text``.
+
+    The name that this replaces is the process's, not a homeserver's: all others are written as
+    ever. Doing it again does nothing.
+    """
+    module: Any = push_actions_storage
+    if type(module.json_encoder) is not _TextWriter:
+        module.json_encoder = _TextWriter(module.json_encoder.encode, kind)

@@ -12,7 +12,6 @@ from typing import Any
 from demo.gateway import Gateway
 from synapse_msc3881.cascade.outcomes import with_outcomes
 from synapse_msc3881.cascade.profile_tags import Match
-from synapse_msc3881.cascade.rulesets import to_json
 from tests.bench import sql
 from tests.bench.population import Population, Room, RoomPlan
 from tests.bench.results import Comparison, Count, Measurement
@@ -119,7 +118,7 @@ _COLUMNS = (
 def _rows(room: Room, after: int, count: int) -> Iterator[Sequence[Any]]:
     (user,) = room.members
     muted = Match([], f"room/{room.room_id}")
-    actions = to_json(with_outcomes(["notify"], {MUTED.use.tags[0]: muted}))
+    actions = with_outcomes(["notify"], {MUTED.use.tags[0]: muted}).text
     for n in range(count):
         yield room.room_id, f"$dropped-{n}", user, actions, n, after + 1 + n, 1, 0, 0, "main"
 

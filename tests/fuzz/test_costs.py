@@ -41,6 +41,7 @@ from tests.fuzz import budget
 from tests.fuzz.budget import spend
 from tests.harness.compiling import compile_user
 from tests.harness.occasions import EXTENSIBLE_OFF, MESSAGE, ROOMS, Occasion
+from tests.harness.rows import row_of
 
 #: Synapse's limits.
 MAX_RULE_BYTES = 1024
@@ -333,7 +334,7 @@ class Room:
 
 
 def _stored(actions: Any) -> list[Any]:
-    return list(actions.stored if isinstance(actions, StagedActions) else actions)
+    return row_of(actions.stored) if isinstance(actions, StagedActions) else list(actions)
 
 
 # --- What must hold -----------------------------------------------------------------------------

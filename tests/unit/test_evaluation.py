@@ -22,6 +22,7 @@ from synapse_msc3881.failures import Failures
 from synapse_msc3881.metrics import Metrics
 from tests.harness.compiling import compile_user
 from tests.harness.occasions import EXTENSIBLE_OFF, MESSAGE, ROOMS, USER, Occasion, rule
+from tests.harness.rows import row_of
 
 # Passes the test before the evaluator for the body "hello", and does not match.
 NEAR_MISS = {"kind": "event_match", "key": "content.body", "pattern": "lo*h?e"}
@@ -69,7 +70,7 @@ class Server:
         event = EventEvaluation(self.evaluation.tools, {USER: scopes})
         evaluator = event.in_place_of(occasion.evaluator(EXTENSIBLE_OFF), occasion.keys)
         actions = evaluator.run(native, *occasion.user())
-        return list(actions.stored if isinstance(actions, StagedActions) else actions)
+        return row_of(actions.stored) if isinstance(actions, StagedActions) else list(actions)
 
     def runs_for_each_of(
         self, users: int, rules: Sequence[DeviceRule], occasion: Occasion

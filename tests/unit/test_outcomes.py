@@ -2,7 +2,6 @@
 """The outcome of an evaluation, stored in a row and decided from it."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,8 +20,9 @@ from synapse_msc3881.cascade.outcomes import (
     without_mark,
 )
 from synapse_msc3881.cascade.profile_tags import Match, walk
-from synapse_msc3881.cascade.rulesets import from_json, to_json
+from synapse_msc3881.cascade.rulesets import to_json
 from synapse_msc3881.storage.push_actions import _OURS
+from tests.harness.rows import has_highlight, row_of, row_text
 
 TWEAK = {"set_tweak": "sound", "value": "siren"}
 HIGHLIGHT = {"set_tweak": "highlight"}
@@ -40,11 +40,6 @@ MATCHES = st.dictionaries(
 )
 
 
-def stored(actions: Sequence[Any]) -> Any:
-    """The actions after a journey through the database."""
-    return json.loads(json.dumps(actions))
-
-
 @given(TAGS, st.none() | ACTIONS, MATCHES)
 def test_deciding_from_the_row_is_walking_over_what_matched(
     tags: list[str], global_actions: list[Any] | None, scopes: dict[str, Match | Suppressed]
@@ -54,7 +49,7 @@ def test_deciding_from_the_row_is_walking_over_what_matched(
     outcomes = dict(scopes)
     if global_actions is not None and not notifies:
         outcomes["global"] = Match([])
-    row = stored(with_outcomes(global_actions or [], outcomes))
+    row = row_of(with_outcomes(global_actions or [], outcomes))
 
     read = Outcomes.read(row, notifies)
     decision = read.decide(tags)
@@ -86,12 +81,26 @@ def test_deciding_from_the_row_is_walking_over_what_matched(
 def test_synapse_reads_from_the_row_what_it_would_without_us(
     actions: list[Any], scopes: dict[str, Match | Suppressed]
 ) -> None:
-    row = with_outcomes(actions, scopes)
+    stored = with_outcomes(actions, scopes)
+    row = row_of(stored)
     notifies = "notify" in actions
     assert without_mark(row) == (actions if notifies else [])
-    assert ("notify" in row) == notifies
-    # Synapse looks for this one when it counts highlights.
-    assert (HIGHLIGHT in row) == (notifies and HIGHLIGHT in actions)
+    # What it counts, before it writes the row.
+    assert ("notify" in stored) == notifies
+    assert has_highlight(stored) == (notifies and has_highlight(actions))
+
+
+@given(ACTIONS, MATCHES)
+def test_a_row_is_written_as_synapse_would_write_it(
+    actions: list[Any], scopes: dict[str, Match | Suppressed]
+) -> None:
+    stored = with_outcomes(actions, scopes)
+    text = row_text(stored)
+    assert text == stored.text == to_json(json.loads(text))
+    # And others' rows as ever.
+    assert row_text(actions) == to_json(actions)
+    # Should Synapse not ask for the text, everybody goes by `global`.
+    assert Outcomes.read(list(stored), "notify" in stored).failed
 
 
 @given(MATCHES)
@@ -99,8 +108,7 @@ def test_a_row_that_only_a_device_scope_made_is_found_by_its_beginning(
     scopes: dict[str, Match | Suppressed],
 ) -> None:
     for row in (with_outcomes([], scopes), [FAILED, "notify"]):
-        compact = json.dumps(row, separators=(",", ":"))
-        assert compact.startswith(_OURS)
+        assert row_text(row).startswith(_OURS)
 
 
 @given(TAGS, ACTIONS)
@@ -111,7 +119,7 @@ def test_a_row_without_our_mark_is_a_match_of_global(tags: list[str], actions: l
 
 @given(TAGS, ACTIONS)
 def test_after_a_failure_every_pusher_goes_by_global(tags: list[str], actions: list[Any]) -> None:
-    row = stored([FAILED, "notify", *actions])
+    row = row_of([FAILED, "notify", *actions])
     for outcomes in (Outcomes.read(row, True), Outcomes.of_global(row, True)):
         decision = outcomes.decide(tags)
         assert decision is not None
@@ -187,11 +195,10 @@ LARGE: st.SearchStrategy[list[Any]] = st.lists(
     )
 )
 def test_what_a_row_holds_of_our_own_is_bounded(scopes: dict[str, Match | Suppressed]) -> None:
-    row = with_outcomes([], scopes)
-    compact = json.dumps(row, separators=(",", ":"))
+    compact = with_outcomes([], scopes).text
     assert len(compact) <= 2048
 
-    read = Outcomes.read(stored(row), False)
+    read = Outcomes.read(json.loads(compact), False)
     for scope, match in scopes.items():
         found = read.match_in(scope)
         if isinstance(match, Suppressed):
@@ -216,7 +223,7 @@ def test_actions_without_room_are_stored_in_short() -> None:
         "f": Match([HIGHLIGHT, "notify", {**long, "set_tweak": "z"}]),
         "g": Match(["notify", TWEAK]),
     }
-    read = Outcomes.read(stored(with_outcomes([], scopes)), False)
+    read = Outcomes.read(row_of(with_outcomes([], scopes)), False)
 
     actions = {}
     for scope in scopes:
@@ -237,8 +244,8 @@ def test_actions_without_room_are_stored_in_short() -> None:
 def test_what_is_the_same_to_python_only_is_not_shared() -> None:
     one: list[Any] = ["notify", {"set_tweak": "urgent", "value": 1}]
     true: list[Any] = ["notify", {"set_tweak": "urgent", "value": True}]
-    row = with_outcomes([], {"phone": Match(one), "tablet": Match(true)})
-    outcomes = Outcomes.read(from_json(to_json(row)), False)
+    row = row_of(with_outcomes([], {"phone": Match(one), "tablet": Match(true)}))
+    outcomes = Outcomes.read(row, False)
     for scope, actions in (("phone", one), ("tablet", true)):
         match = outcomes.match_in(scope)
         assert match is not None
@@ -247,7 +254,7 @@ def test_what_is_the_same_to_python_only_is_not_shared() -> None:
 
 def test_what_no_pusher_can_send_is_left_out() -> None:
     bad: list[Any] = [{"set_tweak": []}, {"set_tweak": 5, "value": 1}, {"value": 1}, 5, None]
-    row = stored(with_outcomes(["notify", *bad], {"phone": Match([*bad, "notify", TWEAK])}))
+    row = row_of(with_outcomes(["notify", *bad], {"phone": Match([*bad, "notify", TWEAK])}))
     for tag, expected in (("phone", ["notify", TWEAK]), ("global", ["notify"])):
         match = Outcomes.read(row, True).match_in(tag)
         assert match is not None

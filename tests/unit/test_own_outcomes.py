@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a device's own settings say of an event, on its way from the evaluation to its pushers."""
 
-import json
 from typing import Any
 
 from hypothesis import given
@@ -17,6 +16,7 @@ from synapse_msc3881.cascade.outcomes import (
 )
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS, GLOBAL, Match, walk
 from synapse_msc3881.evaluation.evaluator import take_own
+from tests.harness.rows import row_of
 
 SOUND = {"set_tweak": "sound", "value": "siren"}
 ACTIONS: st.SearchStrategy[list[Any]] = st.sampled_from([[], ["notify"], ["notify", SOUND]])
@@ -42,7 +42,7 @@ def recorded(
             return None
         if in_global is not None:
             outcomes[GLOBAL] = Match([])
-    return json.loads(json.dumps(with_outcomes(actions, outcomes))), pushes
+    return row_of(with_outcomes(actions, outcomes)), pushes
 
 
 def pushed(row: tuple[list[Any], bool] | None, tags: tuple[str, ...], own: str | None) -> Any:
@@ -97,7 +97,7 @@ def test_rows_from_before_and_failures_go_by_global() -> None:
 
 def test_a_scope_that_only_has_the_name_of_the_device_is_not_its_own_settings() -> None:
     """Rows from before the device got them, where another pusher lists the scope."""
-    row = json.loads(json.dumps(with_outcomes(["notify"], {"PHONE": Match([], "room/!a:b")})))
+    row = row_of(with_outcomes(["notify"], {"PHONE": Match([], "room/!a:b")}))
     outcomes = Outcomes.read(row, notif=True)
     assert outcomes.decide(("PHONE",), None) is not None
     assert pushed((row, True), DEFAULT_TAGS, "PHONE") == ["notify"]
@@ -106,7 +106,7 @@ def test_a_scope_that_only_has_the_name_of_the_device_is_not_its_own_settings() 
 
 def test_rules_get_their_names_back() -> None:
     found = {"PHONE": OwnMatch(Match(["notify"], "override/.m.rule.x")), "DESK": OwnMatch(None)}
-    row = json.loads(json.dumps(with_outcomes([], found)))
+    row = row_of(with_outcomes([], found))
     key = (fingerprint("PHONE"), fingerprint("override/.m.rule.x"))
     named = Outcomes.read(row, notif=False).named(lambda: {key: "override/.m.rule.x"})
     assert named.own_of("PHONE") == found["PHONE"]

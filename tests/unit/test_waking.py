@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from synapse_msc3881.cascade.outcomes import with_outcomes
 from synapse_msc3881.cascade.profile_tags import Match
-from synapse_msc3881.cascade.rulesets import to_json
 from synapse_msc3881.delivery.backlog import Backlog, DecidedRow
 from synapse_msc3881.delivery.mail_backlog import MailBacklog
 from synapse_msc3881.delivery.pusher_store import PusherStore
@@ -29,8 +28,8 @@ from synapse_msc3881.storage.pusher_tags import PusherKey
 
 USER = "@bob:example.org"
 TAGS = ("phone", "global")
-PUSHED = to_json(with_outcomes([], {"phone": Match(["notify"])}))
-DROPPED = to_json(with_outcomes(["notify"], {"phone": Match([])}))
+PUSHED = with_outcomes([], {"phone": Match(["notify"])}).text
+DROPPED = with_outcomes(["notify"], {"phone": Match([])}).text
 
 #: As Synapse's pushers ask for.
 LIMIT = 20
