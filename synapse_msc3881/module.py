@@ -18,6 +18,8 @@ from synapse_msc3881.config import Config, parse_config
 from synapse_msc3881.delivery.own_devices import OwnDevices
 from synapse_msc3881.delivery.positions import Positions
 from synapse_msc3881.delivery.pushers import Pushers
+from synapse_msc3881.delivery.running_pushers import RunningPushers
+from synapse_msc3881.delivery.stored_pushers import StoredPushers
 from synapse_msc3881.delivery.waking import Waking
 from synapse_msc3881.evaluation.compile_debts import CompileDebts
 from synapse_msc3881.evaluation.compiling import Compiler
@@ -91,6 +93,7 @@ class PusherControl:
         base = _Base(hs, api, self.failures)
         held, own = HeldScopes(users.tagged | users.own), OwnDevices(users.own)
         tags, rules = self._make_stores(base, users, held, own)
+        self._tags = tags
         compiler = seams.RuleCompiler(hs)
         scopes = _make_scopes(base, held, rules, tags, compiler)
         self.push_rules = _make_push_rules(base, rules)
@@ -98,21 +101,22 @@ class PusherControl:
         census = Census(StoredCounts(api), metrics, api.delayed_background_call)
         push_actions = PushActionStore(hs, api)
         positions = Positions(hs, api, PusherPositionStore(api))
-        self.pushers = Pushers(
+        stored = StoredPushers(tags, own, census)
+        self.pushers = Pushers(hs, stored, metrics)
+        running = RunningPushers(
             hs,
             is_main,
-            tags,
+            stored,
             push_actions,
             positions,
+            own,
             self.failures,
             metrics,
-            census,
-            own,
             api.delayed_background_call,
         )
 
         _install_evaluation(hs, Evaluation(scopes, compiler, Spending(), self.failures, metrics))
-        _install_pushers(hs, self.pushers, is_main)
+        _install_pushers(hs, self.pushers, stored, running, is_main)
         _install_waking(hs, Waking(hs, scopes, push_actions, positions, self.failures))
         _install_push_rules(hs, self.push_rules)
         self._serve(hs)
@@ -162,7 +166,7 @@ class PusherControl:
         """Remove what a deactivated user leaves behind (specification 6)."""
         if deactivated:
             await self.push_rules.rules.delete_all(user_id)
-            await self.pushers.forget_tags(user_id)
+            await self._tags.delete_all(user_id)
 
 
 def _make_scopes(
@@ -208,18 +212,24 @@ def _install_evaluation(hs: HomeServer, evaluation: Evaluation) -> None:
     seams.wrap_evaluators(wrap_evaluator)
 
 
-def _install_pushers(hs: HomeServer, pushers: Pushers, is_main: bool) -> None:
-    seams.wrap(hs, seams.pushers.GET_PUSHERS_BY, pushers.get_pushers_by)
-    seams.wrap(hs, seams.pushers.GET_ENABLED_PUSHERS, pushers.get_enabled_pushers)
-    seams.wrap(hs, seams.pushers.PROCESS_PUSHER_CHANGE_BY_ID, pushers.process_pusher_change)
-    seams.wrap(hs, seams.pushers.MAYBE_STOP_PUSHER, pushers.maybe_stop_pusher)
+def _install_pushers(
+    hs: HomeServer,
+    pushers: Pushers,
+    stored: StoredPushers,
+    running: RunningPushers,
+    is_main: bool,
+) -> None:
+    seams.wrap(hs, seams.pushers.GET_PUSHERS_BY, stored.get_pushers_by)
+    seams.wrap(hs, seams.pushers.GET_ENABLED_PUSHERS, running.get_enabled_pushers)
+    seams.wrap(hs, seams.pushers.PROCESS_PUSHER_CHANGE_BY_ID, running.process_pusher_change)
+    seams.wrap(hs, seams.pushers.MAYBE_STOP_PUSHER, running.maybe_stop_pusher)
     if is_main:  # Pushers are written on the main process.
         seams.wrap(hs, seams.pushers.ADD_OR_UPDATE_PUSHER, pushers.add_or_update_pusher)
         seams.wrap(hs, seams.pushers.REMOVE_PUSHER, pushers.remove_pusher)
-        seams.wrap(hs, seams.pushers.ADD_PUSHER, pushers.add_pusher)
-        seams.wrap(hs, seams.pushers.DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID, pushers.delete_pusher)
-        seams.wrap(hs, seams.pushers.DELETE_ALL_PUSHERS_FOR_USER, pushers.delete_all_pushers)
-    seams.wrap_pusher_types(hs, pushers.equip)
+        seams.wrap(hs, seams.pushers.ADD_PUSHER, stored.add_pusher)
+        seams.wrap(hs, seams.pushers.DELETE_PUSHER_BY_APP_ID_PUSHKEY_USER_ID, stored.delete_pusher)
+        seams.wrap(hs, seams.pushers.DELETE_ALL_PUSHERS_FOR_USER, stored.delete_all_pushers)
+    seams.wrap_pusher_types(hs, running.equip)
 
 
 def _install_waking(hs: HomeServer, waking: Waking) -> None:

@@ -21,12 +21,8 @@ from synapse_msc3881.cascade.profile_tags import (
 )
 from synapse_msc3881.cascade.rulesets import to_json
 from synapse_msc3881.config import Config
-from synapse_msc3881.delivery.pushers import (
-    PusherChange,
-    Pushers,
-    own_device_of,
-    profile_tags_of,
-)
+from synapse_msc3881.delivery.pushers import PusherChange, Pushers
+from synapse_msc3881.delivery.tagged_config import own_device_of, profile_tags_of
 from synapse_msc3881.metrics import OMITTABLE
 from synapse_msc3881.storage.pusher_tags import PusherKey
 
@@ -130,7 +126,7 @@ def parse_set_pusher(
         SynapseError: 400, `M_MISSING_PARAM` or `M_INVALID_PARAM`, naming the field.
     """
     seams.assert_params_in_dict(dict(content), _REQUIRED)
-    stored_tags = profile_tags_of(stored) if stored else DEFAULT_TAGS
+    stored_tags = profile_tags_of(stored)
 
     def tags(value: Any, name: str) -> tuple[str, ...]:
         if value == list(stored_tags):

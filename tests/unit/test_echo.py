@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synapse_msc3881 import seams
-from synapse_msc3881.delivery.pushers import TaggedPusherConfig
+from synapse_msc3881.delivery.tagged_config import TaggedPusherConfig
 from synapse_msc3881.rest.pushers import (
     AS_READ,
     ENABLED,
