@@ -17,8 +17,9 @@ from typing import Any
 
 import attr
 
-from synapse_msc3881.cascade.outcomes import Outcomes, Suppressed
+from synapse_msc3881.cascade.outcomes import Suppressed
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS, GLOBAL, Match
+from synapse_msc3881.cascade.stored_outcomes import Outcomes
 
 #: Synapse drops what it recorded after this time, and stops trying to push it.
 DAY_MS = 24 * 60 * 60 * 1000

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from synapse_msc3881.cascade.explanation import Event, Facts, PusherState
-from synapse_msc3881.cascade.outcomes import Outcomes, fingerprint
+from synapse_msc3881.cascade.outcomes import fingerprint
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
+from synapse_msc3881.cascade.stored_outcomes import Outcomes
 from synapse_msc3881.storage.push_actions import PushActionRow
 from synapse_msc3881.storage.pusher_tags import parse_stored_tags
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, cast
 import attr
 
 from synapse_msc3881 import seams
-from synapse_msc3881.cascade.outcomes import MARK, Outcomes
+from synapse_msc3881.cascade.outcomes import MARK
 from synapse_msc3881.cascade.profile_tags import Action
+from synapse_msc3881.cascade.stored_outcomes import Outcomes
 
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi

@@ -238,7 +238,7 @@ def test_the_help(environment: dict[str, str]) -> None:
 # A module that also pushes where the deciding rule is silent.
 BROKEN_MODULE = """
 from synapse_msc3881 import PusherControl
-from synapse_msc3881.cascade.outcomes import Outcomes
+from synapse_msc3881.cascade.stored_outcomes import Outcomes
 from synapse_msc3881.cascade.profile_tags import Decision, Match
 
 decide = Outcomes.decide

@@ -9,9 +9,10 @@ import pytest
 from prometheus_client import REGISTRY
 from synapse.storage.databases.main.push_rule import _load_rules
 
-from synapse_msc3881.cascade.outcomes import MARK, Outcomes, fingerprint
+from synapse_msc3881.cascade.outcomes import MARK, fingerprint
 from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.cascade.rulesets import DeviceRule
+from synapse_msc3881.cascade.stored_outcomes import Outcomes
 from synapse_msc3881.evaluation.evaluator import (
     Evaluation,
     EventEvaluation,

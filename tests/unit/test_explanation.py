@@ -24,8 +24,9 @@ from synapse_msc3881.cascade.explanation import (
     as_json,
     explain,
 )
-from synapse_msc3881.cascade.outcomes import FAILED, Outcomes, OwnMatch
+from synapse_msc3881.cascade.outcomes import FAILED, OwnMatch
 from synapse_msc3881.cascade.profile_tags import Match
+from synapse_msc3881.cascade.stored_outcomes import Outcomes
 
 ME = "@me:example.org"
 RECEIVED = 1_000_000_000_000

@@ -12,7 +12,6 @@ from synapse_msc3881.cascade.outcomes import (
     FAILED,
     MARK,
     MAX_ACTIONS_BYTES,
-    Outcomes,
     Suppressed,
     fingerprint,
     is_mark,
@@ -21,6 +20,7 @@ from synapse_msc3881.cascade.outcomes import (
 )
 from synapse_msc3881.cascade.profile_tags import Match, walk
 from synapse_msc3881.cascade.rulesets import to_json
+from synapse_msc3881.cascade.stored_outcomes import Outcomes
 from synapse_msc3881.storage.push_actions import _OURS
 from tests.harness.rows import has_highlight, row_of, row_text
 

@@ -6,15 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synapse_msc3881.cascade.outcomes import (
-    FAILED,
-    Outcomes,
-    OwnMatch,
-    Recorded,
-    fingerprint,
-    with_outcomes,
-)
+from synapse_msc3881.cascade.outcomes import FAILED, OwnMatch, Recorded, fingerprint, with_outcomes
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS, GLOBAL, Match, walk
+from synapse_msc3881.cascade.stored_outcomes import Outcomes
 from synapse_msc3881.evaluation.evaluator import take_own
 from tests.harness.rows import row_of
 
