@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a pusher with profile tags has decided to push (specification 5)."""
+"""What a pusher with profile tags has decided to push, of either kind (specification 5)."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 
@@ -17,9 +18,8 @@ from synapse_msc3881.storage.pusher_tags import PusherKey
 #: How many rows one statement reads.
 BATCH = 100
 
-#: An http pusher keeps at most so many rows in memory, as many as Synapse asks for at once: a row
-#: takes a kilobyte, and when a gateway fails, all of its pushers keep theirs. The others are read
-#: later.
+#: A pusher with so many rows waiting is offered no more, since Synapse asks for no more at once: a
+#: row takes a kilobyte, and when a gateway fails, all of its pushers keep theirs.
 MAX_WAITING = 20
 
 #: What was read within the last so many seconds, and not handed out yet, is assumed still to exist.
@@ -58,7 +58,7 @@ def count_pushed(decided: Sequence[Decided]) -> int:
     return sum(decision is not None and decision.pushes for _, decision in decided)
 
 
-class Backlog:
+class Backlog(ABC):
     """What one pusher with profile tags has decided to push but has not pushed yet.
 
     Each row is walked over once: the cost of one more event grows neither with what was dropped
@@ -69,6 +69,8 @@ class Backlog:
     offered: what is from before the start, or could not be taken at the time. No row is lost
     between the two: all up to `walked_to` were walked over, and an offer is taken only if it
     follows on from there.
+
+    Which rows come first, and how many are kept, depends on the kind of pusher.
     """
 
     # There is one for each pusher with profile tags.
@@ -160,41 +162,31 @@ class Backlog:
         self._missed_to = max(self._missed_to, upto)
         return True
 
+    @abstractmethod
     def skip(self, after: int, upto: int) -> None:
         """Note that there is nothing between two stream orderings, the first excluded."""
-        if self.walked_to <= after:
-            self.walked_to = upto
 
+    @abstractmethod
     def position(self, after: int) -> int:
         """Up to where the pusher is done with all events, `after` at least."""
-        self._forget(after)
-        return self._waiting[0].ordering - 1 if self._waiting else self.walked_to
 
+    @abstractmethod
     def _takes(self, decided: Sequence[Decided]) -> bool:
         """Whether rows can be taken as they are offered."""
-        return len(self._waiting) + count_pushed(decided) <= MAX_WAITING
 
+    @abstractmethod
     def _has_to_push(self) -> bool:
-        # Whatever is waiting: a pusher pushes 20 and sleeps until it is woken again.
-        return bool(self._waiting)
+        """Whether the pusher must wake up for what is waiting."""
 
     # --- Read ---
 
+    @abstractmethod
     async def next(self, after: int, upto: int, limit: int) -> list[DecidedRow]:
         """What to push now from a range of stream orderings, the first excluded.
 
         Returns:
-            The oldest rows to push that are neither read nor gone, by ascending stream ordering.
+            So many rows at most that are neither read nor gone, by ascending stream ordering.
         """
-        self._forget(after)
-        while True:
-            while len(self._waiting) < limit and self.walked_to < upto:
-                await self._walk_on(upto, limit)
-            await self._drop_read_and_gone()
-            if len(self._waiting) < limit and self.walked_to < upto:
-                continue
-            if all(waiting.was_looked_for for waiting in self._waiting[:limit]):
-                return self._waiting[:limit]
 
     def is_of_a_scope_alone(self, stream_ordering: int) -> bool:
         """Whether a row that was handed out last is there only for a device scope."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import DEFAULT_TAGS
-from synapse_msc3881.delivery.backlog import Backlog
+from synapse_msc3881.delivery.http_backlog import HttpBacklog
 from synapse_msc3881.delivery.mail_backlog import MailBacklog
 from synapse_msc3881.delivery.own_devices import OwnDevices
 from synapse_msc3881.delivery.positions import Positions
@@ -125,7 +125,7 @@ class RunningPushers:
         """Have a pusher decide by more than `global` what to push."""
         seams.ensure_position(pusher)
         key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
-        make_backlog = MailBacklog if isinstance(pusher, seams.EmailPusher) else Backlog
+        make_backlog = MailBacklog if isinstance(pusher, seams.EmailPusher) else HttpBacklog
         backlog = make_backlog(
             key,
             tags,

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from synapse_msc3881.cascade.outcomes import with_outcomes
 from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.delivery.backlog import Backlog, DecidedRow
+from synapse_msc3881.delivery.http_backlog import HttpBacklog
 from synapse_msc3881.delivery.mail_backlog import MailBacklog
 from synapse_msc3881.delivery.pusher_store import PusherStore
 from synapse_msc3881.delivery.waking import Waking
@@ -295,7 +296,7 @@ def play(world: World, steps: Iterable[Any]) -> None:
 def test_an_http_pusher_pushes_each_row_once_in_order(
     most_rows: int, before: list[Any], steps: list[Any]
 ) -> None:
-    world = World(Backlog, most_rows)
+    world = World(HttpBacklog, most_rows)
     play(world, before)
     world.start_pusher()
     play(world, steps)
@@ -322,7 +323,7 @@ def test_an_email_pusher_mails_each_row_once(before: list[Any], steps: list[Any]
 
 
 def test_a_dropped_row_neither_reads_nor_wakes_up() -> None:
-    world = World(Backlog, 100)
+    world = World(HttpBacklog, 100)
     world.start_pusher()
     world.resume(0)
     for _ in range(3):
@@ -336,7 +337,7 @@ def test_a_dropped_row_neither_reads_nor_wakes_up() -> None:
 
 
 def test_while_the_gateway_fails_few_rows_are_kept() -> None:
-    world = World(Backlog, 100)
+    world = World(HttpBacklog, 100)
     for _ in range(150):
         world.store(PUSHED)
     world.start_pusher()
@@ -358,7 +359,7 @@ def test_while_the_gateway_fails_few_rows_are_kept() -> None:
 
 
 def test_few_rows_of_a_burst_are_kept() -> None:
-    world = World(Backlog, 1000)
+    world = World(HttpBacklog, 1000)
     world.start_pusher()
     world.resume(0)
     for _ in range(150):
@@ -379,7 +380,7 @@ def test_a_pusher_that_cannot_take_what_it_is_offered_reads_it_itself(
     def fail(*_: object) -> bool:
         raise RuntimeError
 
-    world = World(Backlog, 100)
+    world = World(HttpBacklog, 100)
     world.start_pusher()
     world.resume(0)
     monkeypatch.setattr(Backlog, "offer", fail)
@@ -390,7 +391,7 @@ def test_a_pusher_that_cannot_take_what_it_is_offered_reads_it_itself(
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_is_offered_while_rows_are_read_is_read_after_them(fails: bool) -> None:
     """Up to where the pusher has walked is known only then, and it may turn out to be nowhere."""
-    world = World(Backlog, 100)
+    world = World(HttpBacklog, 100)
     world.start_pusher()
     world.resume(0)
     (pusher,) = world.pushers[USER].values()
