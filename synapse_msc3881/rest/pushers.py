@@ -126,26 +126,48 @@ def parse_set_pusher(
         SynapseError: 400, `M_MISSING_PARAM` or `M_INVALID_PARAM`, naming the field.
     """
     seams.assert_params_in_dict(dict(content), _REQUIRED)
-    stored_tags = profile_tags_of(stored)
+    enabled, tags = _parse_ours(content, stored, tag_limit)
+    fields = _parse_native(content, stored)
+    append = content.get("append") is not None and _boolean(content["append"], "append")
+    undone = () if keep_omitted else _undone(enabled, tags, stored)
+    if enabled is None:
+        enabled = stored.enabled if stored and keep_omitted else True
+    if tags is None:
+        tags = profile_tags_of(stored) if keep_omitted else DEFAULT_TAGS
+    return PusherChange(fields, enabled, tags, append, undone)
 
-    def tags(value: Any, name: str) -> tuple[str, ...]:
-        if value == list(stored_tags):
+
+def _parse_ours(
+    content: Mapping[str, Any], stored: seams.PusherConfig | None, tag_limit: int
+) -> tuple[bool | None, tuple[str, ...] | None]:
+    """What the request says about `enabled` and the profile tags; None for what it omits."""
+
+    def parse_list(value: Any, name: str) -> tuple[str, ...]:
+        if value == list(stored_tags := profile_tags_of(stored)):
             return stored_tags
         if stored and value == list(shown_tags(stored)):
             return shown_tags(stored)
         return _tags(value, name, tag_limit)
+
+    as_read = AsRead.parse(content)
+    enabled = Field.parse(content, ENABLED, _boolean).meant(as_read.enabled)
+    tags = Field.parse(content, PROFILE_TAGS, parse_list).meant(as_read.profile_tags)
+    if tags is not None and _echoes_own(tags, as_read, stored):
+        tags = DEFAULT_TAGS
+    return enabled, tags
+
+
+def _parse_native(
+    content: Mapping[str, Any], stored: seams.PusherConfig | None
+) -> Mapping[str, Any]:
+    """The fields that Synapse has too."""
 
     def text(name: str) -> str:
         value = content[name]
         is_stored = isinstance(value, str) and stored and getattr(stored, name) == value
         return value if is_stored else _text(value, name)
 
-    as_read = AsRead.parse(content)
-    enabled = Field.parse(content, ENABLED, _boolean).meant(as_read.enabled)
-    profile_tags = Field.parse(content, PROFILE_TAGS, tags).meant(as_read.profile_tags)
-    if profile_tags is not None and _echoes_own(profile_tags, as_read, stored):
-        profile_tags = DEFAULT_TAGS
-    fields = {
+    return {
         "kind": text("kind"),
         "app_id": text("app_id"),
         "app_display_name": text("app_display_name"),
@@ -155,22 +177,17 @@ def parse_set_pusher(
         "data": _data(content),
         "profile_tag": _text(content.get("profile_tag", ""), "profile_tag"),
     }
-    stored_enabled = stored.enabled if stored else True
-    undone = {
-        "enabled": enabled is None and not stored_enabled,
-        "profile_tags": profile_tags is None and stored_tags != DEFAULT_TAGS,
+
+
+def _undone(
+    enabled: bool | None, tags: tuple[str, ...] | None, stored: seams.PusherConfig | None
+) -> tuple[str, ...]:
+    """The fields that a request omits, and whose stored value is not the default."""
+    is_undone = {
+        "enabled": enabled is None and stored is not None and not stored.enabled,
+        "profile_tags": tags is None and profile_tags_of(stored) != DEFAULT_TAGS,
     }
-    if enabled is None:
-        enabled = stored_enabled if keep_omitted else True
-    if profile_tags is None:
-        profile_tags = stored_tags if keep_omitted else DEFAULT_TAGS
-    return PusherChange(
-        fields=fields,
-        enabled=enabled,
-        profile_tags=profile_tags,
-        append=content.get("append") is not None and _boolean(content["append"], "append"),
-        undone=() if keep_omitted else tuple(name for name in OMITTABLE if undone[name]),
-    )
+    return tuple(name for name in OMITTABLE if is_undone[name])
 
 
 def _echoes_own(tags: tuple[str, ...], as_read: AsRead, stored: seams.PusherConfig | None) -> bool:
