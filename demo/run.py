@@ -196,18 +196,20 @@ def _demo(arguments: argparse.Namespace, screen: Screen, stopping: _Stopping) ->
 def _check_port(port: int | None) -> None:
     if port is None or not port_in_use(port):
         return
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except PermissionError:
-            raise DemoError(
-                f"only root may use port {port}; choose one from 1024 up with --port"
-            ) from None
-        except OSError:
-            pass
+    if _only_root_may_use(port):
+        raise DemoError(f"only root may use port {port}; choose one from 1024 up with --port")
     raise DemoError(
         f"port {port} is taken; choose another one with --port, or leave --port out for a free one"
     )
+
+
+def _only_root_may_use(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return isinstance(error, PermissionError)
+    return False
 
 
 def _introduce(story: Story, screen: Screen) -> None:

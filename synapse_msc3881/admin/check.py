@@ -8,6 +8,7 @@ which of them do not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import re
 import sys
@@ -76,13 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
     from synapse_msc3881.admin.table import Screen, ScreenGoneError  # noqa: PLC0415
 
     report = examine(arguments.config, arguments.workers)
-    try:
+    with contextlib.suppress(ScreenGoneError):  # Nobody is left to be told, as after `| head`.
         if arguments.json:
             Screen().line(as_json(report))
         else:
             show(report, Screen(), quiet=arguments.quiet, verbose=arguments.verbose)
-    except ScreenGoneError:
-        pass
     return 1 if report.problems else 0
 
 

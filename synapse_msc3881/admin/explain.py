@@ -8,6 +8,7 @@ may not see.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -143,13 +144,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     explanation = explain(facts, int(time.time() * 1000))
-    try:
+    with contextlib.suppress(ScreenGoneError):  # Nobody is left to be told, as after `| head`.
         if arguments.json:
             Screen().line(json.dumps(as_json(explanation), indent=2))
         else:
             _show(explanation, Screen())
-    except ScreenGoneError:
-        pass
     return 0
 
 
