@@ -16,7 +16,7 @@ T = TypeVar("T")
 DELAY_SECONDS = 5.0
 
 
-def eventually(found: Callable[[], T], wanted: Callable[[T], bool]) -> T:
+def assert_eventually(found: Callable[[], T], wanted: Callable[[T], bool]) -> T:
     """Ask again until the answer is as wanted, for as long as replication may take."""
     deadline = time.monotonic() + DELAY_SECONDS
     while not wanted(answer := found()):

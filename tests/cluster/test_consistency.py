@@ -9,7 +9,7 @@ import pytest
 
 from demo.client import JsonDict, Session, path
 from demo.gateway import Behaviour, Gateway
-from tests.cluster.syncing import eventually, push_rules_in, waiting_sync
+from tests.cluster.syncing import assert_eventually, push_rules_in, waiting_sync
 from tests.harness.cluster import (
     CLIENT_WORKERS,
     MAIN,
@@ -105,11 +105,11 @@ def test_a_rule_is_in_force_on_each_process_that_evaluates(stage: Stage, worker:
     assert sound_of_the_next() is None
     for actions, sound in ((SIREN, "siren"), (BELL, "bell"), (SILENT, None)):
         stage.bob.writer.put_rule("phone", "room", stage.room, on_all(actions))
-        eventually(sound_of_the_next, lambda heard, sound=sound: heard == sound)  # type: ignore[misc]
+        assert_eventually(sound_of_the_next, lambda heard, sound=sound: heard == sound)  # type: ignore[misc]
     stage.bob.writer.set_rule_actions("phone", "room", stage.room, NOTIFY)
-    eventually(sound_of_the_next, lambda heard: heard == "")
+    assert_eventually(sound_of_the_next, lambda heard: heard == "")
     stage.bob.writer.set_rule_enabled("phone", "room", stage.room, False)
-    eventually(sound_of_the_next, lambda heard: heard is None)
+    assert_eventually(sound_of_the_next, lambda heard: heard is None)
 
 
 def test_after_the_replication_delay_the_very_next_event_goes_by_the_rule(stage: Stage) -> None:
@@ -245,8 +245,8 @@ def test_a_rejected_pushkey_is_removed_with_its_tags_from_a_pusher_worker(stage:
     stage.gateway.behave(phone.pushkey, Behaviour.REJECT)
     stage.cluster.settle()
     stage.alice.on("client1").send(stage.room, "one")
-    eventually(phone.stored, lambda stored: stored is None)
-    eventually(
+    assert_eventually(phone.stored, lambda stored: stored is None)
+    assert_eventually(
         lambda: stage.cluster.sql(
             "SELECT * FROM synapse_msc3881_pusher_tags WHERE pushkey = ?", [phone.pushkey]
         ),
@@ -268,5 +268,5 @@ def test_each_process_explains_what_was_pushed_from_another(stage: Stage, worker
         (found,) = stage.bob.on(worker).call("GET", where)["pushers"]
         return dict(found)
 
-    found = eventually(became, lambda pusher: pusher["delivery"]["state"] == "sent")
+    found = assert_eventually(became, lambda pusher: pusher["delivery"]["state"] == "sent")
     assert [step.get("rule") for step in found["walk"]] == [f"room/{stage.room}"]

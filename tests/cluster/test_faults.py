@@ -72,8 +72,10 @@ def single(
     deployment.assert_log_is_clean()
 
 
-def judge(report: FaultReport, load: Load, fault: str, may_lose: bool = False) -> None:
-    """Count, and compare with what Synapse does without the module."""
+def assert_nothing_lost_or_wrong(
+    report: FaultReport, load: Load, fault: str, may_lose: bool = False
+) -> None:
+    """Nothing is repeated, either, unless Synapse repeats without the module."""
     count = load.count()
     report.add(fault, load.with_module, count)
     assert (0 if may_lose else count.lost, count.wrong) == (0, 0), str(count)
@@ -96,7 +98,7 @@ def test_kill_9_of_a_process(
     load = Load(cluster, gateway)
     with load.sending():
         kill_and_start(cluster, name)
-    judge(fault_report, load, f"kill -9 of {name}")
+    assert_nothing_lost_or_wrong(fault_report, load, f"kill -9 of {name}")
 
 
 def test_kill_9_of_a_pusher_worker(
@@ -114,7 +116,7 @@ def test_kill_9_of_a_pusher_worker(
             gateway.release(recipient.pushkey)
         for name in ("pusher1", "pusher2"):
             cluster.start_process(name)
-    judge(fault_report, load, "kill -9 of the pusher workers")
+    assert_nothing_lost_or_wrong(fault_report, load, "kill -9 of the pusher workers")
 
 
 @pytest.mark.parametrize("moves", [False, True], ids=["stay", "move"])
@@ -131,7 +133,9 @@ def test_the_pusher_workers_restart(
         load.wait_for_more(12)
         for name in PUSHERS:
             cluster.start_process(name)
-    judge(fault_report, load, f"the pusher workers restart{', pushers move' if moves else ''}")
+    assert_nothing_lost_or_wrong(
+        fault_report, load, f"the pusher workers restart{', pushers move' if moves else ''}"
+    )
 
 
 def test_pushers_are_set_while_events_come(
@@ -153,10 +157,10 @@ def test_pushers_are_set_while_events_come(
         for is_enabled in (True, False, True, True, False, True):
             set_all(enabled=is_enabled)
             load.wait_for_more(4)
-    judge(fault_report, load, "pushers are set: the others")
+    assert_nothing_lost_or_wrong(fault_report, load, "pushers are set: the others")
     # What came while one was off is not theirs to push.
     load.recipients = restless
-    judge(fault_report, load, "pushers are set: those", may_lose=True)
+    assert_nothing_lost_or_wrong(fault_report, load, "pushers are set: those", may_lose=True)
 
 
 def test_kill_9_of_a_client_worker_between_evaluating_and_persisting(
@@ -188,7 +192,7 @@ def test_kill_9_of_a_client_worker_between_evaluating_and_persisting(
     session.close()
     with load.sending():
         pass
-    judge(fault_report, load, "kill -9 between evaluating and persisting")
+    assert_nothing_lost_or_wrong(fault_report, load, "kill -9 between evaluating and persisting")
 
 
 def test_valkey_restarts(cluster: Cluster, gateway: Gateway, fault_report: FaultReport) -> None:
@@ -198,7 +202,7 @@ def test_valkey_restarts(cluster: Cluster, gateway: Gateway, fault_report: Fault
         # Nothing that happens now is replicated at once.
         load.wait_for_more(5)
         cluster.valkey.start()
-    judge(fault_report, load, "Valkey restarted")
+    assert_nothing_lost_or_wrong(fault_report, load, "Valkey restarted")
 
 
 @pytest.mark.parametrize("behaviour", [Behaviour.ERROR, Behaviour.HANG, Behaviour.CLOSE])
@@ -212,7 +216,7 @@ def test_the_gateway_fails_for_a_while(
         load.wait_for_more(12)
         for recipient in load.recipients:
             gateway.behave(recipient.pushkey, Behaviour.OK)
-    judge(fault_report, load, f"the gateway {behaviour.value}")
+    assert_nothing_lost_or_wrong(fault_report, load, f"the gateway {behaviour.value}")
 
 
 def test_the_gateway_rejects_one_pushkey(
@@ -222,7 +226,7 @@ def test_the_gateway_rejects_one_pushkey(
     gone = load.recipients.pop(0)
     with load.sending():
         gateway.behave(gone.pushkey, Behaviour.REJECT)
-    judge(fault_report, load, "the gateway rejects another pushkey")
+    assert_nothing_lost_or_wrong(fault_report, load, "the gateway rejects another pushkey")
     rows = cluster.sql("SELECT 1 FROM pushers WHERE pushkey = ?", [gone.pushkey])
     assert rows == []
 
@@ -232,7 +236,7 @@ def test_postgresql_restarts(cluster: Cluster, gateway: Gateway, fault_report: F
     assert cluster.postgres is not None
     with load.sending():
         cluster.postgres.restart()
-    judge(fault_report, load, "PostgreSQL restarted")
+    assert_nothing_lost_or_wrong(fault_report, load, "PostgreSQL restarted")
     # Or else each process may answer 500 once more for each connection it lost.
     cluster.restart()
 
@@ -251,7 +255,7 @@ def test_kill_9_of_postgresql(
             cluster.postgres.kill()
             cluster.postgres.start_again()
             load.wait_for_more(6)
-    judge(fault_report, load, "kill -9 of PostgreSQL, twice")
+    assert_nothing_lost_or_wrong(fault_report, load, "kill -9 of PostgreSQL, twice")
 
 
 def test_kill_9_of_the_only_process_on_sqlite(
@@ -267,4 +271,6 @@ def test_kill_9_of_the_only_process_on_sqlite(
                 gateway.release(recipient.pushkey)
             single.restart()
             load.wait_for_more(6)
-    judge(fault_report, load, "kill -9 of the only process, on SQLite, twice")
+    assert_nothing_lost_or_wrong(
+        fault_report, load, "kill -9 of the only process, on SQLite, twice"
+    )

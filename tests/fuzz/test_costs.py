@@ -340,7 +340,7 @@ def _stored(actions: Any) -> list[Any]:
 # --- What must hold -----------------------------------------------------------------------------
 
 
-def check_counts(case: Case) -> None:
+def assert_work_is_bounded(case: Case) -> None:
     """That what is done is bounded, by counts that are the same each time."""
     # For each look at a rule our test takes less than Synapse would.
     text = searchable(case.occasion().keys)
@@ -389,7 +389,7 @@ MOST_OF_SHARE = 0.008
 LAST_RULE = 0.015
 
 
-def check_times(case: Case, tried: Counter[str]) -> None:
+def assert_nobody_waits_longer(case: Case, tried: Counter[str]) -> None:
     """That nobody waits longer than for the same rules in `global`, by CPU time."""
     ours, in_global = (min(taken) for taken in zip(*(_times(case) for _ in range(3)), strict=True))
     least = 0.002 + 0.0005 * case.users
@@ -429,22 +429,22 @@ def _time(function: Callable[[Any], object], native: Any) -> float:
 @pytest.mark.parametrize("name", WORST)
 def test_the_worst_cases_found(name: str, tried: Counter[str]) -> None:
     case = WORST[name]
-    check_counts(case)
+    assert_work_is_bounded(case)
     tried["cases"] += 1
     if budget.SECONDS:
-        check_times(case, tried)
+        assert_nobody_waits_longer(case, tried)
 
 
 def test_dear_rules_and_events(tried: Counter[str]) -> None:
     def run(settings_of_run: settings) -> None:
         @given(cases())
         @settings_of_run
-        def nobody_waits_for_longer(case: Case) -> None:
-            check_counts(case)
+        def is_bounded(case: Case) -> None:
+            assert_work_is_bounded(case)
             tried["cases"] += 1
             if budget.SECONDS and work_in_global(case) < MOST_TIMED_NS:
-                check_times(case, tried)
+                assert_nobody_waits_longer(case, tried)
 
-        nobody_waits_for_longer()
+        is_bounded()
 
     spend(run, examples=25, round_of=100)

@@ -158,7 +158,7 @@ def new_page(browser: Browser, watch: Watch) -> Iterator[NewPage]:
         yield new
 
 
-def eventually(page: Page, condition: Callable[[], object]) -> None:
+def assert_eventually(page: Page, condition: Callable[[], object]) -> None:
     """Return when the condition holds; the browser goes on meanwhile.
 
     Raises:

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, Request, Route, expect
 from demo.client import JsonDict, path
 from demo.gateway import Behaviour
 from tests.harness.waiting import wait_until
-from tests.page.conftest import PageServer, SignedIn, eventually
+from tests.page.conftest import PageServer, SignedIn, assert_eventually
 from tests.page.screens import (
     PHONE,
     TABLET,
@@ -179,7 +179,7 @@ def test_a_device_that_has_just_signed_in_appears(
     page.route("**/pushrules/device/FIRST/**", hold)
     page.get_by_role("button", name="Look for new devices").click()
     expect(card(page, "FIRST")).to_be_visible()
-    eventually(page, lambda: bool(held))
+    assert_eventually(page, lambda: bool(held))
     page_server.login(home.phone, "SECOND")
     page.clock.fast_forward(10_000)
     # What comes late of the reading before is no new look at the devices.

@@ -70,7 +70,7 @@ def assert_fits(page: Page) -> None:
     assert widths[0] <= widths[1], "\n".join(map(str, [widths, *too_wide]))
 
 
-def look_at_all(page: Page, room: str, event: str) -> None:
+def assert_all_screens_fit(page: Page, room: str, event: str) -> None:
     """Every screen, one after the other: axe-core finds nothing, and nothing is too wide."""
     for route in (
         ["devices"],
@@ -97,14 +97,14 @@ def test_each_screen_is_accessible_and_fits(
     page = signed_in(home.phone, color_scheme=scheme, viewport={"width": width, "height": 700})
     go(page, "rooms", room)
     choose(page, PHONE, "Mentions and keywords")
-    look_at_all(page, room, event)
+    assert_all_screens_fit(page, room, event)
     if width == 320:
         page.evaluate("document.documentElement.dir = 'rtl'")
-        look_at_all(page, room, event)
+        assert_all_screens_fit(page, room, event)
         page.evaluate("document.documentElement.dir = 'ltr'")
         # The text at twice its size.
         page.evaluate("document.documentElement.style.setProperty('font-size', '200%')")
-        look_at_all(page, room, event)
+        assert_all_screens_fit(page, room, event)
 
 
 @pytest.mark.parametrize("options", [{"forced_colors": "active"}, {"reduced_motion": "reduce"}])

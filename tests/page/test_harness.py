@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from demo.process import port_in_use
 from tests.harness.browser import Watch
 from tests.harness.oauth_server import OAuthServer, is_installed
-from tests.page.conftest import NewPage, PageServer, assert_accessible, eventually
+from tests.page.conftest import NewPage, PageServer, assert_accessible, assert_eventually
 
 
 def test_the_page_is_loaded_and_the_browser_complains_of_nothing(
@@ -30,7 +30,7 @@ def test_what_the_policy_forbids_is_complained_of(
     page.goto(page_server.page_url)
     page.evaluate("document.body.setAttribute('style', 'color: red')")
     page.evaluate("fetch('https://example.org/').catch(() => null)")
-    eventually(
+    assert_eventually(
         page, lambda: any("policy: connect-src" in complaint for complaint in watch.complaints)
     )
     with pytest.raises(AssertionError) as caught:

@@ -22,7 +22,7 @@ from tests.page.conftest import (
     NewPage,
     PageServer,
     assert_accessible,
-    eventually,
+    assert_eventually,
     stored_session,
     token_of,
 )
@@ -242,7 +242,7 @@ def test_a_token_that_runs_out_is_renewed_and_the_old_one_used_up(
     )
     page.reload()
     page.get_by_role("button", name="Sign out").wait_for()
-    eventually(page, lambda: stored_session(page)["accessToken"] != before["accessToken"])
+    assert_eventually(page, lambda: stored_session(page)["accessToken"] != before["accessToken"])
     after = stored_session(page)
     assert after["refreshToken"] != before["refreshToken"]
     assert devices_of(delegating, page)

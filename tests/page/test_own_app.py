@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A device that goes by what is set in its own app (specification 9): given, shown and left."""
 
+from collections.abc import Callable
 from typing import Any
 
+import attr
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from demo.client import JsonDict, Session
-from tests.page.conftest import SignedIn, assert_accessible, eventually
+from tests.page.conftest import SignedIn, assert_accessible, assert_eventually
 from tests.page.screens import PHONE, TABLET, WEB, Home, card, choices, choose, go
 
 ITS_APP = "What is set in its own app"
@@ -15,6 +18,37 @@ CHOSEN = "Only direct messages and rooms I choose"
 AS_ITS_APP = "As its app is set"
 LEAVING = "Remove the settings of its app?"
 OWN = "/_matrix/client/unstable/pushrules/device/{}/org.matrix.msc3837.own"
+
+
+@attr.s(auto_attribs=True, frozen=True)
+class Chosen:
+    """A page on the tablet, and the room for which the phone was told there to ring."""
+
+    page: Page
+    room: str
+
+
+@pytest.fixture
+def chosen(home: Home, signed_in: SignedIn, watch: Any) -> Chosen:
+    """The phone rings for all messages of a room; what the page asks for may fail."""
+    watch.allow("Failed to load resource")
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    go(page, "rooms", room)
+    choose(page, PHONE, "All messages")
+    return Chosen(page, room)
+
+
+def when_switched(page: Page, answer: Callable[[Route], object]) -> None:
+    """Have the page answered otherwise where it gives a device to its app."""
+
+    def handle(route: Route) -> None:
+        if route.request.method == "PUT":
+            answer(route)
+        else:
+            route.continue_()
+
+    page.route("**/org.matrix.msc3837.own", handle)
 
 
 def goes_by_its_app(home: Home, session: Session) -> bool:
@@ -178,7 +212,7 @@ def test_a_reset_says_that_what_the_app_has_set_goes(home: Home, signed_in: Sign
     expect(dialog).to_contain_text("What its app has set for it alone")
     dialog.get_by_role("button", name="Reset this device").click()
     expect(choices(page, "Follows").get_by_label("The same as everywhere")).to_be_checked()
-    eventually(page, lambda: home.rules_of(home.phone) == {})
+    assert_eventually(page, lambda: home.rules_of(home.phone) == {})
     assert not goes_by_its_app(home, home.phone)
 
 
@@ -229,50 +263,27 @@ def test_a_server_that_does_not_know_of_it_is_not_asked_for_it(
 
 
 def test_giving_a_device_to_its_app_leaves_nothing_where_it_fails(
-    home: Home, signed_in: SignedIn, watch: Any
+    home: Home, chosen: Chosen
 ) -> None:
-    watch.allow("Failed to load resource")
-    room = home.room("Choir")
-    page = signed_in(home.tablet)
-    go(page, "rooms", room)
-    choose(page, PHONE, "All messages")
     before = home.rules_of(home.phone)
     failed = {"errcode": "M_UNKNOWN", "error": "Internal server error"}
-
-    def refuse(route: Route) -> None:
-        if route.request.method == "PUT":
-            route.fulfill(status=500, json=failed)
-        else:
-            route.continue_()
-
-    page.route("**/org.matrix.msc3837.own", refuse)
-    go(page, "devices", "PHONE")
-    group = choices(page, "Follows")
+    when_switched(chosen.page, lambda route: route.fulfill(status=500, json=failed))
+    go(chosen.page, "devices", "PHONE")
+    group = choices(chosen.page, "Follows")
     group.get_by_role("radio", name=ITS_APP).click()
     expect(group.get_by_role("alert")).to_contain_text("Something went wrong on the server")
     assert home.rules_of(home.phone) == before
 
 
-def test_a_device_is_given_to_its_app_where_only_the_answer_is_lost(
-    home: Home, signed_in: SignedIn, watch: Any
-) -> None:
-    watch.allow("Failed to load resource")
-    room = home.room("Choir")
-    page = signed_in(home.tablet)
-    go(page, "rooms", room)
-    choose(page, PHONE, "All messages")
-
+def test_a_device_is_given_to_its_app_where_only_the_answer_is_lost(chosen: Chosen) -> None:
     def lose(route: Route) -> None:
-        if route.request.method == "PUT":
-            route.fetch()
-            route.abort()
-        else:
-            route.continue_()
+        route.fetch()
+        route.abort()
 
-    page.route("**/org.matrix.msc3837.own", lose)
-    give(page, "PHONE")
-    go(page, "rooms", room)
-    expect(choices(page, PHONE).get_by_label("All messages")).to_be_checked()
+    when_switched(chosen.page, lose)
+    give(chosen.page, "PHONE")
+    go(chosen.page, "rooms", chosen.room)
+    expect(choices(chosen.page, PHONE).get_by_label("All messages")).to_be_checked()
 
 
 def test_what_its_app_has_set_stays_where_the_page_has_not_heard_of_it(

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, Route, expect
 
 from demo.client import path
 from tests.harness.waiting import wait_until
-from tests.page.conftest import PageServer, SignedIn, eventually
+from tests.page.conftest import PageServer, SignedIn, assert_eventually
 from tests.page.screens import (
     PHONE,
     TABLET,
@@ -120,7 +120,7 @@ def test_two_tabs_read_the_rooms_at_once(
 
     one.route(SLIDING, between)
     one.reload()
-    eventually(one, lambda: held)
+    assert_eventually(one, lambda: held)
     other = one.context.new_page()
     other.goto(page_server.page_url + "#/rooms")
     expect(other.get_by_role("link", name="Choir")).to_be_visible()

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, Route, expect
 from demo.client import Session
 from tests.harness.browser import Watch
 from tests.harness.source import STATIC
-from tests.page.conftest import NewPage, PageServer, SignedIn, eventually, token_of
+from tests.page.conftest import NewPage, PageServer, SignedIn, assert_eventually, token_of
 
 #: Another origin, which the tests answer for.
 ELSEWHERE = "http://localhost:9"
@@ -87,7 +87,7 @@ def test_what_the_page_asks_with_the_token_is_kept_in_no_cache(
     page.get_by_label("Username").fill(alice.user_id)
     page.get_by_label("Password", exact=True).fill("wonderland")
     page.get_by_role("button", name="Sign in").click()
-    eventually(page, lambda: page.evaluate("caching.size"))
+    assert_eventually(page, lambda: page.evaluate("caching.size"))
     watch.allow("Failed to load resource")  # It is not the password.
     assert page.evaluate("[...caching]") == ["no-store"]
     assert not [headers for headers in asked if "cookie" in headers.lower()]
@@ -159,7 +159,7 @@ def test_it_cannot_be_framed(new_page: NewPage, page_server: PageServer, watch: 
     page = new_page()
     stranger(page, f'<iframe src="{page_server.page_url}"></iframe>')
     (frame,) = page.main_frame.child_frames
-    eventually(page, lambda: frame.url.startswith("chrome-error:"))
+    assert_eventually(page, lambda: frame.url.startswith("chrome-error:"))
     assert frame.locator("#app").count() == 0
     assert not [url for _, url in watch.requests if url.endswith("main.js")]
 

@@ -17,7 +17,7 @@ from tests.page.conftest import (
     PageServer,
     SignedIn,
     assert_accessible,
-    eventually,
+    assert_eventually,
     fill_in,
     sign_in,
     stored_session,
@@ -118,7 +118,7 @@ def test_who_signs_in_again_in_another_tab_does_not_sign_the_first_out(
     second.evaluate("void (BroadcastChannel.prototype.postMessage = window.post)")
     fill_in(second, alice.user_id, PASSWORD)
     second.get_by_role("button", name="Sign out").wait_for()
-    eventually(first, lambda: token_of(first) == token_of(second))
+    assert_eventually(first, lambda: token_of(first) == token_of(second))
     assert token_of(first) != before
     first.reload()
     first.get_by_role("button", name="Sign out").wait_for()
@@ -138,7 +138,7 @@ def test_signing_out_while_the_page_still_loads_asks_for_nothing_more(
 
     page.route("**/_matrix/client/v3/devices", hold)
     page.reload()
-    eventually(page, lambda: held)
+    assert_eventually(page, lambda: held)
     page.get_by_role("button", name="Sign out").click()
     is_signed_out(page, "You are signed out.")
     for route in held:
@@ -201,7 +201,7 @@ def test_thirty_idle_minutes_end_it_here_and_at_the_server(
     page.clock.fast_forward("02:00")
     page.clock.run_for(1000)
     is_signed_out(page, "as you did nothing here for 30 minutes")
-    eventually(page, lambda: sessions_of(alice) == [])
+    assert_eventually(page, lambda: sessions_of(alice) == [])
     assert stored_session(page) is None
 
 
@@ -249,7 +249,7 @@ def test_a_token_that_runs_out_is_renewed(
     before = token_of(page)
     page.reload()
     page.get_by_role("button", name="Sign out").wait_for()
-    eventually(page, lambda: token_of(page) != before)
+    assert_eventually(page, lambda: token_of(page) != before)
     assert [url for _, url in watch.requests if url.endswith("/_matrix/client/v3/refresh")]
     assert len(sessions_of(alice)) == 1
 

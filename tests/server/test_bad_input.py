@@ -145,13 +145,15 @@ class Unchanged:
         self._deployment, self._user = deployment, user
         self._before = stored(deployment, user)
 
-    def refuses(self, method: str, where: str, body: bytes | None = None, what: str = "") -> None:
+    def assert_refused(
+        self, method: str, where: str, body: bytes | None = None, what: str = ""
+    ) -> None:
         response = self._user.request(method, where, raw_body=body)
         assert 400 <= response.status < 500, f"{what}: {_of(method, where, body, response)}"
         assert response.errcode, f"{what}: {_of(method, where, body, response)}"
         assert isinstance(response.json["error"], str)
 
-    def check(self) -> None:
+    def assert_nothing_changed(self) -> None:
         assert stored(self._deployment, self._user) == self._before
         # What is stored can be read, too.
         self._user.get_pushers()
@@ -170,48 +172,48 @@ def unchanged(deployment: Deployment, user: Session) -> Unchanged:
 
 def test_a_body_that_is_not_json_is_refused(unchanged: Unchanged) -> None:
     for body in NOT_JSON:
-        unchanged.refuses("POST", SET_PUSHER, body)
+        unchanged.assert_refused("POST", SET_PUSHER, body)
         for where in (
             f"{OVERRIDE}/new",
             f"{OVERRIDE}/one",
             f"{OVERRIDE}/one/enabled",
             f"{OVERRIDE}/one/actions",
         ):
-            unchanged.refuses("PUT", where, body)
-    unchanged.check()
+            unchanged.assert_refused("PUT", where, body)
+    unchanged.assert_nothing_changed()
 
 
 def test_a_body_that_is_no_object_is_refused(unchanged: Unchanged) -> None:
     for body in NO_OBJECT:
-        unchanged.refuses("POST", SET_PUSHER, body)
+        unchanged.assert_refused("POST", SET_PUSHER, body)
         for kind in ("override", "content", "room", "sender", "underride"):
-            unchanged.refuses("PUT", f"{DEVICE}/phone/{kind}/new", body)
-        unchanged.refuses("PUT", f"{OVERRIDE}/one/actions", body)
+            unchanged.assert_refused("PUT", f"{DEVICE}/phone/{kind}/new", body)
+        unchanged.assert_refused("PUT", f"{OVERRIDE}/one/actions", body)
         if body != b"true":
-            unchanged.refuses("PUT", f"{OVERRIDE}/one/enabled", body)
-    unchanged.check()
+            unchanged.assert_refused("PUT", f"{OVERRIDE}/one/enabled", body)
+    unchanged.assert_nothing_changed()
 
 
 @pytest.mark.parametrize("name", PUSHER_FIELDS)
 def test_a_bad_value_in_any_field_of_a_pusher_is_refused(unchanged: Unchanged, name: str) -> None:
     for what, raw in BAD_VALUES:
         body = with_raw(pusher(enabled=True), name, raw)
-        unchanged.refuses("POST", SET_PUSHER, body, what=f"{name} is {what}")
+        unchanged.assert_refused("POST", SET_PUSHER, body, what=f"{name} is {what}")
         if name in ("app_id", "pushkey"):
             removal = with_raw(pusher(kind=None), name, raw)
-            unchanged.refuses("POST", SET_PUSHER, removal, what=f"{name} is {what}, removal")
-    unchanged.check()
+            unchanged.assert_refused("POST", SET_PUSHER, removal, what=f"{name} is {what}, removal")
+    unchanged.assert_nothing_changed()
 
 
 def test_a_bad_url_of_a_pusher_is_refused(unchanged: Unchanged) -> None:
     for url in URLS:
         body = json.dumps(pusher(data={"url": url})).encode()
-        unchanged.refuses("POST", SET_PUSHER, body)
+        unchanged.assert_refused("POST", SET_PUSHER, body)
     for data in ("null", "[]", '"text"', "5", "{}", '{"url": 1e999}', '[["url"]]'):
-        unchanged.refuses("POST", SET_PUSHER, with_raw(pusher(), "data", data))
+        unchanged.assert_refused("POST", SET_PUSHER, with_raw(pusher(), "data", data))
     huge = with_raw(pusher(), "data", f'{{"url": "{NOWHERE}", "more": 1e999}}')
-    unchanged.refuses("POST", SET_PUSHER, huge)
-    unchanged.check()
+    unchanged.assert_refused("POST", SET_PUSHER, huge)
+    unchanged.assert_nothing_changed()
 
 
 def test_what_is_too_long_for_a_database_is_refused(unchanged: Unchanged) -> None:
@@ -219,8 +221,8 @@ def test_what_is_too_long_for_a_database_is_refused(unchanged: Unchanged) -> Non
     for name in ("app_id", "pushkey"):
         for text in (LONG_TEXT, "x" * 3_000, "\0" * 10_000):
             body = pusher(**{"pushkey": "key", name: text})
-            unchanged.refuses("POST", SET_PUSHER, json.dumps(body).encode(), what=name)
-    unchanged.check()
+            unchanged.assert_refused("POST", SET_PUSHER, json.dumps(body).encode(), what=name)
+    unchanged.assert_nothing_changed()
 
 
 def test_the_longest_names_of_a_pusher_can_be_stored(alice: Session) -> None:
@@ -254,8 +256,8 @@ def test_bad_conditions_patterns_and_actions_are_refused(unchanged: Unchanged) -
             (f"{OVERRIDE}/one/enabled", f'{{"enabled": {raw}}}'),
             (f"{OVERRIDE}/one/enabled", raw),
         ):
-            unchanged.refuses("PUT", where, body.encode(), what)
-    unchanged.check()
+            unchanged.assert_refused("PUT", where, body.encode(), what)
+    unchanged.assert_nothing_changed()
 
 
 def test_odd_values_of_a_tweak_are_kept_or_refused(alice: Session) -> None:
@@ -293,32 +295,32 @@ def test_a_path_that_is_no_text_is_refused(unchanged: Unchanged) -> None:
             f"{DEVICE}/{part}/",
             f"{DEVICE}/phone/{part}/",
         ):
-            unchanged.refuses("GET", where)
-            unchanged.refuses("PUT", where, b'{"conditions": [], "actions": []}')
-            unchanged.refuses("PUT", where, b'{"enabled": false}')
-            unchanged.refuses("DELETE", where)
-    unchanged.check()
+            unchanged.assert_refused("GET", where)
+            unchanged.assert_refused("PUT", where, b'{"conditions": [], "actions": []}')
+            unchanged.assert_refused("PUT", where, b'{"enabled": false}')
+            unchanged.assert_refused("DELETE", where)
+    unchanged.assert_nothing_changed()
 
 
 def test_a_query_that_is_no_text_is_refused(unchanged: Unchanged) -> None:
     body = json.dumps(rule()).encode()
     for name in ("before", "after"):
         for value in ["%00", "one%00", "%FF", "%ED%A0%80", "%C3%A9", "x" * 10_000, "a/b", "%zz"]:
-            unchanged.refuses("PUT", f"{OVERRIDE}/new?{name}={value}", body)
-    unchanged.check()
+            unchanged.assert_refused("PUT", f"{OVERRIDE}/new?{name}={value}", body)
+    unchanged.assert_nothing_changed()
 
 
 def test_a_path_of_any_length_is_answered(unchanged: Unchanged) -> None:
     body = json.dumps(rule()).encode()
     for length in (256, 3_000, 10_000):
         for text in ("x" * length, "%F0%9F%93%B1" * (length // 12), "%2F" * (length // 3)):
-            unchanged.refuses("PUT", f"{DEVICE}/phone/override/{text}x{'y' * 300}", body)
-            unchanged.refuses("PUT", f"{DEVICE}/{text}{'y' * 256}/override/one", body)
-            unchanged.refuses("GET", f"{DEVICE}/phone/{text}/")
-            unchanged.refuses("DELETE", f"{DEVICE}/phone/override/{text}")
-    unchanged.refuses("GET", DEVICE + "/phone/override/one" + "/x" * 5_000)
-    unchanged.refuses("PUT", DEVICE + "/x" * 5_000, body)
-    unchanged.check()
+            unchanged.assert_refused("PUT", f"{DEVICE}/phone/override/{text}x{'y' * 300}", body)
+            unchanged.assert_refused("PUT", f"{DEVICE}/{text}{'y' * 256}/override/one", body)
+            unchanged.assert_refused("GET", f"{DEVICE}/phone/{text}/")
+            unchanged.assert_refused("DELETE", f"{DEVICE}/phone/override/{text}")
+    unchanged.assert_refused("GET", DEVICE + "/phone/override/one" + "/x" * 5_000)
+    unchanged.assert_refused("PUT", DEVICE + "/x" * 5_000, body)
+    unchanged.assert_nothing_changed()
 
 
 def test_other_methods_are_refused(unchanged: Unchanged) -> None:
@@ -331,8 +333,8 @@ def test_other_methods_are_refused(unchanged: Unchanged) -> None:
         "/_matrix/client/versions": {"GET"},
     }.items():
         for method in everything - methods:
-            unchanged.refuses(method, where, b"{}")
-    unchanged.check()
+            unchanged.assert_refused(method, where, b"{}")
+    unchanged.assert_nothing_changed()
 
 
 def test_the_other_endpoints_refuse_or_ignore_what_they_are_asked(user: Session) -> None:

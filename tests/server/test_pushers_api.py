@@ -592,7 +592,7 @@ def test_profile_tags_up_to_the_limits_are_taken(alice: Session, name: str) -> N
 
 
 @pytest.fixture
-def refuse(deployment: Deployment, alice: Session, bob: Session) -> Callable[..., None]:
+def assert_all_refused(deployment: Deployment, alice: Session, bob: Session) -> Callable[..., None]:
     """Call it with the fields of a bad request: it must be refused and change nothing.
 
     Neither for a pusher that exists, nor for a new one, nor for another user's of that name.
@@ -602,7 +602,7 @@ def refuse(deployment: Deployment, alice: Session, bob: Session) -> Callable[...
     before, shown = stored(deployment, alice, bob), alice.get_pushers()
     assert [len(rows) for rows in before] == [2, 2, 0, 0]
 
-    def refuse(errcode: str, what: str, names: str = "", **bad: Any) -> None:
+    def assert_all_refused(errcode: str, what: str, names: str = "", **bad: Any) -> None:
         for pushkey in (bad.get("pushkey", "old"), bad.get("pushkey", "new")):
             body = {
                 name: value
@@ -614,41 +614,47 @@ def refuse(deployment: Deployment, alice: Session, bob: Session) -> Callable[...
         assert stored(deployment, alice, bob) == before, what
         assert alice.get_pushers() == shown, what
 
-    return refuse
+    return assert_all_refused
 
 
 @pytest.mark.parametrize("name", PROFILE_TAGS)
 def test_bad_profile_tags_are_refused_and_nothing_is_stored(
-    refuse: Callable[..., None], name: str
+    assert_all_refused: Callable[..., None], name: str
 ) -> None:
     for what, tags, problem in REFUSED_TAGS:
-        refuse("M_INVALID_PARAM", what, f"'{name}'", **{name: tags})
-        refuse("M_INVALID_PARAM", what, problem, **{name: tags, "enabled": True})
+        assert_all_refused("M_INVALID_PARAM", what, f"'{name}'", **{name: tags})
+        assert_all_refused("M_INVALID_PARAM", what, problem, **{name: tags, "enabled": True})
 
 
-def test_a_bad_name_is_refused_beside_a_good_one(refuse: Callable[..., None]) -> None:
-    refuse("M_INVALID_PARAM", "enabled", ENABLED[1], **fields(ENABLED, True, "yes"))
-    refuse("M_INVALID_PARAM", "enabled", ENABLED[0], **fields(ENABLED, None, True))
-    refuse("M_INVALID_PARAM", "tags", PROFILE_TAGS[1], **fields(PROFILE_TAGS, ["c"], [""]))
-    refuse("M_INVALID_PARAM", "tags", PROFILE_TAGS[0], **fields(PROFILE_TAGS, "c", ["c"]))
+def test_a_bad_name_is_refused_beside_a_good_one(assert_all_refused: Callable[..., None]) -> None:
+    assert_all_refused("M_INVALID_PARAM", "enabled", ENABLED[1], **fields(ENABLED, True, "yes"))
+    assert_all_refused("M_INVALID_PARAM", "enabled", ENABLED[0], **fields(ENABLED, None, True))
+    assert_all_refused(
+        "M_INVALID_PARAM", "tags", PROFILE_TAGS[1], **fields(PROFILE_TAGS, ["c"], [""])
+    )
+    assert_all_refused(
+        "M_INVALID_PARAM", "tags", PROFILE_TAGS[0], **fields(PROFILE_TAGS, "c", ["c"])
+    )
 
 
 @pytest.mark.parametrize("name", ENABLED)
-def test_enabled_must_be_a_boolean(refuse: Callable[..., None], name: str) -> None:
+def test_enabled_must_be_a_boolean(assert_all_refused: Callable[..., None], name: str) -> None:
     for value in NOT_BOOLEAN:
-        refuse("M_INVALID_PARAM", f"{value!r}", f"'{name}'", **{name: value})
+        assert_all_refused("M_INVALID_PARAM", f"{value!r}", f"'{name}'", **{name: value})
 
 
 def test_what_synapse_refuses_is_refused_and_nothing_is_stored(
-    refuse: Callable[..., None],
+    assert_all_refused: Callable[..., None],
 ) -> None:
     good = {"enabled": True, "profile_tags": ["c"]}
     required = ("kind", "app_display_name", "device_display_name", "lang", "data")
     for name in required:
-        refuse("M_MISSING_PARAM", f"no {name}", name, **good, **{name: NONE})
+        assert_all_refused("M_MISSING_PARAM", f"no {name}", name, **good, **{name: NONE})
     for data in ({}, {"url": "http://127.0.0.1:1/elsewhere"}, {"url": 5}):
-        refuse("M_MISSING_PARAM", f"data {data}", **good, data=data)
-    refuse("M_THREEPID_NOT_FOUND", "e-mail", **good, kind="email", pushkey="a@example.org")
+        assert_all_refused("M_MISSING_PARAM", f"data {data}", **good, data=data)
+    assert_all_refused(
+        "M_THREEPID_NOT_FOUND", "e-mail", **good, kind="email", pushkey="a@example.org"
+    )
 
 
 def test_a_pusher_from_before_with_a_longer_name_can_be_turned_off(
@@ -664,14 +670,16 @@ def test_a_pusher_from_before_with_a_longer_name_can_be_turned_off(
     assert_refused(refused, 400, "M_INVALID_PARAM", names="'app_id'")
 
 
-def test_other_fields_of_a_wrong_type_are_refused_by_name(refuse: Callable[..., None]) -> None:
+def test_other_fields_of_a_wrong_type_are_refused_by_name(
+    assert_all_refused: Callable[..., None],
+) -> None:
     names = ("kind", "app_id", "app_display_name", "device_display_name", "pushkey", "profile_tag")
     for name in names:
         for value in (5, True, ["a"], {"a": 1}, "a\0b", "\ud800"):
-            refuse("M_INVALID_PARAM", f"{name} {value!r}", f"'{name}'", **{name: value})
-    refuse("M_INVALID_PARAM", "append", "'append'", append="yes")
-    refuse("M_INVALID_PARAM", "data", "'data'", data=[NOWHERE])
-    refuse("M_INVALID_PARAM", "lang", "'lang'", lang=5)
+            assert_all_refused("M_INVALID_PARAM", f"{name} {value!r}", f"'{name}'", **{name: value})
+    assert_all_refused("M_INVALID_PARAM", "append", "'append'", append="yes")
+    assert_all_refused("M_INVALID_PARAM", "data", "'data'", data=[NOWHERE])
+    assert_all_refused("M_INVALID_PARAM", "lang", "'lang'", lang=5)
 
 
 def test_the_checks_come_in_the_documented_order(alice: Session) -> None:
