@@ -23,11 +23,18 @@ class ConfigFile:
         options: its top-level options.
         modules_lines: the lines with a top-level `modules`. If a YAML file has an option twice,
             the first one is ignored.
+        repeated: for each item of the `modules` that counts, the options that it has more than
+            once, each with its lines: `{"config.page": [8, 10]}`.
     """
 
     path: str
     options: Mapping[str, Any] = attr.ib(repr=False)
     modules_lines: Sequence[int] = ()
+    repeated: Sequence[Mapping[str, Sequence[int]]] = ()
+
+
+# How deep the options of a module lie, at most.
+_DEPTH = 5
 
 
 class UnreadableError(Exception):
@@ -65,8 +72,24 @@ def read_config_file(name: str) -> ConfigFile:
         return ConfigFile(name, {})
     if not isinstance(options, Mapping) or not isinstance(root, yaml.MappingNode):
         raise UnreadableError("it does not hold options, but something else; Synapse ignores it")
-    lines = [key.start_mark.line + 1 for key, _ in root.value if key.value == "modules"]
-    return ConfigFile(name, options, lines)
+    modules = [(key, value) for key, value in root.value if key.value == "modules"]
+    lines = [key.start_mark.line + 1 for key, _ in modules]
+    items = modules[-1][1].value if modules else ()
+    repeated = [dict(_repeated(item)) for item in items if isinstance(item, yaml.Node)]
+    return ConfigFile(name, options, lines, repeated)
+
+
+def _repeated(node: yaml.Node, path: str = "") -> Iterator[tuple[str, Sequence[int]]]:
+    """The options that stand more than once in a mapping or below it."""
+    # An anchor may hold itself.
+    if not isinstance(node, yaml.MappingNode) or path.count(".") > _DEPTH:
+        return
+    lines: dict[str, list[int]] = {}
+    for key, value in node.value:
+        name = f"{path}{key.value}"
+        lines.setdefault(name, []).append(key.start_mark.line + 1)
+        yield from _repeated(value, f"{name}.")
+    yield from ((name, found) for name, found in lines.items() if len(found) > 1)
 
 
 def _describe(error: yaml.YAMLError) -> str:

@@ -85,7 +85,7 @@ def look(
     try:
         contents = _within(_GIVE_UP, read)
     except _NothingThereError as error:
-        return report, [note(where, str(error))], ()
+        return attr.evolve(report, exists=False), [note(where, str(error))], ()
     except CannotReadError as error:
         return report, [problem(where, str(error), error.remedy)], ()
     except Exception as error:  # noqa: BLE001  # the drivers' errors have no common base

@@ -72,6 +72,7 @@ def read_modules(files: Sequence[ConfigFile]) -> ModulesOption:
     findings += _judge_shape(file.path, modules)
     for index, entry in entries:
         findings += _beside(file.path, index, entry)
+        findings += _twice(file, index)
     if entries:
         findings += _displaced(having)
     return ModulesOption(entries, findings)
@@ -163,13 +164,28 @@ def _beside(path: str, index: int, entry: Mapping[str, Any]) -> Iterator[Finding
     if not stray:
         return
     names = ", ".join(f"`{name}`" for name in stray)
+    remedy = f"Put it below `config:`, two spaces further in. The options are {', '.join(OPTIONS)}."
+    if "config" not in entry and len(stray) == 1 and _holds_options(entry[stray[0]]):
+        remedy = "Call it `config`."
     empty = " (there is a `config:` with nothing below it)" if _is_empty(entry) else ""
     yield problem(
         path,
         f"{names} in item {index} of `modules` stands beside `module:`, where Synapse passes over "
         f"it{empty}: it is without effect",
-        f"Put it below `config:`, two spaces further in. The options are {', '.join(OPTIONS)}.",
+        remedy,
     )
+
+
+def _twice(file: ConfigFile, index: int) -> Iterator[Finding]:
+    """Options that stand more than once in an entry: YAML takes the last one."""
+    for name, lines in file.repeated[index].items():
+        where = " and ".join(map(str, lines))
+        yield problem(
+            file.path,
+            f"`{name}` in item {index} of `modules` stands there more than once, in lines {where}. "
+            "Only the last counts",
+            "Put all that is below it in one place.",
+        )
 
 
 def _is_empty(entry: Mapping[str, Any]) -> bool:
@@ -179,9 +195,9 @@ def _is_empty(entry: Mapping[str, Any]) -> bool:
 def _stray_options(files: Sequence[ConfigFile]) -> Iterator[Finding]:
     """Options of ours at the top level of a file, as when `config:` begins at the first column."""
     for file in files:
-        config = file.options.get("config")
+        yield from _stray_entries(file)
         stray = ["`keep_omitted`"] if "keep_omitted" in file.options else []
-        if isinstance(config, Mapping) and set(map(str, config)) & set(OPTIONS):
+        if _holds_options(file.options.get("config")):
             stray.append("`config`")
         if stray:
             yield problem(
@@ -190,6 +206,26 @@ def _stray_options(files: Sequence[ConfigFile]) -> Iterator[Finding]:
                 "Synapse's, which knows no such: it is without effect",
                 f"It belongs to the module:\n{ENTRY}",
             )
+
+
+def _stray_entries(file: ConfigFile) -> Iterator[Finding]:
+    """The module's entry under another name than `modules`, or further in."""
+    for name, value in file.options.items():
+        if name == "modules":
+            continue
+        below = value.items() if isinstance(value, Mapping) else ()
+        for path, held in ((f"{name}", value), *((f"{name}.{key}", one) for key, one in below)):
+            if any(_entries(held)):
+                yield problem(
+                    file.path,
+                    f"`{path}` holds an entry of the module, but Synapse reads `modules` at the "
+                    "first column: the module is not loaded",
+                    f"Write, at the first column:\n{ENTRY}",
+                )
+
+
+def _holds_options(value: object) -> bool:
+    return isinstance(value, Mapping) and not set(OPTIONS).isdisjoint(map(str, value))
 
 
 # --- Several files ------------------------------------------------------------------------------

@@ -174,8 +174,19 @@ class Deployment:
         if len(loaded) < len(entries):
             return "bad", None
         if len(entries) > 1:
-            what = f"the module stands {len(entries)} times in `modules`; the first one counts"
-            self._say(note(where, what, "Remove the others."))
+            twice = f"the module stands {len(entries)} times in `modules`"
+            if any(options != loaded[0] for options in loaded):
+                what = f"{twice}, with different options; only the first counts"
+                self._say(problem(where, what, "Put all options into one entry."))
+            else:
+                self._say(note(where, f"{twice}; the first one counts", "Remove the others."))
+        if loaded[0].page.enabled and not loaded[0].keep_omitted:
+            what = (
+                "`keep_omitted` is false, though the page is on: an app that sets its pusher when "
+                "it starts undoes what its user set on the page"
+            )
+            file = _with_modules(files)[-1].path
+            self._say(note(file, what, "Take `keep_omitted` out: it is then true."))
         return "yes", loaded[0]
 
     # Files

@@ -93,6 +93,7 @@ class DatabaseReport:
         engine: "SQLite" or "PostgreSQL".
         where: the file, or the database's name, host and user.
         answers: whether it could be read.
+        exists: False for a SQLite file that Synapse has not made yet.
         schema: the files of the module's schema that are recorded as applied.
         tables: those of the module's tables that exist.
     """
@@ -100,6 +101,7 @@ class DatabaseReport:
     engine: str
     where: str
     answers: bool = False
+    exists: bool = True
     schema: Sequence[str] = ()
     tables: Sequence[str] = ()
 
@@ -227,6 +229,8 @@ def _show_database(report: Report, screen: Screen) -> None:
         return
     screen.line("Database", "bold")
     answers = "could be read" if database.answers else "could not be read"
+    if not database.exists:
+        answers = "not made yet"
     screen.line(f"  {database.engine}, {database.where}: {answers}")
     if database.answers:
         schema = ", ".join(database.schema) or "none"

@@ -94,6 +94,9 @@ def test_before_the_first_start_all_is_well_and_nothing_is_made(tmp_path: Path) 
     assert [process["name"] for process in answer.json["processes"]] == ["main"]
     assert answer.json["processes"][0]["module"] == "yes"
     assert contents(tmp_path) == before
+    assert answer.json["database"]["answers"] is False
+    # Nobody is to think that something is wrong with it.
+    assert "homeserver.db: not made yet" in command_here("check", "-c", config).output
 
 
 def test_before_the_first_start_on_postgresql(

@@ -127,8 +127,65 @@ def test_an_entry_that_synapse_does_not_start_with(
             f"modules:\n  - module: {MODULE}\nkeep_omitted: true\n",
             "`keep_omitted` stands at the first column",
         ),
+        (
+            f"modules:\n  - module: {MODULE}\n    conf:\n      keep_omitted: true\n",
+            (
+                "`conf` in item 0 of `modules` stands beside `module:`, where Synapse passes over "
+                "it: it is without effect -> Call it `config`."
+            ),
+        ),
+        (
+            (
+                f"modules:\n  - module: {MODULE}\n    config:\n      page: {{enabled: true}}\n"
+                "    config:\n      keep_omitted: true\n"
+            ),
+            (
+                "`config` in item 0 of `modules` stands there more than once, in lines 8 and 10. "
+                "Only the last counts"
+            ),
+        ),
+        (
+            (
+                f"modules:\n  - module: {MODULE}\n    config:\n      limits:\n"
+                "        device_scopes_per_user: 5\n        device_scopes_per_user: 6\n"
+            ),
+            (
+                "`config.limits.device_scopes_per_user` in item 0 of `modules` stands there more "
+                "than once, in lines 10 and 11"
+            ),
+        ),
+        (
+            (
+                f"modules:\n  - module: {MODULE}\n"
+                "  - module: synapse_msc3881.module.PusherControl\n"
+                "    config:\n      page: {enabled: true}\n"
+            ),
+            "the module stands 2 times in `modules`, with different options; only the first counts",
+        ),
+        (
+            f"module:\n  - module: {MODULE}\n",
+            (
+                "`module` holds an entry of the module, but Synapse reads `modules` at the first "
+                "column: the module is not loaded"
+            ),
+        ),
+        (
+            f"experimental_features:\n  modules:\n    - module: {MODULE}\n",
+            "`experimental_features.modules` holds an entry of the module",
+        ),
     ],
-    ids=["beside", "empty config", "config at the top", "at the top"],
+    ids=[
+        "beside",
+        "empty config",
+        "config at the top",
+        "at the top",
+        "misspelt config",
+        "config twice",
+        "option twice",
+        "module twice",
+        "misspelt modules",
+        "modules below another option",
+    ],
 )
 def test_an_option_where_it_has_no_effect(tmp_path: Path, modules: str, found: str) -> None:
     file = write(tmp_path, modules)
@@ -148,6 +205,15 @@ def test_options_of_other_modules_are_their_own_affair(tmp_path: Path) -> None:
         """
     answer = check(write(tmp_path, modules))
     assert (answer.status, answer.problems) == (0, [])
+
+
+def test_the_page_with_apps_that_undo_what_is_set_there(tmp_path: Path) -> None:
+    entry = f"modules:\n  - module: {MODULE}\n    config:\n      page: {{enabled: true}}\n"
+    answer = check(write(tmp_path, f"{entry}      keep_omitted: false\n"))
+    assert (answer.status, answer.problems) == (0, [])
+    assert any("`keep_omitted` is false, though the page is on" in note for note in answer.notes)
+    answer = check(write(tmp_path, entry))
+    assert not any("keep_omitted" in note for note in answer.notes)
 
 
 # --- Several files ------------------------------------------------------------------------------
