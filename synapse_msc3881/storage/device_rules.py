@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,11 +34,12 @@ from synapse_msc3881.storage.rule_statements import (
     RuleKey,
     conditions_txn,
     delete_rule_txn,
-    existing_txn,
+    exists_txn,
     forget_kept_txn,
     keep_txn,
     make_place_txn,
     own_devices_txn,
+    rules_by_scope_txn,
     set_enabled_txn,
     update_actions_txn,
     upsert_txn,
@@ -181,7 +182,8 @@ class DeviceRuleStore:
 
         def write_txn(txn: LoggingTransaction) -> None:
             own = self._locked_own_txn(txn, user_id)
-            self._check_room_for(key, existing_txn(txn, user_id), own)
+            if not exists_txn(txn, user_id, key):
+                self._check_room_for(key, rules_by_scope_txn(txn, user_id), own)
             priority = make_place_txn(txn, user_id, key, before, after)
             upsert_txn(txn, user_id, key, priority, *stored)
             if key.profile_tag in own:
@@ -321,17 +323,22 @@ class DeviceRuleStore:
             )
 
     def _check_room_for(
-        self, key: RuleKey, existing: Collection[RuleKey], own: Collection[str] = ()
+        self, key: RuleKey, by_scope: Mapping[str, int], own: Collection[str] = ()
     ) -> None:
-        if key in existing:
-            return
-        if len(existing) >= self.limits.rule_count:
+        """Raise SynapseError if a user may have no further rule, or not in this scope.
+
+        Args:
+            key: the rule.
+            by_scope: how many rules each scope has.
+            own: the devices with settings of their own.
+        """
+        if sum(by_scope.values()) >= self.limits.rule_count:
             raise SynapseError(
                 HTTPStatus.BAD_REQUEST,
                 f"Too many device push rules: the limit is {self.limits.rule_count}",
                 Codes.UNKNOWN,
             )
-        self.check_scopes({*own, *(rule.profile_tag for rule in existing)}, key.profile_tag)
+        self.check_scopes({*own, *by_scope}, key.profile_tag)
 
     def check_scopes(self, scopes: Collection[str], profile_tag: str) -> None:
         """Raise SynapseError if a user with these scopes may not have another one."""

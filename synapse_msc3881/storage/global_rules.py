@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attr
@@ -16,6 +16,9 @@ from synapse_msc3881.storage.rule_texts import check_tweaks, normalise
 
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction
+
+#: After so many rules others get their turn: these take about a millisecond.
+_SLICE = 50
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)
@@ -55,11 +58,60 @@ def _split(name: str) -> tuple[str, str]:
     return kind, rule_id
 
 
+class CopiedTexts:
+    """Conditions and actions of rules in `global` as a device scope stores them.
+
+    Putting thousands of rules into this form takes time, so this can be done before the transaction
+    that writes them, which on SQLite makes all others wait.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, str, str], tuple[str, str] | InvalidRuleException] = {}
+
+    async def prepare(
+        self, rules: Sequence[GlobalRule], pause: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Find them out for rules that may be copied, with a pause after every few."""
+        for start in range(0, len(rules), _SLICE):
+            for rule in rules[start : start + _SLICE]:
+                self._find(rule)
+            await pause()
+
+    def of(self, rule: GlobalRule) -> tuple[str, str]:
+        """A rule's conditions and actions; raises InvalidRuleException if it cannot be copied."""
+        found = self._find(rule)
+        if isinstance(found, InvalidRuleException):
+            raise found
+        return found
+
+    def _find(self, rule: GlobalRule) -> tuple[str, str] | InvalidRuleException:
+        # By all that it depends on: the rule may have been changed in the meantime.
+        key = rule.kind, rule.priority_class, rule.conditions, rule.actions
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = _copied_text(rule)
+        return found
+
+
+def _copied_text(rule: GlobalRule) -> tuple[str, str] | InvalidRuleException:
+    try:
+        if KINDS.get(rule.kind) != rule.priority_class:
+            raise ValueError("its kind and its priority class disagree")
+        conditions, actions = normalise(
+            rule.kind, from_json(rule.conditions), from_json(rule.actions)
+        )
+        check_tweaks(from_json(actions))
+    except (InvalidRuleException, ValueError) as error:
+        return InvalidRuleException(str(error))
+    return conditions, actions
+
+
 def copies_of(
     device_id: str,
     rules: Sequence[GlobalRule],
     in_scope: Mapping[RuleKey, int],
     enabled: Mapping[str, bool],
+    texts: CopiedTexts,
 ) -> tuple[list[tuple[object, ...]], list[tuple[GlobalRule, InvalidRuleException]]]:
     """The rows of the copies, below the rules that are in the scope; and which were no rules."""
     rows: list[tuple[object, ...]] = []
@@ -70,14 +122,9 @@ def copies_of(
             lowest[key.kind] = min(lowest[key.kind], priority)
     for rule in rules:
         try:
-            if KINDS.get(rule.kind) != rule.priority_class:
-                raise ValueError("its kind and its priority class disagree")
-            conditions, actions = normalise(
-                rule.kind, from_json(rule.conditions), from_json(rule.actions)
-            )
-            check_tweaks(from_json(actions))
-        except (InvalidRuleException, ValueError) as error:
-            bad.append((rule, InvalidRuleException(str(error))))
+            conditions, actions = texts.of(rule)
+        except InvalidRuleException as error:
+            bad.append((rule, error))
             continue
         lowest[rule.kind] -= 1
         on = enabled.get(f"{rule.kind}/{rule.rule_id}", True)

@@ -6,7 +6,7 @@ The errors too are those that a client gets for `global`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,10 @@ from synapse_msc3881.storage.rule_statements import (
     RuleKey,
     conditions_txn,
     delete_rule_txn,
-    existing_txn,
+    exists_txn,
     forget_kept_txn,
     make_place_txn,
+    rules_by_scope_txn,
     set_enabled_txn,
     update_actions_txn,
     upsert_txn,
@@ -70,11 +71,10 @@ class OwnScope:
         _refuse_unsendable(actions)
 
         def add_txn(txn: LoggingTransaction, defaults: dict[str, DefaultChange]) -> None:
-            existing = existing_txn(txn, user_id)
             if neighbour := before or after:
-                self._check_neighbour(neighbour, existing, defaults)
-            if key not in existing:
-                self._check_count(existing, defaults)
+                self._check_neighbour(txn, user_id, neighbour, defaults)
+            if not exists_txn(txn, user_id, key):
+                self._check_count(txn, user_id, defaults)
             priority = make_place_txn(
                 txn,
                 user_id,
@@ -135,7 +135,7 @@ class OwnScope:
                 _check_size("[]", raw, self._rules.limits)
                 change = defaults.get(_name(key), DefaultChange())
                 if change.actions is None:
-                    self._check_count(existing_txn(txn, user_id), defaults)
+                    self._check_count(txn, user_id, defaults)
                 # As in `global`, changing a default rule's actions switches it on, unless it has
                 # been switched on or off before.
                 on = True if change.enabled is None else change.enabled
@@ -169,9 +169,11 @@ class OwnScope:
         )
 
     def _check_count(
-        self, existing: Collection[RuleKey], defaults: Mapping[str, DefaultChange]
+        self, txn: LoggingTransaction, user_id: str, defaults: Mapping[str, DefaultChange]
     ) -> None:
-        count = len(existing) + sum(change.actions is not None for change in defaults.values())
+        count = sum(rules_by_scope_txn(txn, user_id).values()) + sum(
+            change.actions is not None for change in defaults.values()
+        )
         limit = self._rules.limits.rule_count
         if count >= limit:
             raise SynapseError(
@@ -183,8 +185,9 @@ class OwnScope:
 
     def _check_neighbour(
         self,
+        txn: LoggingTransaction,
+        user_id: str,
         rule_id: str,
-        existing: Collection[RuleKey],
         defaults: Mapping[str, DefaultChange],
     ) -> None:
         key = self._key(rule_id)
@@ -193,7 +196,7 @@ class OwnScope:
             raise RuleNotFoundException(
                 "Given priority class does not match class of relative rule"
             )
-        if key not in existing:
+        if not exists_txn(txn, user_id, key):
             raise RuleNotFoundException(f"before/after rule not found: {rule_id}")
 
     def _key(self, rule_id: str) -> RuleKey:

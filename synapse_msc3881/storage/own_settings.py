@@ -23,6 +23,7 @@ from synapse_msc3881.cascade.rulesets import BadRowError
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.storage.device_rules import DeviceRuleStore
 from synapse_msc3881.storage.global_rules import (
+    CopiedTexts,
     GlobalRule,
     changed_defaults,
     copies_of,
@@ -90,12 +91,13 @@ class OwnSettingsStore:
             return
         self.rules.own_users.add(user_id)
         name = f"device/{device_id}"
+        texts = await self._copied_texts(user_id) if on else CopiedTexts()
 
         def switch_txn(txn: LoggingTransaction) -> list[tuple[GlobalRule, InvalidRuleException]]:
             self.rules.own_changed_txn(txn, user_id)
             if on:
                 self._require_device_txn(txn, user_id, device_id)
-                return self._copy_global_txn(txn, user_id, device_id)
+                return self._copy_global_txn(txn, user_id, device_id, texts)
             _remove_copy_txn(txn, user_id, device_id)
             return []
 
@@ -185,8 +187,17 @@ class OwnSettingsStore:
         except BadRowError:
             return {}  # Just as when it is read.
 
+    async def _copied_texts(self, user_id: str) -> CopiedTexts:
+        """What is copied of the user's rules in `global`, as far as they stay as they are now."""
+        rules, _ = await self._api.run_db_interaction(
+            "msc3881_read_global", read_global_txn, user_id
+        )
+        texts = CopiedTexts()
+        await texts.prepare(rules, lambda: self._api.sleep(0))
+        return texts
+
     def _copy_global_txn(
-        self, txn: LoggingTransaction, user_id: str, device_id: str
+        self, txn: LoggingTransaction, user_id: str, device_id: str, texts: CopiedTexts
     ) -> list[tuple[GlobalRule, InvalidRuleException]]:
         existing = existing_txn(txn, user_id)
         scopes = {key.profile_tag for key in existing} | own_devices_txn(txn, user_id)
@@ -200,7 +211,7 @@ class OwnSettingsStore:
             rule for rule in users if RuleKey(device_id, rule.kind, rule.rule_id) not in in_scope
         ]
         self._check_room(len(existing), missing)
-        copies, bad = copies_of(device_id, missing, in_scope, enabled)
+        copies, bad = copies_of(device_id, missing, in_scope, enabled, texts)
         defaults = changed_defaults(global_rules, enabled, bad)
         _insert_copy_txn(txn, user_id, device_id, copies, keep=in_scope, defaults=defaults)
         return bad

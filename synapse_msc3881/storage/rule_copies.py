@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attr
@@ -20,9 +20,10 @@ from synapse_msc3881.cascade.rulesets import (
 from synapse_msc3881.failures import Failures, Fallback
 from synapse_msc3881.storage.rule_statements import (
     RuleKey,
-    existing_txn,
+    exists_txn,
     keep_copy_txn,
     make_place_txn,
+    rules_by_scope_txn,
     upsert_txn,
 )
 
@@ -88,25 +89,27 @@ def put_copies_txn(
     txn: LoggingTransaction,
     user_id: str,
     copies: Sequence[Copy],
-    check_room_for: Callable[[RuleKey, Collection[RuleKey]], None],
+    check_room_for: Callable[[RuleKey, Mapping[str, int]], None],
     *,
     has_own: bool,
 ) -> NotCopied:
-    existing = set(existing_txn(txn, user_id))
+    by_scope = rules_by_scope_txn(txn, user_id)
     not_copied: NotCopied = []
     for copy in copies:
-        if attr.evolve(copy.key, rule_id=copy.rule.rule_id) not in existing:
+        if not exists_txn(txn, user_id, attr.evolve(copy.key, rule_id=copy.rule.rule_id)):
             continue  # The device with whose own settings it went has logged out.
-        try:
-            check_room_for(copy.key, existing)
-        except SynapseError as error:
-            not_copied.append((copy.rule, error))
-        else:
-            existing.add(copy.key)
-            priority = make_place_txn(txn, user_id, copy.key, None, None)
-            upsert_txn(txn, user_id, copy.key, priority, copy.conditions, copy.actions)
-            if has_own:
-                keep_copy_txn(txn, user_id, copy.key, copy.rule.rule_id)
+        if not exists_txn(txn, user_id, copy.key):
+            try:
+                check_room_for(copy.key, by_scope)
+            except SynapseError as error:
+                not_copied.append((copy.rule, error))
+                continue
+            # It is no new scope, as the rule itself is in it.
+            by_scope[copy.key.profile_tag] += 1
+        priority = make_place_txn(txn, user_id, copy.key, None, None)
+        upsert_txn(txn, user_id, copy.key, priority, copy.conditions, copy.actions)
+        if has_own:
+            keep_copy_txn(txn, user_id, copy.key, copy.rule.rule_id)
     return not_copied
 
 

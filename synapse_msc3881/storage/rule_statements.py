@@ -49,6 +49,22 @@ def existing_txn(txn: LoggingTransaction, user_id: str) -> dict[RuleKey, int]:
     return {RuleKey(tag, kind, rule_id): priority for tag, kind, rule_id, priority in txn}
 
 
+def exists_txn(txn: LoggingTransaction, user_id: str, key: RuleKey) -> bool:
+    """Whether a user has this device rule."""
+    txn.execute("SELECT 1 FROM synapse_msc3881_device_rules WHERE " + _IS_RULE, _args(user_id, key))
+    return txn.fetchone() is not None
+
+
+def rules_by_scope_txn(txn: LoggingTransaction, user_id: str) -> dict[str, int]:
+    """How many rules each device scope of a user has. Counted there: there may be thousands."""
+    txn.execute(
+        "SELECT profile_tag, COUNT(*) FROM synapse_msc3881_device_rules WHERE user_id = ?"
+        " GROUP BY profile_tag",
+        (user_id,),
+    )
+    return dict(iter(txn))
+
+
 def upsert_txn(
     txn: LoggingTransaction,
     user_id: str,
