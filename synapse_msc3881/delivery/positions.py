@@ -2,7 +2,8 @@
 """The positions of pushers that drop everything: written now and then, and at shutdown.
 
 Synapse writes a pusher's position as it pushes. One that drops everything never gets that far, and
-would begin far behind after a restart.
+would begin far behind after a restart. And if the process is killed and then starts without the
+module, what was dropped since the last position rings.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 #: A position is written after so many dropped rows. A restart walks over fewer than that again.
 ROWS_PER_POSITION = 1000
 
+#: And after so long, if it has dropped anything.
+MS_PER_POSITION = 10 * 60 * 1000
+
 # The pushers of a room get there together: one transaction for them all.
 _DELAY_MS = 1000
 _BATCH = 500
@@ -40,10 +44,21 @@ class Positions:
         self._api = api
         self._store = store
         self._due: dict[seams.Pusher, Backlog] = {}
+        # Those that have dropped something since such were last written.
+        self._behind: set[seams.Pusher] = set()
         seams.before_shutdown(hs, "msc3881_write_positions", self.write_all)
 
     def note(self, pusher: seams.Pusher, backlog: Backlog) -> None:
-        """Have a pusher's position written soon, if it has dropped enough since the last time."""
+        """Have a pusher's position written soon, if it has dropped enough since the last time.
+
+        If it has dropped anything at all, it is written within `MS_PER_POSITION`.
+        """
+        if backlog.dropped:
+            if not self._behind:
+                self._api.delayed_background_call(
+                    MS_PER_POSITION, self._write_behind, desc="msc3881_write_positions"
+                )
+            self._behind.add(pusher)
         if backlog.dropped < ROWS_PER_POSITION or pusher in self._due:
             return
         if not self._due:
@@ -54,11 +69,7 @@ class Positions:
 
     async def write_all(self) -> None:
         """Write the positions of all running pushers that have dropped something."""
-        dropped = [
-            (pusher, backlog)
-            for pusher in seams.all_running_pushers(self._hs)
-            if (backlog := backlog_of(pusher)) is not None and backlog.dropped
-        ]
+        dropped = _that_dropped(seams.all_running_pushers(self._hs))
         await self._write(dropped[:_MOST_AT_THE_END])
 
     async def write(self, pushers: Iterable[tuple[seams.Pusher, Backlog]]) -> None:
@@ -68,6 +79,10 @@ class Positions:
     async def _write_due(self) -> None:
         due, self._due = self._due, {}
         await self._write(due.items())
+
+    async def _write_behind(self) -> None:
+        behind, self._behind = self._behind, set()
+        await self._write(_that_dropped(behind))
 
     async def _write(self, due: Iterable[tuple[seams.Pusher, Backlog]]) -> None:
         remaining = [(pusher, backlog) for pusher, backlog in due if self._is_running(pusher)]
@@ -90,3 +105,12 @@ class Positions:
     def _is_running(self, pusher: seams.Pusher) -> bool:
         running = seams.running_pusher(self._hs, pusher.user_id, pusher.app_id, pusher.pushkey)
         return running is pusher
+
+
+def _that_dropped(pushers: Iterable[seams.Pusher]) -> list[tuple[seams.Pusher, Backlog]]:
+    """The pushers that have dropped something since their position was last written."""
+    return [
+        (pusher, backlog)
+        for pusher in pushers
+        if (backlog := backlog_of(pusher)) is not None and backlog.dropped
+    ]

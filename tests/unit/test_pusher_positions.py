@@ -3,14 +3,15 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from synapse_msc3881 import seams
-from synapse_msc3881.delivery.positions import ROWS_PER_POSITION, Positions
+from synapse_msc3881.delivery.positions import MS_PER_POSITION, ROWS_PER_POSITION, Positions
+from synapse_msc3881.delivery.pusher_store import PusherStore
 from synapse_msc3881.storage.pusher_positions import PusherPosition, PusherPositionStore
 from synapse_msc3881.storage.pusher_tags import PusherKey
 
@@ -50,33 +51,80 @@ class Pusher:
 
     user_id, app_id, pushkey = "@bob", "app", "key"
     last_stream_ordering = 0
+    store: PusherStore
+
+
+KEY = PusherKey("@bob", "app", "key")
+
+
+class Server:
+    """A process that runs Bob's pusher, which has dropped some rows; nothing waits in it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, dropped: int) -> None:
+        self.moved: list[PusherPosition] = []
+        #: What is to be called, and after how many milliseconds.
+        self.later: list[tuple[float, Callable[[], Coroutine[Any, Any, None]]]] = []
+        self._running: dict[str, Any] = {}
+        pool = SimpleNamespace(pushers={"@bob": self._running})
+        hs: Any = SimpleNamespace(get_pusherpool=lambda: pool)
+        api: Any = SimpleNamespace(
+            delayed_background_call=lambda ms, write, desc: self.later.append((ms, write))  # noqa: ARG005
+        )
+        monkeypatch.setattr(seams, "before_shutdown", lambda *_: None)
+        store: Any = SimpleNamespace(move=self._move)
+        self.positions = Positions(hs, api, store)
+        self.backlog: Any = SimpleNamespace(dropped=dropped, position=lambda _after: 2000)
+        self.pusher = self.start_pusher()
+
+    async def _move(self, positions: Collection[PusherPosition]) -> None:
+        self.moved.extend(positions)
+
+    def start_pusher(self) -> Any:
+        """Start the pusher, or another one in its place."""
+        pusher: Any = Pusher()
+        pusher.store = PusherStore(None, pusher, self.backlog, self.positions.note)
+        self._running["app:key"] = pusher
+        return pusher
+
+    def note(self) -> None:
+        self.positions.note(self.pusher, self.backlog)
+
+    def wait(self, milliseconds: float) -> None:
+        due = [write for ms, write in self.later if ms <= milliseconds]
+        self.later = [(ms, write) for ms, write in self.later if ms > milliseconds]
+        for write in due:
+            asyncio.run(write())
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
+@pytest.mark.parametrize(
+    ("dropped", "milliseconds"), [(ROWS_PER_POSITION, 1000), (1, MS_PER_POSITION)]
+)
 def test_a_pusher_that_was_replaced_meanwhile_writes_no_position(
-    is_replaced: bool, monkeypatch: pytest.MonkeyPatch
+    dropped: int, milliseconds: float, is_replaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it dropped by its old tags is nothing to the one that runs in its place."""
-    key = PusherKey("@bob", "app", "key")
-    moved: list[PusherPosition] = []
-    later: list[Callable[[], Awaitable[None]]] = []
-
-    async def move(positions: Collection[PusherPosition]) -> None:
-        moved.extend(positions)
-
-    running = {"app:key": Pusher()}
-    hs: Any = SimpleNamespace(get_pusherpool=lambda: SimpleNamespace(pushers={"@bob": running}))
-    api: Any = SimpleNamespace(
-        delayed_background_call=lambda _ms, write, desc: later.append(write)  # noqa: ARG005
-    )
-    monkeypatch.setattr(seams, "before_shutdown", lambda *_: None)
-    store: Any = SimpleNamespace(move=move)
-    positions = Positions(hs, api, store)
-    backlog: Any = SimpleNamespace(dropped=ROWS_PER_POSITION, position=lambda _after: 2000)
-    pusher: Any = running["app:key"]
-    positions.note(pusher, backlog)
+    server = Server(monkeypatch, dropped)
+    server.note()
     if is_replaced:
-        running["app:key"] = Pusher()
-    (write,) = later
-    asyncio.run(write())  # type: ignore[arg-type]
-    assert moved == ([] if is_replaced else [PusherPosition(key, 2000)])
+        server.start_pusher()
+    server.wait(milliseconds)
+    assert server.moved == ([] if is_replaced else [PusherPosition(KEY, 2000)])
+
+
+def test_one_dropped_row_is_written_after_some_minutes_and_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or else it rings if the process is killed and then starts without the module."""
+    server = Server(monkeypatch, 1)
+    server.note()
+    server.backlog.dropped += 1
+    server.note()
+    assert [ms for ms, _ in server.later] == [MS_PER_POSITION]
+    server.wait(MS_PER_POSITION - 1)
+    assert server.moved == []
+    server.wait(MS_PER_POSITION)
+    assert server.moved == [PusherPosition(KEY, 2000)]
+    # It has dropped nothing since, so nothing is to be written.
+    server.note()
+    assert server.later == []
