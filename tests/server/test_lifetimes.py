@@ -21,6 +21,8 @@ from synapse_msc3881.storage.migrations import TABLES
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import MODULE, Deployment
 from tests.harness.foreign_wrapper import MODULE as FOREIGN
+from tests.harness.metrics import DECISIONS, scrape, value
+from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
     BELL,
     NOTIFY,
@@ -37,6 +39,7 @@ from tests.server.cascade_helpers import (
     tags_in_database,
     wait_until_recorded,
 )
+from tests.server.own_settings_helpers import switch
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -237,27 +240,41 @@ def test_taking_the_module_out_and_putting_it_back(
     assert {name for name, _ in schemas} == {"synapse_msc3881"}
     scene.bob.put_rule("phone", "room", scene.room, on_all(SILENT))
     fence_off(scene.bob, "phone")
-    rules = scene.bob.get_rules()
+    watch_session = deployment.login(scene.bob, "WATCH")
+    switch(watch_session, True)
+    watch_session.put_rule("global", "room", scene.room, on_all(SILENT))
+    fence_off(watch_session, "global")
+    rules, watch_rules = scene.bob.get_rules(), watch_session.get_rules()
     phone, gone = scene.device(["phone", "global"]), scene.device(["phone"])
+    watch = device(watch_session, gateway)
     disabled = scene.device(["phone", "global"], enabled=False)
 
-    # With rows that hold our mark still to be read.
+    # With rows that hold our mark still to be read, and which pushers have dropped.
+    decisions = value(scrape(deployment), DECISIONS)
     scene.message("Before")
+    wait_until(
+        lambda: value(scrape(deployment), DECISIONS) == decisions + len((phone, gone, watch)),
+        "the pushers' decisions",
+    )
     deployment.restart(with_module=False)
 
     event_id = scene.message("Without the module")
     assert phone.wait_for(event_id).tweaks.get("sound") in (None, "default")
+    # And nothing that was silent before.
+    assert [push.event_id for each in (phone, watch) for push in each.pushes_until(event_id)] == []
     assert "device" not in scene.bob.get_rules()
+    assert watch_session.get_rules() == scene.bob.get_rules()
     assert scene.bob.request("GET", "/_matrix/client/v3/pushrules/device/").status == 400
     listed = scene.bob.call("GET", "/_matrix/client/v3/notifications")["notifications"]
     assert event_id in [entry["event"]["event_id"] for entry in listed]
     assert "profile_tags" not in repr(scene.bob.get_pushers())
-    assert rules_in_database(deployment, scene.bob) == 2
+    assert rules_in_database(deployment, scene.bob) == 4
     # Its tags are without an owner now.
     scene.bob.delete_pusher(gone.pushkey, gone.app_id)
     event_id = scene.message("Before the module is back")
-    phone.wait_for(event_id)
-    wait_until_recorded(deployment, phone, event_id)
+    for each in (phone, watch):
+        each.wait_for(event_id)
+        wait_until_recorded(deployment, each, event_id)
 
     # Back, and listed twice: the first one counts.
     twice = [{"module": MODULE, "config": {}}, {"module": MODULE, "config": {}}]
@@ -266,15 +283,17 @@ def test_taking_the_module_out_and_putting_it_back(
     assert "the module is in the config twice" in deployment.log_text()
     assert applied_schemas(deployment) == schemas
     assert scene.bob.get_rules() == rules
+    assert watch_session.get_rules() == watch_rules
     assert tags_in_database(deployment, scene.bob) == {
         phone.pushkey: '["phone","global"]',
         disabled.pushkey: '["phone","global"]',
     }
-    before = phone.event_ids()
+    before = {each: len(each.pushes()) for each in (phone, watch)}
     scene.message("With the module again")
     fence = scene.fence()
-    phone.wait_for(fence)
-    assert phone.event_ids()[len(before) :] == [fence]
+    for each, count in before.items():
+        each.wait_for(fence)
+        assert each.event_ids()[count:] == [fence]
     assert disabled.pushes() == []
 
 
