@@ -6,6 +6,7 @@ with what each device of the one who made it reads, and has heard of in its sync
 have settings of its own.
 """
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -109,8 +110,9 @@ ROOM_KINDS = st.sampled_from(["room", "override", "underride"])
 #: How many room upgrades there are in a sequence at most: one takes as long as many other steps.
 UPGRADES = 4 if SECONDS else 2
 
-#: How many syncs in a row may bring something new.
-SYNCS_AT_MOST = 5
+#: How long a device may take to hear of a change: a logout is told a moment after it was answered,
+#: and until then nothing that was written after it is news.
+HEARD_SECONDS = 20.0
 
 
 @attr.s(auto_attribs=True)
@@ -165,7 +167,7 @@ class Api(RuleBasedStateMachine):
         assert response.json == {} if status == 200 else response.errcode is not None
 
     def sync(self, user: int, session: Session, until: JsonDict) -> JsonDict | None:
-        """The rules that a device has heard of, once they are those or nothing is new."""
+        """The rules that a device has heard of, once they are those or none come any more."""
         known = self.synced[user].get(session.device_id)
         if known is None:
             # Another time each, or Synapse might give a device that is logged in again the answer
@@ -173,13 +175,15 @@ class Api(RuleBasedStateMachine):
             self.first_syncs += 1
             first = classic(session, timeout_ms=self.first_syncs)
             known = self.synced[user][session.device_id] = Synced(first.since, first.rules)
-        for _ in range(SYNCS_AT_MOST):
-            news = classic(session, known.since)
+        deadline = time.monotonic() + HEARD_SECONDS
+        timeout_ms = 0
+        while True:
+            news = classic(session, known.since, timeout_ms)
             if news.rules is not None:
                 known.rules = news.rules
-            was_last = news.since == known.since or known.rules == until
+            timeout_ms = 0 if news.since != known.since else 1000
             known.since = news.since
-            if was_last:
+            if known.rules == until or time.monotonic() > deadline:
                 break
         return known.rules
 

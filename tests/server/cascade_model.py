@@ -272,7 +272,7 @@ class World:
         self.tell("make", name)
         fence = Rule("fence", ["notify"], [event_match("type", FENCE)])
         user.session.put_rule(name, "override", "fence", body_of("override", fence))
-        user.scopes[name].rules["override"].append(fence)
+        user.scopes[name].rules["override"].insert(0, fence)
 
     def drop_scope(self, user: User) -> None:
         name = self.random.choice(SCOPES)
@@ -338,8 +338,11 @@ class World:
     def change_as_device(self, user: User, own: OwnDevice) -> None:
         """Another session writes a rule into the device's scope, which stays."""
         scope = user.scopes[own.tag]
-        if not scope.exists:
+        # Where the fence was a copy, it went when they were switched off.
+        if all(rule.rule_id != "fence" for rule in scope.rules["override"]):
             self.make_scope(user, own.tag)
+            if own.is_on:
+                own.kept.add(("override", "fence"))
             return
         kind = self.random.choice(KINDS)
         rule = self.put_rule(user, own.tag, kind, 1 if kind == "override" else 0)
