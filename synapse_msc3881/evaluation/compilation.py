@@ -25,14 +25,9 @@ from synapse_msc3881.evaluation.compiling import (
     ReportBad,
     parse_once,
 )
-from synapse_msc3881.evaluation.matching import (
-    CompiledRules,
-    CompiledScope,
-    CompleteDefaults,
-    SilentGlobal,
-    UserScopes,
-    actions_with_mark,
-)
+from synapse_msc3881.evaluation.complete_defaults import CompleteDefaults
+from synapse_msc3881.evaluation.matching import CompiledScope, SilentGlobal, UserScopes
+from synapse_msc3881.evaluation.running import CompiledRules, actions_with_mark
 
 # The kinds that Synapse's evaluator runs. The others are looked up by their id.
 _BEFORE_ROOM = ("override", "content")

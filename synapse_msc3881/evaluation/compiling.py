@@ -12,7 +12,7 @@ import functools
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 import attr
@@ -25,15 +25,11 @@ from synapse_msc3881.cascade.rulesets import (
     from_json,
     parse_actions,
 )
+from synapse_msc3881.evaluation.complete_defaults import About, CompleteDefaults, DefaultRule
 from synapse_msc3881.evaluation.conditions import hints_of, is_costly, needs_of
-from synapse_msc3881.evaluation.matching import (
-    CompiledRules,
-    CompleteDefaults,
-    GroupTests,
-    RuleGroup,
-    actions_with_mark,
-)
+from synapse_msc3881.evaluation.matching import GroupTests, RuleGroup
 from synapse_msc3881.evaluation.prefilter import Needs
+from synapse_msc3881.evaluation.running import CompiledRules, actions_with_mark
 
 # A group of rules is run in one call, which cannot be interrupted.
 MAX_CONDITIONS_OF_GROUP = 64
@@ -73,7 +69,7 @@ Compile = Callable[[Sequence[RawRule]], CompiledRules]
 DefaultChanges = Mapping[str, tuple[str | None, bool | None]]
 
 
-class DefaultRule(Protocol):
+class RawDefault(Protocol):
     """A server-default rule; see `seams.DefaultRule`."""
 
     @property
@@ -89,6 +85,10 @@ class DefaultRule(Protocol):
         """How many kinds of rules come before it."""
 
     @property
+    def about_user(self) -> Sequence[Mapping[str, Any]] | None:
+        """Its conditions, if it may match for one user and not for another."""
+
+    @property
     def alone(self) -> CompiledRules | None:
         """The rule by itself, if it looks for a pattern."""
 
@@ -96,7 +96,7 @@ class DefaultRule(Protocol):
 #: Compiles the server-default rules with these changes and with marks; see `seams.RuleCompiler`.
 CompileComplete = Callable[
     [DefaultChanges, Callable[[int], str]],
-    tuple[CompiledRules, CompiledRules, Sequence[DefaultRule]],
+    tuple[CompiledRules, CompiledRules, Sequence[RawDefault]],
 ]
 
 #: Called with a rule that cannot be compiled and is left out.
@@ -184,12 +184,14 @@ class Compiler:
             found = self._defaults[key] = CompleteDefaults(
                 whole,
                 comparing,
-                tuple(Match(rule.actions, rule.name) for rule in rules),
-                tuple(rule.rank for rule in rules),
                 tuple(
-                    (number, rule.alone)
-                    for number, rule in enumerate(rules)
-                    if rule.alone is not None
+                    DefaultRule(
+                        Match(rule.actions, rule.name),
+                        rule.rank,
+                        None if rule.about_user is None else About.of(rule.about_user),
+                        rule.alone,
+                    )
+                    for rule in rules
                 ),
                 # Without changes, all users have the same.
                 _DEFAULTS_BYTES if changes else 0,

@@ -31,7 +31,8 @@ from synapse_msc3881.evaluation.compilation import Compilation, GlobalCompilatio
 from synapse_msc3881.evaluation.compile_debts import CompileDebts
 from synapse_msc3881.evaluation.compiling import Compiler
 from synapse_msc3881.evaluation.held_scopes import Failed, HeldScopes, Scopes
-from synapse_msc3881.evaluation.matching import CompiledRules, SilentGlobal, UserScopes
+from synapse_msc3881.evaluation.matching import SilentGlobal, UserScopes
+from synapse_msc3881.evaluation.running import CompiledRules
 from synapse_msc3881.evaluation.slices import Slices
 from synapse_msc3881.evaluation.spending import TooCostlyError
 from synapse_msc3881.failures import Failures, Fallback

@@ -39,12 +39,12 @@ from synapse_msc3881.cascade.profile_tags import GLOBAL, Action, Match
 from synapse_msc3881.evaluation.compiling import compile_always
 from synapse_msc3881.evaluation.device_scopes import DeviceScopes
 from synapse_msc3881.evaluation.held_scopes import Failed
-from synapse_msc3881.evaluation.matching import (
+from synapse_msc3881.evaluation.matching import UserScopes
+from synapse_msc3881.evaluation.running import (
     CompiledRules,
     EventFacts,
     Run,
     RunNative,
-    UserScopes,
     find_facts,
 )
 from synapse_msc3881.evaluation.spending import EventShare, MeteredRun, Spending, TooCostlyError
@@ -191,7 +191,7 @@ class EventEvaluation:
         run = None
         try:
             facts = self._facts or self._find_facts()
-            if not scopes.are_many and not scopes.could_match(facts):
+            if not (scopes.complete or scopes.are_many or scopes.could_match(facts)):
                 return actions
             self.evaluated += len(scopes.scopes)
             run = MeteredRun(
@@ -232,14 +232,15 @@ class EventEvaluation:
         own = take_own(scopes.complete, matches, actions) if scopes.complete else _NO_OWN
         if not matches and not own:
             return actions
-        outcomes: dict[str, Recorded] = {**matches}
+        outcomes: Mapping[str, Recorded] = matches
         if rings_below_overrides(matches):
             default_rule = self._tools.suppression.silencing_rule(
                 self.run_native, self._default_rules, rules, run.user
             )
             if default_rule is not None:
-                outcomes = {**suppress(matches, default_rule)}
-        outcomes.update(own)
+                outcomes = suppress(matches, default_rule)
+        if own:
+            outcomes = {**outcomes, **own}
         if "notify" not in actions:
             if not any(match.notifies for match in outcomes.values()):
                 # No walk can lead to a push, so there is no row, just as without us.
@@ -248,7 +249,7 @@ class EventEvaluation:
                 # Any action means that it matched.
                 actions or scopes.matches_global(rules, run, facts)
             ):
-                outcomes[GLOBAL] = Match([])
+                outcomes = {**outcomes, GLOBAL: Match([])}
         return _staged(with_outcomes(actions, outcomes))
 
 

@@ -16,34 +16,20 @@ as not matching, and all other rules are decided as usual.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
 
 import attr
 
 from synapse_msc3881.cascade.profile_tags import Actions, Match
-from synapse_msc3881.cascade.rulesets import KINDS, to_json
-from synapse_msc3881.evaluation.prefilter import (
-    EventText,
-    Hints,
-    Needs,
-    is_hinted_at,
-    searchable,
-)
+from synapse_msc3881.evaluation.complete_defaults import CompleteDefaults
+from synapse_msc3881.evaluation.prefilter import LOOK_NS, Hints, Needs, is_hinted_at
+from synapse_msc3881.evaluation.running import CompiledRules, EventFacts, Run, mark_of
 
 # Roughly how many bytes of memory these take: a rule that is looked up by id, a user's scopes
 # apart from their contents, and the server-default rules.
 _LOOKUP_BYTES = 125
 _USER_BYTES = 600
 _DEFAULTS_BYTES = 10_000
-
-_MARK = "mark"
-
-#: What Synapse's evaluator runs. Opaque here.
-CompiledRules = Any
-
-#: Synapse's `run` for the current event: takes the rules, then what it needs to know of the user.
-RunNative = Callable[..., Sequence[Any]]
 
 # Stands for no rule's number.
 _NOT_SURE = -1
@@ -52,74 +38,6 @@ _NOT_SURE = -1
 # of a long text, and per group if the server-default rules may follow.
 _COMPARED_NS = 10
 _ODD_GROUP_NS = 1_000_000
-
-
-class Run(Protocol):
-    """Runs rules on the current event for the current user, who may have to pay for it.
-
-    Attributes:
-        is_over: whether no more patterns may be run for the user.
-        skipped: how often rules were not run for that reason.
-        complete_scopes: how many of the user's scopes are complete (specification 9).
-        of_defaults: what the server-default rules have said so far for the user's devices.
-    """
-
-    is_over: bool
-    skipped: int
-    complete_scopes: int
-    of_defaults: dict[CompleteDefaults, int | None]
-
-    def __call__(self, rules: CompiledRules) -> Sequence[Any]:
-        """The actions of the first rule that matches."""
-
-    def matches_default(self, name: str, rule: CompiledRules) -> bool:
-        """Whether a server-default rule, compiled by itself, matches.
-
-        It is run once, however many scopes the user has.
-        """
-
-    def may(self, work_ns: int) -> bool:
-        """Whether work that takes roughly this long may be done; if not, it counts as skipped."""
-
-    def name_ns(self) -> int:
-        """Roughly how many nanoseconds the user's name adds to a pattern."""
-
-
-@attr.s(auto_attribs=True, frozen=True, slots=True)
-class EventFacts:
-    """What matching needs to know about an event besides Synapse's evaluator for it.
-
-    Room and sender are None if no rule about them can match: in rooms with extensible events,
-    Synapse ignores all rules without a condition on the room version (MSC3932).
-    """
-
-    room_id: object
-    sender: object
-    text: EventText
-    is_costly: bool  # Whether running any rules on it may take time that matters.
-    # The results of groups that do not depend on the user.
-    first_matches: dict[GroupTests, int | None] = attr.ib(factory=dict)
-
-
-def find_facts(
-    run_native: RunNative, always: CompiledRules, flattened_keys: Mapping[str, Any]
-) -> EventFacts:
-    """What matching needs to know about an event.
-
-    Args:
-        run_native: runs rules on it.
-        always: a marked rule without conditions.
-        flattened_keys: the event, as Synapse's evaluator gets it.
-    """
-    matches = mark_of(run_native(always, None, None)) is not None
-    by_id = flattened_keys if matches else {}
-    return EventFacts(
-        room_id=by_id.get("room_id"),
-        sender=by_id.get("sender"),
-        text=searchable(flattened_keys),
-        # If the rule above does not match, a group goes on to the server-default rules.
-        is_costly=not matches,
-    )
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
@@ -145,21 +63,24 @@ class GroupTests:
         if self.is_costly:
             return self._run_one_by_one(run, event)
         # Rules that only compare give the same result for all users.
-        if self not in event.first_matches:
+        if self not in event.known:
             number = self._compare(event)
             if number is _NOT_SURE:
                 if not self._may_run(run, event):
                     return None
                 number = mark_of(run(self.rules))
-            event.first_matches[self] = number
-        return event.first_matches[self]
+            event.known[self] = number
+        found: int | None = event.known[self]
+        return found
 
     def _run_one_by_one(self, run: Run, event: EventFacts) -> int | None:
         text = event.text
         if run.is_over:
             run.skipped += 1
             return None
-        if not run.may(self.hints.look_ns(text)) or not is_hinted_at(self.hints, text):
+        hints = self.hints
+        work = hints.look_ns(text) if hints.pieces else LOOK_NS
+        if not run.may(work) or not is_hinted_at(hints, text):
             return None
         for number, needs in enumerate(self.needs):
             if not run.may(needs.look_ns(text)):
@@ -210,62 +131,6 @@ class RuleGroup:
     size: int
 
 
-@attr.s(auto_attribs=True, frozen=True, slots=True, eq=False)
-class CompleteDefaults:
-    """The server-default rules of a complete scope (specification 9). Users may share them.
-
-    For a user with one such device, all of them are run in one call. Some look for the user's name,
-    say, which the user may have made expensive. So for a user with more devices, only those that
-    just compare are run in one call, and each of the others once for all of the devices: however
-    many these are, it takes no longer than `global`.
-
-    Attributes:
-        rules: those that are on, with their numbers as marks.
-        comparing: those of them that only compare.
-        matches: the matches of all that are on, by their numbers.
-        ranks: for each, how many of `KINDS` precede it and so take priority.
-        patterns: the numbers of the others, ascending, each with its rule compiled by itself.
-        size: how many bytes of memory they take.
-    """
-
-    rules: CompiledRules
-    comparing: CompiledRules
-    matches: tuple[Match, ...]
-    ranks: tuple[int, ...]
-    patterns: tuple[tuple[int, CompiledRules], ...]
-    size: int
-
-    def first(self, own: Match | None, run: Run) -> Match | None:
-        """The highest-priority match, given that of the scope's other rules."""
-        # Nothing precedes an override rule except the master rule, if that is on.
-        if own is not None and self.ranks and _place_of(own) < self.ranks[0]:
-            return own
-        known = run.of_defaults
-        if self not in known:
-            is_only_one = run.complete_scopes == 1
-            known[self] = mark_of(run(self.rules)) if is_only_one else self._first_number(run)
-        number = known[self]
-        if number is None or (own is not None and _place_of(own) < self.ranks[number]):
-            return own
-        return self.matches[number]
-
-    def _first_number(self, run: Run) -> int | None:
-        comparing = mark_of(run(self.comparing))
-        for number, rule in self.patterns:
-            if comparing is not None and comparing < number:
-                break
-            if run.matches_default(self.matches[number].rule or "", rule):
-                return number
-        return comparing
-
-
-_PLACES = {kind: place for place, kind in enumerate(KINDS)}
-
-
-def _place_of(match: Match) -> int:
-    return _PLACES[(match.rule or "").partition("/")[0]]
-
-
 @attr.s(auto_attribs=True, frozen=True, slots=True)
 class CompiledScope:
     """One device scope, ready to be matched against events.
@@ -311,10 +176,10 @@ class CompiledScope:
             That rule's match, with empty actions if it is silent; None if no rule matches.
         """
         own = self._match_own(run, event)
-        return own if self.defaults is None else self.defaults.first(own, run)
+        return own if self.defaults is None else self.defaults.first(own, run, event)
 
     def _match_own(self, run: Run, event: EventFacts) -> Match | None:
-        by_id = self._match_by_id(event)
+        by_id = self._match_by_id(event) if self.rooms or self.senders else None
         groups = self.groups
         if run.is_over:
             groups = self.comparing
@@ -345,20 +210,6 @@ class CompiledScope:
         looked_up = _LOOKUP_BYTES * (len(self.rooms) + len(self.senders))
         defaults = 0 if self.defaults is None else self.defaults.size
         return looked_up + defaults + sum(group.size for group in self.groups)
-
-
-def actions_with_mark(number: int) -> str:
-    """A mark, as the JSON of a rule's actions."""
-    return to_json([{"set_tweak": _MARK, "value": number}])
-
-
-def mark_of(actions: Sequence[Any]) -> int | None:
-    """The mark in what the evaluator returned, or None for the actions of an unmarked rule."""
-    first = actions[0] if actions else None
-    if isinstance(first, dict) and first.get("set_tweak") == _MARK:
-        mark: int = first["value"]
-        return mark
-    return None
 
 
 @attr.s(auto_attribs=True, frozen=True, slots=True)

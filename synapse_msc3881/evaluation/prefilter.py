@@ -225,6 +225,17 @@ class Needs:
         return found
 
 
+def searched_for_names(event: EventText) -> str | None:
+    """The message's text in folded case; None if searching it takes time that matters."""
+    text = event[KEY_WITH_WORDS] or ""
+    return text if len(text) <= _LONG_TEXT else None
+
+
+def may_be_in(text: str, name: str) -> bool:
+    """Whether Synapse may find a name in a text in folded case. The name may have wildcards."""
+    return "*" in name or "?" in name or folded(name) in text
+
+
 def _length(event: EventText, key: str) -> int:
     value = event.raw.get(key)
     return len(value) if isinstance(value, str) else 0

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attr
 
 from synapse_msc3881.evaluation.conditions import pattern_ns
-from synapse_msc3881.evaluation.matching import CompiledRules, CompleteDefaults, RunNative, mark_of
 from synapse_msc3881.evaluation.prefilter import LOOK_NS
+from synapse_msc3881.evaluation.running import CompiledRules, RunNative
 
 #: What a user's patterns may take at one event free of charge, in nanoseconds as `prefilter`
 #: estimates them.
@@ -43,6 +43,8 @@ MAX_DEBT_OF_ALL_SECONDS = 0.100
 REPAID_FOR_ALL_EACH_SECOND = 0.050
 
 _MAX_REMEMBERED = 1000
+
+T = TypeVar("T")
 
 
 class TooCostlyError(Exception):
@@ -131,14 +133,13 @@ class MeteredRun:
     """Runs rules for one event and one user, who pays for whatever exceeds the event's share.
 
     Attributes:
-        user: what running rules needs to know of the user, the user id first.
-        is_over, skipped, of_defaults, complete_scopes: as in `matching.Run`.
+        run_native: runs rules on the event.
+        user, is_over, skipped, complete_scopes: as in `running.Run`.
     """
 
     __slots__ = (
-        "_defaults",
+        "_known",
         "_limit",
-        "_run_native",
         "_share",
         "_spending",
         "_spent",
@@ -146,7 +147,7 @@ class MeteredRun:
         "_work",
         "complete_scopes",
         "is_over",
-        "of_defaults",
+        "run_native",
         "skipped",
         "user",
     )
@@ -167,40 +168,43 @@ class MeteredRun:
             share: what is left of the event's share.
             complete_scopes: how many of the user's scopes are complete.
         """
-        self._run_native = run_native
+        self.run_native = run_native
         self.user = user
         self._spending = spending
         self._share = share
         self._work = 0
         self._started: float | None = None
-        self._limit = 0.0
-        self._spent: float | None = None
         self.complete_scopes = complete_scopes
-        self.of_defaults: dict[CompleteDefaults, int | None] = {}
-        # Whether each server-default rule with a pattern matches, of those asked for so far.
-        self._defaults: dict[str, bool] = {}
+        # Few users need it, and each is a user at an event: so it is made when it is needed.
+        self._known: dict[object, Any] | None = None
         self.is_over = spending.is_over(user[0])
         self.skipped = 0
 
     def __call__(self, rules: CompiledRules) -> Sequence[Any]:
         """The actions of the first rule that matches."""
-        return self._run_native(rules, *self.user)
+        return self.run_native(rules, *self.user)
 
-    def matches_default(self, name: str, rule: CompiledRules) -> bool:
-        """Whether a server-default rule, compiled by itself, matches."""
-        if name not in self._defaults:
-            self._defaults[name] = mark_of(self(rule)) is not None
-        return self._defaults[name]
+    def once(self, what: object, find: Callable[[], T]) -> T:
+        """What `find` returned when this was first asked."""
+        if self._known is None:
+            self._known = {}
+        if what not in self._known:
+            self._known[what] = find()
+        found: T = self._known[what]
+        return found
 
     def may(self, work_ns: int) -> bool:
         """Whether work that takes roughly this long may be done; if not, it counts as skipped."""
         if not self.is_over:
-            self._work += work_ns
-            if self._work <= FREE_NS and self._is_free(work_ns):
+            work = self._work = self._work + work_ns
+            if work <= ALWAYS_FREE_NS:
+                return True
+            if work <= FREE_NS and self._share.take(min(work_ns, work - ALWAYS_FREE_NS)):
                 return True
             now = self._spending.clock()
             if self._started is None:
                 self._started = now
+                self._spent: float | None = None
                 self._limit = now + self._spending.left(self.user[0])
             if now < self._limit:
                 return True
@@ -213,10 +217,6 @@ class MeteredRun:
         """Roughly how many nanoseconds the user's name adds to a pattern."""
         _user_id, name, *_ = self.user
         return pattern_ns(name or "") - pattern_ns("")
-
-    def _is_free(self, work_ns: int) -> bool:
-        beyond = self._work - ALWAYS_FREE_NS
-        return beyond <= 0 or self._share.take(min(work_ns, beyond))
 
     def look_at(self, groups: int) -> None:
         """Make the user pay for looking at this many groups of rules, more than usual."""

@@ -22,7 +22,7 @@ import attr
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.outcomes import Suppressed
 from synapse_msc3881.cascade.profile_tags import Match
-from synapse_msc3881.evaluation.matching import CompiledRules, RunNative, actions_with_mark, mark_of
+from synapse_msc3881.evaluation.running import CompiledRules, RunNative, actions_with_mark, mark_of
 
 #: How many users' default rules a process remembers, and how many `global` rules of theirs it may
 #: keep in memory for that, beyond what Synapse's own cache does.
@@ -69,7 +69,7 @@ def suppress(outcomes: Mapping[str, Match], default_rule: str) -> dict[str, Matc
 
 
 def _may_be_suppressed(match: Match) -> bool:
-    return match.notifies and not (match.rule or "").startswith(_KINDS_BEFORE)
+    return "notify" in match.actions and not (match.rule or "").startswith(_KINDS_BEFORE)
 
 
 class Suppression:

@@ -137,7 +137,7 @@ def default_overrides(rules: CompiledRules) -> tuple[tuple[DefaultOverride, ...]
         DefaultOverride(
             rule.rule_id,
             "notify" in rule.actions,
-            any(_is_personal(condition) for condition in rule.conditions),
+            _is_about_user(rule),
         )
         for rule, enabled in every
         if enabled and rule.default and rule.priority_class == _OVERRIDE
@@ -146,6 +146,11 @@ def default_overrides(rules: CompiledRules) -> tuple[tuple[DefaultOverride, ...]
 
 _OVERRIDE = 5
 _OF_EVENT_OR_ROOM = ("room_member_count", "sender_notification_permission")
+
+
+def _is_about_user(rule: PushRule) -> bool:
+    """Whether a rule may match for one user and not for another; for nobody it never does."""
+    return any(map(_is_personal, rule.conditions))
 
 
 def _is_personal(condition: Mapping[str, Any]) -> bool:
@@ -166,12 +171,14 @@ class DefaultRule(NamedTuple):
         actions: what it does where it matches.
         rank: how many of the kinds of rules come before it, and so win over it: 0 for the master
             rule, 1 for the others among the overrides, 5 for the underrides.
+        about_user: its conditions, where it may match for one user and not for another.
         alone: where it looks for a pattern in a text, which takes time, the rule by itself.
     """
 
     name: str
     actions: Sequence[Any]
     rank: int
+    about_user: Sequence[Mapping[str, Any]] | None = None
     alone: CompiledRules | None = None
 
 
@@ -257,7 +264,8 @@ class RuleCompiler:
             if is_on:
                 marked.append((rule.rule_id, -1, "[]", mark(len(defaults))))
                 name = rule.rule_id[len(_GLOBAL) :]
-                defaults.append(DefaultRule(name, list(rule.actions), rank, alone))
+                about = list(rule.conditions) if _is_about_user(rule) else None
+                defaults.append(DefaultRule(name, list(rule.actions), rank, about, alone))
         load = push_rule_storage._load_rules
         whole = load(marked, switched_on, self._experimental)
         return whole, load(marked, comparing, self._experimental), defaults

@@ -7,7 +7,7 @@ For tests of how device rules are compiled and matched.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import attr
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from synapse.synapse_rust.push import PushRuleEvaluator
 from synapse_msc3881.cascade.rulesets import KINDS, DeviceRule, to_json
 from synapse_msc3881.evaluation.compiling import compile_always
 from synapse_msc3881.evaluation.conditions import pattern_ns
-from synapse_msc3881.evaluation.matching import CompleteDefaults, EventFacts, find_facts
+from synapse_msc3881.evaluation.running import EventFacts, find_facts
 from synapse_msc3881.seams import RuleCompiler
 
 USER = "@bob:example.org"
@@ -103,6 +103,8 @@ class Occasion:
         return (USER, self.display_name, *thread)
 
 
+T = TypeVar("T")
+
 Native = Callable[[Any], Sequence[Any]]
 
 
@@ -122,15 +124,19 @@ class Running:
     runs: int = 0
     work_ns: list[int] = attr.Factory(list)
     complete_scopes: int = 2
-    of_defaults: dict[CompleteDefaults, int | None] = attr.Factory(dict)
     name: str | None = None
+    user: tuple[Any, ...] = (USER, None)
+    known: dict[object, Any] = attr.Factory(dict)
 
     def __call__(self, rules: Any) -> Sequence[Any]:
         self.runs += 1
         return self.native(rules)
 
-    def matches_default(self, _name: str, rules: Any) -> bool:
-        return bool(self(rules))
+    def once(self, what: object, find: Callable[[], T]) -> T:
+        if what not in self.known:
+            self.known[what] = find()
+        found: T = self.known[what]
+        return found
 
     def may(self, work_ns: int) -> bool:
         self.left -= 1
@@ -256,7 +262,9 @@ OCCASIONS = st.builds(
             "content.number": st.sampled_from([0, 1, True, "1"]),
             "content.flag": st.sampled_from([True, False, None]),
             "content.list": st.lists(VALUES, max_size=3),
-            "content.m\\.mentions.user_ids": st.sampled_from([[USER], []]),
+            "content.m\\.mentions.user_ids": st.sampled_from(
+                [[USER], [], [SENDERS[0]], [SENDERS[0], USER]]
+            ),
         },
     ),
     display_name=st.sampled_from([None, "Bob", "hello world", "B*b", "x"]),

@@ -7,6 +7,7 @@ The oracle compiles the same rules as a user's `global` ones, in one go, and run
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,8 @@ from synapse_msc3881.cascade.profile_tags import Match
 from synapse_msc3881.cascade.rulesets import DeviceRule, to_json
 from synapse_msc3881.evaluation.compilation import Compilation
 from synapse_msc3881.evaluation.compiling import Compiler
-from synapse_msc3881.evaluation.matching import Run, UserScopes
+from synapse_msc3881.evaluation.matching import UserScopes
+from synapse_msc3881.evaluation.running import Run, RunNative
 from synapse_msc3881.evaluation.spending import EventShare, MeteredRun, Spending
 from tests.harness.occasions import (
     FLAGS,
@@ -99,7 +101,8 @@ def found(
     # As the only one of its user, and as one of several: these are run in different ways.
     only, one_of_several = (
         scopes.scopes["phone"].match(
-            Running(runner(occasion, setting), left, complete_scopes=number), event
+            Running(runner(occasion, setting), left, complete_scopes=number, user=occasion.user()),
+            event,
         )
         for number in (1, 2)
     )
@@ -231,6 +234,90 @@ def test_users_share_the_server_default_rules() -> None:
     assert first is not compiler.complete_defaults({})
 
 
+# --- Who is asked -------------------------------------------------------------------------------
+
+MENTIONS = "content.m\\.mentions.user_ids"
+LONG_S, KELVIN, SHARP_S, SIGMA = "\u017f", "\u212a", "\u00df", "\u03c2"
+LETTERS = f"aKkSs {LONG_S}{KELVIN}{SHARP_S}{SIGMA}\u03a3\u03c3\u0130i.*?"
+
+
+def asked_of(message: Occasion, users: Sequence[tuple[str, str | None]]) -> list[str]:
+    """The users for whom the default rules are run, on one event, besides once for nobody."""
+    settings_ = compiled([], own())
+    event, asked = facts(message, PLAIN), []
+    native = message.evaluator(PLAIN).run
+    for user in users:
+        run = Running(partial(_run_for, native, user), user=user, complete_scopes=1)
+        settings_.scopes["phone"].match(run, event)
+        asked += [user[0]] * run.runs
+    return asked
+
+
+def _run_for(native: RunNative, user: tuple[Any, ...], rules: Any) -> Sequence[Any]:
+    return native(rules, *user)
+
+
+def test_the_default_rules_are_run_for_those_whom_an_event_names_or_mentions_and_no_others() -> (
+    None
+):
+    named, mentioned, other = "@al:example.org", "@bo:example.org", "@cy:example.org"
+    users = [(named, "Al"), (mentioned, "Bo"), (other, "Cy"), ("@hell:example.org", None)]
+    keys = {**MESSAGE.keys, "content.body": "hello al", MENTIONS: [mentioned, "@no:example.org"]}
+    message = attr.evolve(MESSAGE, keys=keys)
+    # Of the last, the name is in the text, though not as a word: Synapse decides that.
+    assert asked_of(message, users) == [named, mentioned, "@hell:example.org"]
+    long = attr.evolve(MESSAGE, keys={**keys, "content.body": "hello " * 1000})
+    assert asked_of(long, users) == [each for each, _ in users]
+    no_text = attr.evolve(MESSAGE, keys={"type": "m.room.encrypted", "room_id": ROOMS[0]})
+    assert asked_of(no_text, [*users, ("@d:example.org", "*")]) == ["@d:example.org"]
+
+
+def test_what_all_users_have_in_common_is_run_once_for_an_event() -> None:
+    runs: list[Any] = []
+    native = MESSAGE.evaluator(PLAIN).run
+
+    def run_native(*args: Any) -> Sequence[Any]:
+        runs.append(args)
+        actions: Sequence[Any] = native(*args)
+        return actions
+
+    event = attr.evolve(facts(MESSAGE, PLAIN), run_native=run_native)
+    scope = compiled([], own()).scopes["phone"]
+    for number in range(5):
+        user = (f"@{number}:example.org", "Somebody")
+        match = scope.match(Running(run_native, user=user, complete_scopes=1), event)
+        assert match is not None
+        assert match.rule == ONE_TO_ONE
+    # Those that compare, and the one that looks for "@room".
+    assert [user for _, *user in runs] == [[None, None]] * 2
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.text(LETTERS, max_size=4) | st.none(),
+    st.sampled_from(["", "s", "K.a", SHARP_S, "*"]),
+    st.text(LETTERS, max_size=4),
+    st.booleans(),
+)
+def test_no_name_in_a_text_is_missed(
+    name: str | None, localpart: str, text: str, capitals: bool
+) -> None:
+    """Whatever Synapse takes for the same letters."""
+    inside = (name or localpart).upper() if capitals else (name or localpart).lower()
+    for body in (text, f"{text} {inside} {text}", text + inside):
+        message = attr.evolve(
+            MESSAGE, display_name=name, keys={**MESSAGE.keys, "content.body": body}
+        )
+        native = message.evaluator(PLAIN).run
+        user = (f"@{localpart}:example.org", name)
+        run = Running(partial(_run_for, native, user), user=user, complete_scopes=1)
+        match = compiled([], own()).scopes["phone"].match(run, facts(message, PLAIN))
+        at_once = native(_load_rules([], {}, PLAIN.experimental), *user)
+        note("named" if run.runs else "not named")
+        assert match is not None
+        assert match.actions == at_once
+
+
 # --- Several devices of a user ------------------------------------------------------------------
 
 
@@ -246,6 +333,8 @@ def matches_of(
     scopes = compilation.so_far()
     assert scopes is not None
     event = facts(occasion, PLAIN)
+    if isinstance(run, MeteredRun):
+        event = attr.evolve(event, run_native=run.run_native)
     matches = [scope.match(run, event) for scope in scopes.scopes.values()]
     return [None if match is None else match.rule for match in matches]
 
@@ -262,14 +351,27 @@ def test_devices_with_the_same_changes_cost_as_much_as_one(changed: str | None) 
     assert one.runs == five.runs
 
 
-def test_the_rules_of_an_only_device_are_run_at_once() -> None:
-    run = Running(runner(MESSAGE, PLAIN), complete_scopes=1)
-    assert matches_of([{}], MESSAGE, run) == [ONE_TO_ONE]
-    assert run.runs == 1
+@pytest.mark.parametrize(("name", "expected"), [("Hello", NAMED), ("Bob", ONE_TO_ONE)])
+def test_a_user_with_one_device_is_asked_at_once_if_named_and_else_not(
+    name: str, expected: str
+) -> None:
+    message = attr.evolve(MESSAGE, display_name=name)
+    run = Running(runner(message, PLAIN), complete_scopes=1, user=message.user())
+    assert matches_of([{}], message, run) == [expected]
+    assert run.runs == (expected == NAMED)
 
 
-@pytest.mark.parametrize(("body", "expected"), [("hello", ONE_TO_ONE), ("hello Bob", NAMED)])
-def test_a_text_is_searched_once_however_many_devices_a_user_has(body: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "expected", "is_searched"),
+    [
+        ("hello", ONE_TO_ONE, False),
+        ("hello Bobby", ONE_TO_ONE, True),
+        ("hello Bob", NAMED, True),
+    ],
+)
+def test_a_text_is_searched_once_however_many_devices_a_user_has(
+    body: str, expected: str, is_searched: bool
+) -> None:
     """A name can be made so that looking for it takes milliseconds, which nobody pays for."""
     message = attr.evolve(MESSAGE, keys={**MESSAGE.keys, "content.body": body})
     devices = [
@@ -291,7 +393,7 @@ def test_a_text_is_searched_once_however_many_devices_a_user_has(body: str, expe
     by_user_name = "content/.m.rule.contains_user_name" if expected == NAMED else expected
     assert matches_of(devices, message, run) == [expected, expected, by_user_name]
     assert set(searched.values()) == {1}
-    assert f"global/{NAMED}" in searched
+    assert (f"global/{NAMED}" in searched) is is_searched
 
 
 def _searches(conditions: Sequence[Mapping[str, Any]]) -> bool:

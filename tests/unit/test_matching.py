@@ -25,12 +25,11 @@ from synapse_msc3881.evaluation.conditions import is_costly
 from synapse_msc3881.evaluation.evaluator import match_scopes
 from synapse_msc3881.evaluation.matching import (
     CompiledScope,
-    EventFacts,
     SilentGlobal,
     UserScopes,
-    mark_of,
 )
 from synapse_msc3881.evaluation.prefilter import searchable
+from synapse_msc3881.evaluation.running import EventFacts, mark_of
 from synapse_msc3881.seams import RuleCompiler
 from tests.harness.compiling import compile_scope, compile_user
 from tests.harness.occasions import (
@@ -162,12 +161,12 @@ def test_a_scope_of_room_and_sender_rules_never_runs_the_evaluator() -> None:
 
     run = Running(refuse, is_over=True)
     nothing = searchable({})
-    in_room = scope.match(run, EventFacts(ROOMS[0], SENDERS[0], nothing, False))
-    by_sender = scope.match(run, EventFacts(ROOMS[1], SENDERS[0], nothing, False))
+    in_room = scope.match(run, EventFacts(refuse, ROOMS[0], SENDERS[0], nothing, False))
+    by_sender = scope.match(run, EventFacts(refuse, ROOMS[1], SENDERS[0], nothing, False))
     assert in_room == Match(["notify"], f"room/{ROOMS[0]}")
     assert by_sender == Match([], f"sender/{SENDERS[0]}")
-    assert scope.match(run, EventFacts(ROOMS[1], SENDERS[1], nothing, False)) is None
-    assert scope.match(run, EventFacts(None, None, nothing, False)) is None
+    assert scope.match(run, EventFacts(refuse, ROOMS[1], SENDERS[1], nothing, False)) is None
+    assert scope.match(run, EventFacts(refuse, None, None, nothing, False)) is None
     assert run.skipped == 0
 
 
