@@ -95,8 +95,8 @@ class OwnSettingsStore:
 
         def switch_txn(txn: LoggingTransaction) -> list[tuple[GlobalRule, InvalidRuleException]]:
             self.rules.own_changed_txn(txn, user_id)
+            self._require_device_txn(txn, user_id, device_id)
             if on:
-                self._require_device_txn(txn, user_id, device_id)
                 return self._copy_global_txn(txn, user_id, device_id, texts)
             _remove_copy_txn(txn, user_id, device_id)
             return []

@@ -2,8 +2,9 @@
 """A Synapse module for tests: looks into a process's pool of pushers, and has it reject a pushkey.
 
 ``GET /_test/pool?pushkey=`` gives the users whose pushers run there for a pushkey, each with the
-profile tags that it walks. ``PUT /_test/pool?pushkey=&app_id=&user_id=`` does what a pusher does
-whose gateway rejects the pushkey, and answers when that is done.
+profile tags that it walks; and of those that walk none, by which device's own settings they go.
+``PUT /_test/pool?pushkey=&app_id=&user_id=`` does what a pusher does whose gateway rejects the
+pushkey, and answers when that is done.
 """
 
 import inspect
@@ -38,13 +39,15 @@ class _PoolResource(DirectServeJsonResource):
 
     async def _async_render_GET(self, request: Request) -> tuple[int, Any]:
         wanted = _argument(request, "pushkey")
-        running = [
-            [user_id, _tags_of(pusher)]
+        found = [
+            (user_id, pusher)
             for user_id, pushers in self._pool.pushers.items()
             for pusher in pushers.values()
             if pusher.pushkey == wanted
         ]
-        return 200, {"running": sorted(running)}
+        running = [[user_id, _tags_of(pusher)] for user_id, pusher in found]
+        own = [_own_of(pusher) for _, pusher in found if _tags_of(pusher) == ["global"]]
+        return 200, {"running": sorted(running), "own": own}
 
     async def _async_render_PUT(self, request: Request) -> tuple[int, Any]:
         names = ("app_id", "pushkey", "user_id")
@@ -55,6 +58,10 @@ class _PoolResource(DirectServeJsonResource):
 def _argument(request: Request, name: str) -> str:
     value: bytes = request.args[name.encode()][0]
     return value.decode()
+
+
+def _own_of(pusher: Any) -> str | None:
+    return pusher.store.backlog.own if isinstance(pusher.store, PusherStore) else None
 
 
 def _tags_of(pusher: Any) -> list[str]:
