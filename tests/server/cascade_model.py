@@ -210,6 +210,15 @@ class User:
         assert self.own is not None
         return self.own.tag
 
+    def room_was_upgraded(self, old: str, new: str) -> None:
+        """What is on about a room is copied for its successor, in each set of rules."""
+        for name, scope in self.scopes.items():
+            rules = scope.rules["room"]
+            for rule in [rule for rule in rules if rule.rule_id == old and rule.enabled]:
+                rules.insert(0, attr.evolve(rule, rule_id=new))
+                if self.own is not None and name == self.own.tag and ("room", old) in self.own.kept:
+                    self.own.kept.add(("room", new))
+
     def walk(self, tags: Sequence[str], event: Event) -> Rule | None:
         for tag in dict.fromkeys(tags):
             match = self.scopes[tag].match(event) if tag in self.scopes else None
@@ -247,6 +256,7 @@ class World:
     users: list[User]
     senders: list[Session]
     rooms: dict[str, int]  # with how many members
+    joined: dict[str, list[Session]] = attr.ib(factory=dict)  # those who did not make the room
     last: dict[str, str] = attr.ib(factory=dict)  # the last event of each
     story: list[Any] = attr.ib(factory=list)
 
@@ -428,6 +438,23 @@ class World:
         is_echo = user.goes_by_own(pusher) and tags == own
         pusher.tags = ["global"] if is_echo else tags
 
+    def upgrade_room(self) -> None:
+        """Meanwhile no device listens: what an upgrade and joins make of pushes is not of here."""
+        old = self.random.choice([*self.rooms])
+        for pusher in self.pushers:
+            pusher.device.set(profile_tags=pusher.tags, enabled=False)
+        new = self.senders[0].upgrade_room(old, "10")
+        self.tell("upgrade", old, new)
+        self.joined[new] = self.joined.pop(old)
+        for session in self.joined[new]:
+            session.join(new)
+        for pusher in self.pushers:
+            pusher.device.set(profile_tags=pusher.tags, enabled=pusher.enabled)
+        self.rooms[new] = self.rooms.pop(old)
+        self.last.pop(old, None)
+        for user in self.users:
+            user.room_was_upgraded(old, new)
+
     def random_rule(self, kind: str) -> Rule:
         actions = self.random.choice(ACTIONS)
         if kind == "room":
@@ -530,6 +557,8 @@ class World:
             ):
                 if self.random.random() < chance:
                     change(user)
+        if self.random.random() < 0.1:
+            self.upgrade_room()
         for _ in range(self.random.randint(2, 8)):
             self.send_event()
         self.send_fence()
@@ -586,9 +615,10 @@ def make_world(server: Users, gateway: Gateway, seed: int) -> World:
     somebody = server.register()
     first, second = world.everybody[1:], [*world.everybody[1:], somebody]
     for others in (first, second):
-        room = senders[0].create_room(preset="public_chat")
+        room = senders[0].create_room(preset="public_chat", room_version="10")
         for session in others:
             session.join(room)
+        world.joined[room] = [*others]
         world.rooms[room] = 1 + len(others)
     for user in users:
         world.make_scope(user, "global")
