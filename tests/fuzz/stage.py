@@ -83,7 +83,7 @@ def new_stage(deployment: Deployment, setting: Setting) -> Stage:
 
 def _give_own(stage: Stage, *, on: bool) -> None:
     """Rules in `global` and in the device's scope, one of the same name, and own settings."""
-    phone = stage.phone
+    phone = stage.at_once("phone")  # Which does not wait for all processes after each of them.
     set_pusher(phone, stage.pushkey)
     phone.put_rule("PHONE", "override", "both", rule("override", []))
     phone.put_rule("PHONE", "override", "kept", rule("override", []))

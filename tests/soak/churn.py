@@ -3,7 +3,8 @@
 
 On top of what the model of the cascade does to rules, tags and pushers: devices log out and in,
 gateways fail for a while, messages are read and redacted, before they are pushed and after. What
-is sent to a process that was ended is sent again, as clients do.
+is sent to a process that was ended is sent again, as clients do. Some users have a device that gets
+settings of its own, and loses them.
 """
 
 import http.client
@@ -19,7 +20,16 @@ from demo.client import JsonDict, MatrixError, Response, Route, Session
 from demo.gateway import Behaviour, Gateway
 from tests.harness.deployment import Deployment
 from tests.server.cascade_helpers import FENCE, Device, new_pushkey
-from tests.server.cascade_model import SCOPES, Event, Pusher, User, World, make_world
+from tests.server.cascade_model import (
+    SCOPES,
+    Event,
+    Pusher,
+    User,
+    World,
+    give_own_device,
+    make_world,
+    tweaks,
+)
 from tests.soak.judging import Pushed, Verdict, judge
 
 _ANSWER_SECONDS = 15.0
@@ -118,6 +128,9 @@ class Churn:
     # The last events that each pusher got, and the pushers of devices that logged out.
     _got: dict[str, list[str]] = attr.ib(factory=dict)
     _gone: list[Pusher] = attr.ib(factory=list)
+    # Of this round: the events, and whose device has just got settings of its own.
+    _sent: list[Event] = attr.ib(factory=list)
+    _switched_on: list[User] = attr.ib(factory=list)
     _devices: int = 0
 
     @property
@@ -161,14 +174,34 @@ class Churn:
             ):
                 if self.random.random() < chance:
                     self._do(what, lambda user=user, change=change: change(user))  # type: ignore[misc]
+            if user.own is not None and self.random.random() < 0.7:
+                self._change_own(user)
 
     def _do(self, what: str, change: Callable[[], None]) -> None:
         change()
         self.counts[what] += 1
 
+    def _change_own(self, user: User) -> None:
+        """Switch a device's own settings, write to them, or log the device out and in again."""
+        own, pushers = user.own, [*user.pushers]
+        assert own is not None
+        was_on = own.is_on
+        self.world.change_own(user)
+        if user.own is not own:
+            own.session.close()
+            self._gone += [pusher for pusher in pushers if pusher not in user.pushers]
+            self.counts["devices"] += 1
+        elif own.is_on != was_on:
+            self._switched_on += [user] if own.is_on else []
+            self.counts["own settings, on or off"] += 1
+        else:
+            self.counts["rules of own settings"] += 1
+
     def _log_out_and_in(self, user: User) -> None:
-        """The last pusher's device logs out, and the pusher goes; a new device comes with one."""
-        old = user.pushers.pop()
+        """A pusher's device logs out, and the pusher goes; a new device comes with one."""
+        own = user.own and user.own.session
+        old = next(each for each in reversed(user.pushers) if each.device.user is not own)
+        user.pushers.remove(old)
         if old.device.user is not user.session:
             old.device.user.logout()
             old.device.user.close()
@@ -188,8 +221,12 @@ class Churn:
         before = len(self.world.story)
         self.world.send_event()
         event = self.world.story[before][0]
-        self._events[event.event_id] = event
+        self._note(event)
         self.counts["events"] += 1
+
+    def _note(self, event: Event) -> None:
+        self._events[event.event_id] = event
+        self._sent.append(event)
 
     def _redact(self, event: Event) -> None:
         """Whoever made the rooms redacts an event; that is an event too."""
@@ -200,7 +237,7 @@ class Churn:
         members = world.rooms[event.room]
         redaction = Event(event_id, event.room, sender.user_id, "m.room.redaction", (), members)
         world.tell("redacts", event.event_id, redaction)
-        self._events[event_id] = redaction
+        self._note(redaction)
         for user in world.users:
             user.arrives(redaction)
         # It is not there any more to be edited.
@@ -209,8 +246,34 @@ class Churn:
         self.counts["redactions"] += 1
 
     def _pick_failing(self) -> Pusher | None:
-        listening = [pusher for pusher in self.world.pushers if pusher.enabled]
+        # It must be known what waits for it.
+        listening = [
+            pusher
+            for user in self.world.users
+            for pusher in user.pushers
+            if pusher.enabled and not self._changes_over(user, pusher)
+        ]
         return self.random.choice(listening) if listening else None
+
+    def _changes_over(self, user: User, pusher: Pusher) -> bool:
+        """Whether a pusher may still go by `global`, as it did before own settings were on.
+
+        What the user rings for has been evaluated by both; the process that pushes may not have
+        heard of the switch yet. The other way round it makes no difference: there is nothing of the
+        device's own in what is evaluated from then on.
+        """
+        return user.goes_by_own(pusher) and any(user is each for each in self._switched_on)
+
+    def _by_global(self, user: User, pusher: Pusher) -> dict[str, JsonDict | None]:
+        """What a pusher that changes over may push just as well; None for nothing."""
+        if not self._changes_over(user, pusher):
+            return {}
+        others = [event for event in self._sent if event.sender != user.session.user_id]
+        rules = {event.event_id: user.walk(["global"], event) for event in others}
+        return {
+            event_id: tweaks(rule.actions) if rule and "notify" in rule.actions else None
+            for event_id, rule in rules.items()
+        }
 
     def _take_back(self, failing: Pusher) -> None:
         """Read or redact what a failing gateway has not taken: it is not to be pushed any more."""
@@ -262,7 +325,7 @@ class Churn:
         event_id = sender.send(room, {"body": "fence"}, FENCE)
         fence = Event(event_id, room, sender.user_id, FENCE, ("fence",), world.rooms[room])
         world.tell("fence", event_id)
-        self._events[event_id] = fence
+        self._note(fence)
         for user in world.users:
             user.arrives(fence)
         deadline = time.monotonic() + self.patience
@@ -282,16 +345,23 @@ class Churn:
     def _look(self) -> None:
         """Compare what came with what the model says."""
         world = self.world
-        for pusher in [*world.pushers, *self._gone]:
+        of_users = [(user, pusher) for user in world.users for pusher in user.pushers]
+        for user, pusher in [*of_users, *((None, pusher) for pusher in self._gone)]:
             key = pusher.device.pushkey
+            instead = self._by_global(user, pusher) if user is not None else {}
             came: list[Pushed] = [
                 (str(push.event_id), push.tweaks)
                 for push in pusher.device.pushes()
                 if push.behaviour is Behaviour.OK
             ]
             got = self._got.setdefault(key, [])
-            verdict = judge(pusher.expected, came, got)
+            verdict = judge(pusher.expected, came, got, instead)
             self.verdict += verdict
+            due = dict(pusher.expected)
+            self.counts["events that went by `global` at a switch"] += sum(
+                dict(came).get(event_id) == other != due.get(event_id)
+                for event_id, other in instead.items()
+            )
             if verdict.is_bad:
                 self.findings.append(
                     f"{key} with {pusher.tags} ({pusher.enabled=}): {verdict};"
@@ -303,6 +373,8 @@ class Churn:
         for pusher in self._gone[:-20]:
             self._got.pop(pusher.device.pushkey, None)
         del self._gone[:-20]
+        self._sent.clear()
+        self._switched_on.clear()
         world.gateway.clear()
         world.story.clear()
         self.counts["rounds"] += 1
@@ -319,6 +391,8 @@ def make_churn(
     """Users, rules and rooms, and the model of them."""
     users = SureUsers(deployment, route)
     world = make_world(users, gateway, seed)
+    for user in world.users[1:]:  # One has none.
+        give_own_device(users, gateway, user)
     return Churn(world, users, pace, patience)
 
 
@@ -331,7 +405,7 @@ def shown_wrongly(churn: Churn) -> list[str]:
         wrong += [f"{key} is there, or is not" for key in shown.keys() ^ due.keys()]
         for key in shown.keys() & due.keys():
             found = (shown[key]["profile_tags"], shown[key]["enabled"])
-            wanted = (list(dict.fromkeys(due[key].tags)), due[key].enabled)
+            wanted = (list(dict.fromkeys(user.tags_of(due[key]))), due[key].enabled)
             if found != wanted:
                 wrong.append(f"{key}: {found}, not {wanted}")
     return wrong

@@ -46,15 +46,21 @@ class Verdict:
         return ", ".join(f"{count} {name}" for name, count in attr.asdict(self).items())
 
 
-def judge(due: Sequence[Pushed], came: Sequence[Pushed], before: Collection[str] = ()) -> Verdict:
+def judge(
+    due: Sequence[Pushed],
+    came: Sequence[Pushed],
+    before: Collection[str] = (),
+    instead: Mapping[str, JsonDict | None] | None = None,
+) -> Verdict:
     """Compare what one pusher got with what it was to get.
 
     Args:
         due: what it was to get, in this order.
         came: what its gateway accepted.
         before: events that it got before, and may get once more where a process was restarted.
+        instead: what it may have got for some events just as well; None for nothing.
     """
-    tweaks = dict(due)
+    tweaks, others = dict(due), instead or {}
     first: dict[str, JsonDict] = {}
     repeated = wrong = 0
     for event_id, got in came:
@@ -62,11 +68,12 @@ def judge(due: Sequence[Pushed], came: Sequence[Pushed], before: Collection[str]
             repeated += 1
             continue
         first[event_id] = got
-        wrong += tweaks.get(event_id) != got
+        wrong += got not in (tweaks.get(event_id), others.get(event_id))
+    may_be_missing = {event_id for event_id, other in others.items() if other is None}
     in_order = [event_id for event_id in first if event_id in tweaks]
     return Verdict(
         due=len(due),
-        lost=len(tweaks.keys() - first.keys()),
+        lost=len(tweaks.keys() - first.keys() - may_be_missing),
         wrong=wrong,
         disordered=int(in_order != [event_id for event_id, _ in due if event_id in first]),
         repeated=repeated,

@@ -80,6 +80,15 @@ def test_what_is_amiss_is_seen(came: list[tuple[str, dict[str, str]]], verdict: 
     assert found.is_bad
 
 
+@pytest.mark.parametrize("came", [[("$b", {})], [("$a", LOUD), ("$b", {}), ("$c", {})]])
+def test_what_may_go_either_way_is_neither_lost_nor_wrong(
+    came: list[tuple[str, dict[str, str]]],
+) -> None:
+    due = [("$a", LOUD), ("$b", {})]
+    assert judge(due, came, instead={"$a": None, "$c": {}}) == Verdict(due=2)
+    assert judge(due, came, instead={"$a": {}, "$c": LOUD}).is_bad
+
+
 def test_what_is_repeated_is_no_more_than_that() -> None:
     due = [("$a", LOUD), ("$b", {})]
     again = [("$before", LOUD), ("$a", LOUD), ("$a", LOUD), ("$b", {})]
