@@ -8,50 +8,33 @@ object, whose `do` names one of the methods below and whose other members are it
 import ctypes
 import gc
 import json
-import os
-import sys
-import threading
 import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import synapse
-from synapse.logging.context import current_context
 from synapse.module_api import DirectServeJsonResource, ModuleApi
-from synapse.storage.database import LoggingTransaction
 from synapse.types import create_requester
 from typing_extensions import Self
 
-import synapse_msc3881
-from synapse_msc3881 import seams
 from synapse_msc3881.cascade.outcomes import MARK
 from synapse_msc3881.cascade.rulesets import DeviceRule
 from synapse_msc3881.delivery.pusher_store import backlog_of
 from synapse_msc3881.evaluation.held_scopes import HeldScopes
 from synapse_msc3881.seams import RuleCompiler
+from tests.bench.counting import STARTUP, Statements, count_startup, counted_calls
 from tests.harness.compiling import compile_user
 
 PATH = "/_bench"
 
 JsonDict = dict[str, Any]
 
-# Only calls from code of these are counted: what the reactor does meanwhile is chance.
-_COUNTED = tuple(
-    f"{Path(package.__file__ or '').parent}{os.sep}" for package in (synapse, synapse_msc3881)
-)
-
 _COUNTED_TIMES = 3
 # So that the caches are full before the profiler looks.
 _WARM_UP = 3
-
-# Twisted hands the context on with a coroutine: what else the process does has another value.
-_is_counted: ContextVar[bool] = ContextVar("bench_is_counted", default=False)
 
 
 class Probe:
@@ -61,7 +44,7 @@ class Probe:
     def parse_config(config: Any) -> Any:
         """Called before any module is made: have our own statements at startup counted."""
         if (config or {}).get("count_statements"):
-            _count_raw_statements()
+            count_startup()
         return config
 
     def __init__(self, config: Any, api: ModuleApi) -> None:
@@ -70,7 +53,7 @@ class Probe:
         if (config or {}).get("count_statements"):
             self.statements.install()
         # What was counted before: our module reads its tables when it is made.
-        self.statements.counts.update(_raw_statements)
+        self.statements.counts.update(STARTUP)
         self.start: JsonDict = {}
         self._time_start_of_pushers()
         api.register_web_resource(PATH, _ProbeResource(self))
@@ -114,7 +97,7 @@ class Probe:
             for _ in range(_COUNTED_TIMES):
                 await event.evaluate()
                 await event.forget()
-                with _counted_calls() as calls:
+                with counted_calls() as calls:
                     await event.evaluate()
                 await event.forget()
                 counts = calls if counts is None else counts & calls
@@ -269,94 +252,6 @@ class _Event:
         )
         await self._store.remove_push_actions_from_staging(self._event.event_id)
         return len(rows), sum(MARK in actions for actions in rows)
-
-
-class Statements:
-    """Counts SQL statements by the logging context that they run for, and by transaction."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.counts: Counter[tuple[str, str]] = Counter()
-
-    def of_context(self, name: str) -> int:
-        """How many statements ran for logging contexts of that name."""
-        with self._lock:
-            return sum(count for (context, _), count in self.counts.items() if context == name)
-
-    def install(self) -> None:
-        native = LoggingTransaction._do_execute
-
-        def do_execute(txn: Any, *args: Any, **kwargs: Any) -> Any:
-            # Both end in a number of their own: "PUT-12", "get_event-3f".
-            context = str(current_context()).rpartition("-")[0] or str(current_context())
-            with self._lock:
-                self.counts[context, txn.name.rpartition("-")[0]] += 1
-            return native(txn, *args, **kwargs)
-
-        LoggingTransaction._do_execute = do_execute  # type: ignore[assignment,method-assign]
-
-    def as_json(self) -> list[tuple[str, str, int]]:
-        with self._lock:
-            return [(*key, count) for key, count in self.counts.items()]
-
-
-_raw_statements: Counter[tuple[str, str]] = Counter()
-
-#: The context under which the module's statements before Synapse's start are counted.
-AT_STARTUP = "startup"
-
-
-def _count_raw_statements() -> None:
-    """Count what the module runs before Synapse serves anything, on a bare connection."""
-    native = seams.connection_of_this_thread
-
-    def connection_of_this_thread(hs: Any) -> tuple[Any, Callable[[], None]]:
-        connection, give_back = native(hs)
-        return _CountingConnection(connection), give_back
-
-    seams.connection_of_this_thread = connection_of_this_thread
-
-
-class _CountingConnection:
-    def __init__(self, native: Any) -> None:
-        self._native = native
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._native, name)
-
-    def cursor(self) -> "_CountingCursor":
-        return _CountingCursor(self._native.cursor())
-
-
-class _CountingCursor:
-    def __init__(self, native: Any) -> None:
-        self._native = native
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._native, name)
-
-    def execute(self, *args: Any) -> Any:
-        _raw_statements[AT_STARTUP, "msc3881_startup"] += 1
-        return self._native.execute(*args)
-
-
-@contextmanager
-def _counted_calls() -> Iterator[Counter[tuple[str, Any]]]:
-    """Count what this thread calls: ("python", a code object), ("c", its caller's code object)."""
-    counts: Counter[tuple[str, Any]] = Counter()
-    kinds = {"call": "python", "c_call": "c"}
-
-    def profile(frame: FrameType, event: str, _argument: object) -> None:
-        if event in kinds and frame.f_code.co_filename.startswith(_COUNTED) and _is_counted.get():
-            counts[kinds[event], frame.f_code] += 1
-
-    token = _is_counted.set(True)
-    sys.setprofile(profile)
-    try:
-        yield counts
-    finally:
-        sys.setprofile(None)
-        _is_counted.reset(token)
 
 
 def _add_own_times(frame: Any, own: Counter[str]) -> None:

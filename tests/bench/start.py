@@ -5,8 +5,8 @@ from collections import Counter
 
 from demo.gateway import Gateway
 from tests.bench import sql
+from tests.bench.counting import AT_STARTUP
 from tests.bench.population import Population, RoomPlan
-from tests.bench.probe import AT_STARTUP
 from tests.bench.results import Comparison, Count, Measurement
 from tests.bench.servers import Workshop
 from tests.bench.sizes import Size

@@ -8,6 +8,7 @@ import pytest
 
 from tests.bench import charts, report, results
 from tests.bench.report import DOCS
+from tests.bench.report_tables import NOT_MEASURED, TABLES
 from tests.bench.results import Amount, Comparison, Count, Measurement
 
 
@@ -81,7 +82,7 @@ def test_what_was_not_measured_is_said() -> None:
     document = "<!-- bench: cpu -->\nold\n<!-- /bench -->\nrest\n"
 
     assert report.fill(document, {}) == (
-        f"<!-- bench: cpu -->\n\n{report.NOT_MEASURED}\n\n<!-- /bench -->\nrest\n"
+        f"<!-- bench: cpu -->\n\n{NOT_MEASURED}\n\n<!-- /bench -->\nrest\n"
     )
 
 
@@ -97,7 +98,7 @@ def test_the_tables_of_the_documentation_are_made_of_its_results() -> None:
     page = DOCS.page.read_text()
 
     assert report.fill(page, results.read(DOCS.results)) == page
-    for name in report.TABLES:
+    for name in TABLES:
         assert f"<!-- bench: {name} -->" in page
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.bench import __main__ as bench
 from tests.bench import report, results, sizes
+from tests.bench.report_tables import NOT_MEASURED
 from tests.harness.browser import find_chromium
 
 # The counts have tests of their own.
@@ -31,7 +32,7 @@ def test_all_is_measured_and_reported(tmp_path: Path, capsys: pytest.CaptureFixt
             assert all(one > 0 and other > 0 for one, other in comparison.rounds)
     written = report.write(found, tmp_path, None)
     assert {path.suffix for path in written} == {".svg", ".md"}
-    assert (tmp_path / "results.md").read_text().count(report.NOT_MEASURED) == 2 + (
+    assert (tmp_path / "results.md").read_text().count(NOT_MEASURED) == 2 + (
         "page" not in NAMES
     )  # both of "sql"
     assert f"profile ({len(NAMES)} of {len(NAMES)})" in capsys.readouterr().out
