@@ -63,6 +63,7 @@ class _Base:
     hs: HomeServer
     api: ModuleApi
     failures: Failures
+    metrics: Metrics
 
 
 class PusherControl:
@@ -90,7 +91,7 @@ class PusherControl:
         users = prepare_tables(hs, is_main)
         metrics = Metrics(api.server_name)
         self.failures = Failures(metrics.fell_back, time.monotonic)
-        base = _Base(hs, api, self.failures)
+        base = _Base(hs, api, self.failures, metrics)
         held, own = HeldScopes(users.tagged | users.own), OwnDevices(users.own)
         tags, rules = self._make_stores(base, users, held, own)
         self._tags = tags
@@ -99,25 +100,9 @@ class PusherControl:
         self.push_rules = _make_push_rules(base, rules)
         self._are_syncs_wrapped = False
         census = Census(StoredCounts(api), metrics, api.delayed_background_call)
-        push_actions = PushActionStore(hs, api)
-        positions = Positions(hs, api, PusherPositionStore(api))
-        stored = StoredPushers(tags, own, census)
-        self.pushers = Pushers(hs, stored, metrics)
-        running = RunningPushers(
-            hs,
-            is_main,
-            stored,
-            push_actions,
-            positions,
-            own,
-            self.failures,
-            metrics,
-            api.delayed_background_call,
-        )
 
         _install_evaluation(hs, Evaluation(scopes, compiler, Spending(), self.failures, metrics))
-        _install_pushers(hs, self.pushers, stored, running, is_main)
-        _install_waking(hs, Waking(hs, scopes, push_actions, positions, self.failures))
+        self.pushers = _install_delivery(base, scopes, StoredPushers(tags, own, census), own)
         _install_push_rules(hs, self.push_rules)
         self._serve(hs)
         api.register_third_party_rules_callbacks(
@@ -210,6 +195,30 @@ def _install_evaluation(hs: HomeServer, evaluation: Evaluation) -> None:
     seams.wrap(hs, seams.evaluation.BULK_GET_PUSH_RULES, evaluation.bulk_get_push_rules)
     seams.wrap(hs, seams.evaluation.ADD_PUSH_ACTIONS_TO_STAGING, evaluation.add_to_staging)
     seams.wrap_evaluators(wrap_evaluator)
+
+
+def _install_delivery(
+    base: _Base, scopes: DeviceScopes, stored: StoredPushers, own: OwnDevices
+) -> Pushers:
+    """Install what happens to pushers; returns what sets and removes them."""
+    hs, api, is_main = base.hs, base.api, base.api.worker_app is None
+    push_actions = PushActionStore(hs, api)
+    positions = Positions(hs, api, PusherPositionStore(api))
+    pushers = Pushers(hs, stored, base.metrics)
+    running = RunningPushers(
+        hs,
+        is_main,
+        stored,
+        push_actions,
+        positions,
+        own,
+        base.failures,
+        base.metrics,
+        api.delayed_background_call,
+    )
+    _install_pushers(hs, pushers, stored, running, is_main)
+    _install_waking(hs, Waking(hs, scopes, push_actions, positions, base.failures))
+    return pushers
 
 
 def _install_pushers(

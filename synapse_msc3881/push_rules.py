@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class RulesByDevice(dict[str, Any]):
     """The push rules of a user who has devices with settings of their own.
 
-    It is what the others read.
+    The dictionary itself is what the user's other devices read.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class DevicePushRules:
             rules = {**rules, "device": scopes}
         if not stored.own:
             return rules
-        own = {
+        complete = {
             device_id: partial(self._complete, user, stored, own)
             for device_id, own in stored.own.items()
         }
-        return RulesByDevice(rules, own)
+        return RulesByDevice(rules, complete)
 
     def _complete(self, user: UserID, stored: StoredRules, own: OwnSettings) -> Ruleset | None:
         """What a device with settings of its own reads as `global`; None where that fails."""

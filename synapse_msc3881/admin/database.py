@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -47,16 +46,16 @@ class _Contents:
     synapse: Sequence[SeamStatus] = ()  # Synapse's own tables
 
 
-class _NothingThereError(Exception):
-    """There is no database yet, which is right before the first start."""
-
-
 class CannotReadError(Exception):
     """The database cannot be read at present; has a message, and what to do."""
 
-    def __init__(self, message: str, remedy: str) -> None:
+    def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
         self.remedy = remedy
+
+
+class _NothingThereError(CannotReadError):
+    """There is no database yet, which is right before the first start."""
 
 
 def look(
@@ -73,25 +72,17 @@ def look(
         exist yet. Returns within `_GIVE_UP` seconds.
     """
     options = database.get("args") or {}
-    read: Callable[[], _Contents]
     if database["name"] == "sqlite3":
-        path = _sqlite_path(options)
-        report = DatabaseReport("SQLite", path)
-        read = partial(_read_sqlite, database, path, _read_contents)
+        report = DatabaseReport("SQLite", _sqlite_path(options))
     else:
         report = DatabaseReport("PostgreSQL", _describe_postgres(options))
-        read = partial(_read_postgres, database, _read_contents)
     where = f"{report.engine}, {report.where}"
     try:
-        contents = _within(_GIVE_UP, read)
+        contents = read_only(database, secrets, _read_contents)
     except _NothingThereError as error:
         return attr.evolve(report, exists=False), [note(where, str(error))], ()
     except CannotReadError as error:
         return report, [problem(where, str(error), error.remedy)], ()
-    except Exception as error:  # noqa: BLE001  # the drivers' errors have no common base
-        message = secrets.hide(str(error).strip() or type(error).__name__)
-        remedy = "Start the database, or correct `database` in the config."
-        return report, [problem(where, f"it does not answer.\n{message}", remedy)], ()
     found = attr.evolve(
         report,
         answers=True,
@@ -120,16 +111,17 @@ def read_only(database: Mapping[str, Any], secrets: Secrets, read: Read[T]) -> T
 
     try:
         return _within(_GIVE_UP, connect_and_read)
-    except _NothingThereError as error:
-        raise CannotReadError(str(error), "") from None
     except CannotReadError:
         raise
     except Exception as error:  # noqa: BLE001  # the drivers' errors have no common base
-        message = secrets.hide(str(error).strip() or type(error).__name__)
         raise CannotReadError(
-            f"it does not answer.\n{message}",
+            f"it does not answer.\n{_said(error, secrets)}",
             "Start the database, or correct `database` in the config.",
         ) from None
+
+
+def _said(error: Exception, secrets: Secrets) -> str:
+    return secrets.hide(str(error).strip() or type(error).__name__)
 
 
 def make_tables(database: Mapping[str, Any], secrets: Secrets) -> tuple[str, list[str]]:
@@ -164,9 +156,8 @@ def make_tables(database: Mapping[str, Any], secrets: Secrets) -> tuple[str, lis
     except CannotReadError:
         raise
     except Exception as error:  # noqa: BLE001  # the drivers' errors have no common base
-        message = secrets.hide(str(error).strip() or type(error).__name__)
         raise CannotReadError(
-            f"The {where} cannot be written to: {message}",
+            f"The {where} cannot be written to: {_said(error, secrets)}",
             "Make the database as Synapse's documentation says, or correct `database` in the "
             "config.",
         ) from None

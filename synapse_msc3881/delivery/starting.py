@@ -81,7 +81,9 @@ class FirstLook:
         try:
             found = await self._push_actions.which_have_any(question.about)
         except Exception:
-            logger.warning("Could not ask which pushers may have something to push", exc_info=True)
+            logger.warning(
+                "msc3881: could not ask which pushers may have something to push", exc_info=True
+            )
             found = question.about  # Each looks for itself.
         self._under_way = None
         question.answer.set(found)

@@ -68,8 +68,8 @@ class StoredPushers:
             stored: the pusher as it is; None if there is none.
             tags: its profile tags from now on.
         """
-        is_new = stored is None and key.user_id in self._own.users
-        writing = _Writing(key, profile_tags_of(stored), tags, is_new)
+        may_be_first = stored is None and key.user_id in self._own.users
+        writing = _Writing(key, profile_tags_of(stored), tags, may_be_first)
         token = _writing.set(writing)
         try:
             yield
@@ -84,11 +84,11 @@ class StoredPushers:
         if writing is None or (has_default and not writing.may_be_first):
             await native(**pusher)
         else:
-            key, tags, is_new = writing.key, writing.tags, writing.may_be_first
-            put = seams.Joined(lambda txn: self._tags.put_txn(txn, key, tags, is_new), "pushers")
+            what = writing.key, writing.tags, writing.may_be_first
+            put = seams.Joined(lambda txn: self._tags.put_txn(txn, *what), "pushers")
             await put.call(native, **pusher)
             if not put.ran:
-                await self._tags.put(key, tags, is_new)
+                await self._tags.put(*what)
                 await native(**pusher)  # Again, so that all processes read it with its tags.
         self._census.changed()
 

@@ -195,7 +195,11 @@ class PusherTagStore:
         return await self._api.run_db_interaction("msc3881_get_tag_lists", of_users_txn)
 
     def put_txn(
-        self, txn: LoggingTransaction, key: PusherKey, tags: Sequence[str], is_new: bool = False
+        self,
+        txn: LoggingTransaction,
+        key: PusherKey,
+        tags: Sequence[str],
+        may_be_first: bool = False,
     ) -> None:
         """Write a pusher's tags, in the transaction that writes the pusher.
 
@@ -203,12 +207,12 @@ class PusherTagStore:
             txn: that one.
             key: the pusher.
             tags: its profile tags.
-            is_new: whether all processes are to look for what the user's pushers go by, though
-                these are the default.
+            may_be_first: whether the pusher may be the first to follow its device's own settings,
+                so that all processes must hear of it even if its tags are the default.
         """
         if tuple(tags) == DEFAULT_TAGS:
             self.delete_txn(txn, key)
-            if is_new:
+            if may_be_first:
                 self._invalidate_txn(txn, key.user_id)
             return
         txn.execute(
@@ -222,10 +226,10 @@ class PusherTagStore:
         )
         self._invalidate_txn(txn, key.user_id)
 
-    async def put(self, key: PusherKey, tags: Sequence[str], is_new: bool = False) -> None:
+    async def put(self, key: PusherKey, tags: Sequence[str], may_be_first: bool = False) -> None:
         """The same in a transaction of its own."""
         await self._api.run_db_interaction(
-            "msc3881_put_pusher_tags", self.put_txn, key, tags, is_new
+            "msc3881_put_pusher_tags", self.put_txn, key, tags, may_be_first
         )
 
     def delete_txn(self, txn: LoggingTransaction, key: PusherKey) -> None:
