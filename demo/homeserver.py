@@ -4,7 +4,6 @@
 import base64
 import hashlib
 import hmac
-import http.client
 import importlib.util
 import json
 import os
@@ -19,7 +18,7 @@ import attr
 from typing_extensions import Self
 
 from demo.client import JsonDict, Session, path
-from demo.process import Child, ProcessError, free_port, port_in_use
+from demo.process import Child, ProcessError, free_port, is_healthy, port_in_use
 
 # Every user has it who is not given another one.
 PASSWORD = "correct horse battery staple"
@@ -180,14 +179,7 @@ class Homeserver:
             raise
 
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        return is_healthy(self.port)
 
     def _environment(self) -> dict[str, str]:
         inherited = os.environ.get("PYTHONPATH")

@@ -3,6 +3,7 @@
 
 import atexit
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 
@@ -76,6 +78,18 @@ def port_in_use(port: int) -> bool:
         except OSError:
             return True
         return False
+
+
+def is_healthy(port: int) -> bool:
+    """Whether a server on 127.0.0.1 says at `/health` that it is well."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from typing_extensions import Self
 
 from demo.client import JsonDict, Session
 from demo.homeserver import Homeserver, Options, log_config
-from demo.process import Child, ProcessError, free_port, port_in_use
+from demo.process import Child, ProcessError, free_port, is_healthy, port_in_use
 from tests.harness import positions
 from tests.harness.deployment import Deployment
 from tests.harness.valkey import Valkey
@@ -151,7 +151,7 @@ class ClusterHomeserver(Homeserver):
         for name in names:
             # The last listener to be opened: a process ends if it cannot open one before it.
             port = self.replication_ports[name]
-            self.children[name].wait_until(lambda port=port: _healthy(port), _START_SECONDS)  # type: ignore[misc]
+            self.children[name].wait_until(lambda port=port: is_healthy(port), _START_SECONDS)  # type: ignore[misc]
 
     def stop(self) -> None:
         self.close_sessions()
@@ -248,7 +248,7 @@ class ClusterHomeserver(Homeserver):
                 except (OSError, http.client.HTTPException):
                     self._watchers.pop(name).close()
                     # It may be ending, or starting: then it does not count.
-                    if _healthy(self.replication_ports[name]):
+                    if is_healthy(self.replication_ports[name]):
                         found[name] = self._ask_position(name)
         return found
 
@@ -434,17 +434,6 @@ def _keep_or_choose(port: int | None, taken: set[int]) -> int:
         port = free_port()
     taken.add(port)
     return port
-
-
-def _healthy(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _behind(known: Mapping[str, JsonDict]) -> Iterator[str]:

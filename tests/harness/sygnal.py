@@ -2,7 +2,6 @@
 """Sygnal, the push gateway that most who run one run, and where its pushes end. Loopback only."""
 
 import base64
-import http.client
 import json
 import os
 import secrets
@@ -20,7 +19,7 @@ from typing_extensions import Self
 from demo.client import JsonDict
 from demo.gateway import NOTIFY_PATH
 from demo.loopback import LoopbackServer, OneAnswerHandler
-from demo.process import Child, free_port
+from demo.process import Child, free_port, is_healthy
 from tests.harness.deployment import CHECKOUT
 from tests.harness.waiting import wait_until
 
@@ -49,28 +48,8 @@ class Sygnal:
             )
         )
         config = directory / "sygnal.yaml"
-        apps = {
-            BROWSER: {
-                "type": "webpush",
-                "vapid_private_key": str(key),
-                "vapid_contact_email": "admin@example.org",
-            },
-            RECORDED: {
-                "type": "tests.harness.recording_pushkin.RecordingPushkin",
-                "url": f"{ends.url}/recorded",
-            },
-        }
-        http_config = {"bind_addresses": ["127.0.0.1"], "port": self._port}
-        log = {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "handlers": {"output": {"class": "logging.StreamHandler"}},
-            "root": {"level": "INFO", "handlers": ["output"]},
-        }
         # JSON is YAML.
-        config.write_text(
-            json.dumps({"apps": apps, "http": http_config, "log": {"setup": log}}, indent=2)
-        )
+        config.write_text(json.dumps(_config(self._port, key, ends), indent=2))
         self._child = Child(
             name="Sygnal",
             command=[program],
@@ -85,21 +64,33 @@ class Sygnal:
 
     def __enter__(self) -> Self:
         self._child.spawn()
-        self._child.wait_until(self._answers, 60)
+        self._child.wait_until(lambda: is_healthy(self._port), 60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._child.stop()
 
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
+
+def _config(port: int, key: Path, ends: "Ends") -> JsonDict:
+    apps = {
+        BROWSER: {
+            "type": "webpush",
+            "vapid_private_key": str(key),
+            "vapid_contact_email": "admin@example.org",
+        },
+        RECORDED: {
+            "type": "tests.harness.recording_pushkin.RecordingPushkin",
+            "url": f"{ends.url}/recorded",
+        },
+    }
+    logging = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"output": {"class": "logging.StreamHandler"}},
+        "root": {"level": "INFO", "handlers": ["output"]},
+    }
+    http = {"bind_addresses": ["127.0.0.1"], "port": port}
+    return {"apps": apps, "http": http, "log": {"setup": logging}}
 
 
 @attr.s(auto_attribs=True, frozen=True, kw_only=True)
