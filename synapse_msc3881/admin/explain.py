@@ -15,7 +15,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NoReturn
 
 from synapse_msc3881 import seams
 from synapse_msc3881.admin.arguments import add_shared_arguments
@@ -104,6 +104,15 @@ class _CannotExplainError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `explain`."""
     parser.epilog = _EPILOG
+    refuse = parser.error
+
+    def error(message: str) -> NoReturn:
+        # Without quotes, the shell leaves the end of the id, which argparse may take for an option.
+        if message.startswith("argument --event: expected"):
+            message = f"{message}: an event's id begins with a $, put it in single quotes"
+        refuse(message)
+
+    parser.error = error  # type: ignore[method-assign]
     add_shared_arguments(parser)
     parser.add_argument(
         "--event", required=True, metavar="ID", type=_event_id, help="the event's id, '$…'"

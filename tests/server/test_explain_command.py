@@ -102,6 +102,8 @@ def test_what_is_not_there(scene: Scene) -> None:
     [
         ("", "@bob:synapse.test", "put it in single quotes"),
         ("x", "@bob:synapse.test", "put it in single quotes"),
+        # What the shell leaves of "$LEi-HlYz".
+        ("-HlYz", "@bob:synapse.test", "put it in single quotes"),
         ("$x", "bob", "begins with an @"),
     ],
 )
