@@ -79,6 +79,8 @@ class Deployment:
             shared: what each process is started with before its own file.
         """
         shared_files = self._find_files(shared)
+        # `-c homeserver.yaml -w .` gives it two names.
+        known = {Path(name).resolve() for name in shared_files}
         for path in paths:
             in_directory = Path(path).is_dir()
             for name in self._find_files([path]):
@@ -98,7 +100,7 @@ class Deployment:
                             "Name files that all processes read with -c.",
                         )
                     )
-                elif name not in shared_files:
+                elif Path(name).resolve() not in known:
                     self._say(note(name, "passed over: it has no `worker_app`"))
 
     def finish(self) -> None:

@@ -349,6 +349,16 @@ def test_a_worker_with_a_config_of_its_own(workers: Path) -> None:
     assert found["pusher2"]["module"] == "yes"
 
 
+def test_a_file_that_all_read_is_not_passed_over_under_another_name(
+    workers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workers)
+    answer = check_here("-c", "homeserver.yaml", "-w", ".")
+    assert [note for note in answer.notes if "passed over" in note] == [
+        "./log.yaml: passed over: it has no `worker_app` -> "
+    ]
+
+
 def test_a_worker_file_that_is_none(workers: Path, tmp_path: Path) -> None:
     answer = check_here("-c", workers / "homeserver.yaml", "-w", workers / "log.yaml")
     assert answer.status == 1
