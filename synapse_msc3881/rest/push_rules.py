@@ -24,9 +24,10 @@ from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
 from synapse_msc3881.cascade.rulesets import Ruleset
 from synapse_msc3881.push_rules import DevicePushRules, for_device
+from synapse_msc3881.rest.readable_rules import check_conditions, check_readable
 from synapse_msc3881.storage.own_scope import OwnScope
 from synapse_msc3881.storage.rule_statements import RuleKey
-from synapse_msc3881.storage.rule_texts import check_tweaks, normalise
+from synapse_msc3881.storage.rule_texts import check_tweaks
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
@@ -161,13 +162,9 @@ class PushRulesServlet(seams.PushRuleRestServlet):
     async def handle_put(
         self, request: SynapseRequest, path: str, user_id: str
     ) -> tuple[int, dict[str, Any]]:
-        """Synapse's part of PUT, for `global`, without rules that it could not read back.
-
-        Synapse answers some malformed rules with 500, and stores others, after which it answers
-        500 to everything that reads the user's rules.
-        """
+        """Synapse's part of PUT, for `global`, without rules that it could not read back."""
         try:
-            _check_readable(request, path, self._api)
+            check_readable(request, path, self._api)
         except InvalidRuleException as error:
             raise _bad_rule(error) from error
         servlet = await self._servlet_for(request, user_id)
@@ -261,90 +258,6 @@ def _parse_own(request: SynapseRequest) -> bool:
     return enabled
 
 
-def _check_readable(request: SynapseRequest, path: str, api: ModuleApi) -> None:
-    """Raise InvalidRuleException for a rule in `global` that Synapse could not read back.
-
-    What Synapse itself refuses with a 4xx is left to it.
-    """
-    try:
-        spec = _spec_in_global(path)
-        content: Any = seams.parse_json_value_from_request(request)
-    except (SynapseError, InvalidRuleException):
-        return
-    finally:
-        if request.content is not None:
-            request.content.seek(0)
-    try:
-        rule = _written(spec, content, api)
-    except (SynapseError, InvalidRuleException) as error:
-        if _is_unicode(str(error)):
-            return
-        raise  # Synapse could not send it.
-    except TypeError as error:  # Synapse would fail.
-        raise InvalidRuleException(
-            "The rule must be a JSON object, its conditions a list of objects"
-        ) from error
-    if spec.attr is None:
-        _check_conditions(spec.template, content)
-    if rule is not None:
-        normalise(spec.template, *rule)
-
-
-def _spec_in_global(path: str) -> seams.RuleSpec:
-    """The rule in `global` that a path names; raises where Synapse refuses whatever is written."""
-    _pushrules, *parts = path.split("/")
-    if parts[:1] != [GLOBAL]:
-        raise seams.UnrecognizedRequestError
-    spec = seams.rule_spec(parts[1:])
-    seams.priority_class(spec)
-    rule_id: str = spec.rule_id
-    if "\\" in rule_id or (rule_id.startswith(".") and not _is_default_rule(spec)):
-        raise seams.UnrecognizedRequestError
-    return spec
-
-
-def _is_default_rule(spec: seams.RuleSpec) -> bool:
-    """Whether it is an attribute of a server-default rule, the rest of which nobody may write."""
-    return spec.attr is not None and f"{spec.template}/{spec.rule_id}" in seams.default_rule_names()
-
-
-def _written(
-    spec: seams.RuleSpec, content: Any, api: ModuleApi
-) -> tuple[Sequence[Any], Sequence[Any]] | None:
-    """The conditions and the actions that a request writes to `global`; None for neither.
-
-    Raises:
-        SynapseError, InvalidRuleException: Synapse refuses them.
-        TypeError: Synapse fails.
-    """
-    if spec.attr is None:
-        conditions, actions = seams.rule_from_request(spec.template, spec.rule_id, content)
-        return conditions, actions
-    if spec.attr != "actions" or not isinstance(content, dict):
-        return None
-    actions = content.get("actions")
-    if not isinstance(actions, list):
-        return None
-    api.check_push_rule_actions(actions)
-    return [], actions
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check_conditions(kind: str, content: Mapping[str, Any]) -> None:
-    conditions = content.get("conditions", [])
-    if kind in ("override", "underride") and not (
-        isinstance(conditions, list) and all(isinstance(c, dict) for c in conditions)
-    ):
-        raise InvalidRuleException("'conditions' must be a list of objects")
-
-
 def _rule(device_path: DevicePath) -> tuple[RuleKey, seams.RuleSpec]:
     """The rule that a path names; raises as the same path in `global` does."""
     if device_path.profile_tag is None:
@@ -379,7 +292,7 @@ def _parse_rule(key: RuleKey, content: Any) -> tuple[list[Any], list[Any]]:
     """
     if not isinstance(content, dict):
         raise _bad_rule("The rule must be a JSON object")
-    _check_conditions(key.kind, content)
+    check_conditions(key.kind, content)
     if key.kind in ("override", "underride") and not all(
         isinstance(condition.get("kind", ""), str) for condition in content.get("conditions", [])
     ):
