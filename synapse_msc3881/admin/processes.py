@@ -155,6 +155,7 @@ class Deployment:
     def _load(
         self, entries: Sequence[tuple[int, Any]], files: Sequence[ConfigFile], name: str
     ) -> tuple[str, Any]:
+        """Load the module's entries; returns "yes" or "bad", and the options that count."""
         where = f"{_with_modules(files)[-1].path} ({name})"
         loaded = []
         for index, entry in entries:
@@ -175,8 +176,13 @@ class Deployment:
                 )
         if len(loaded) < len(entries):
             return "bad", None
-        if len(entries) > 1:
-            twice = f"the module stands {len(entries)} times in `modules`"
+        self._judge_options(loaded, _with_modules(files)[-1].path, where)
+        return "yes", loaded[0]
+
+    def _judge_options(self, loaded: Sequence[Any], file: str, where: str) -> None:
+        """Say what is odd about the options of the module's entries, though Synapse takes them."""
+        if len(loaded) > 1:
+            twice = f"the module stands {len(loaded)} times in `modules`"
             if any(options != loaded[0] for options in loaded):
                 what = f"{twice}, with different options; only the first counts"
                 self._say(problem(where, what, "Put all options into one entry."))
@@ -187,9 +193,7 @@ class Deployment:
                 "`keep_omitted` is false, though the page is on: an app that sets its pusher when "
                 "it starts undoes what its user set on the page"
             )
-            file = _with_modules(files)[-1].path
             self._say(note(file, what, "Take `keep_omitted` out: it is then true."))
-        return "yes", loaded[0]
 
     # Files
 

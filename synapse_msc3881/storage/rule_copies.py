@@ -93,6 +93,15 @@ def put_copies_txn(
     *,
     has_own: bool,
 ) -> NotCopied:
+    """Write the copies; returns the rules for whose copies there was no room.
+
+    Args:
+        txn: the transaction.
+        user_id: whose rules.
+        copies: what to write.
+        check_room_for: raises SynapseError if another rule would exceed a limit.
+        has_own: whether a device of the user may have its own settings.
+    """
     by_scope = rules_by_scope_txn(txn, user_id)
     not_copied: NotCopied = []
     for copy in copies:
@@ -116,6 +125,7 @@ def put_copies_txn(
 def report_not_copied(
     failures: Failures, user_id: str, new_room_id: str, not_copied: NotCopied
 ) -> None:
+    """Log what a limit kept from being copied, and report rules that are none."""
     refused = [error.msg for _, error in not_copied if isinstance(error, SynapseError)]
     if refused:
         logger.warning(
