@@ -48,6 +48,7 @@ class DecidedRow:
 
     @property
     def ordering(self) -> int:
+        """The row's stream ordering."""
         return self.row.stream_ordering
 
 
@@ -55,6 +56,7 @@ Decided = tuple[PushActionRow, Decision | None]
 
 
 def count_pushed(decided: Sequence[Decided]) -> int:
+    """How many of the rows are to be pushed."""
     return sum(decision is not None and decision.pushes for _, decision in decided)
 
 
