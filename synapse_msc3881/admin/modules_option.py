@@ -75,6 +75,7 @@ def read_modules(files: Sequence[ConfigFile]) -> ModulesOption:
         findings += _twice(file, index)
     if entries:
         findings += _displaced(having)
+        findings += _not_installed(file)
     return ModulesOption(entries, findings)
 
 
@@ -110,7 +111,14 @@ def _judge_entry(path: str, index: int, entry: object) -> Iterator[Finding]:
         yield _not_taken(path, what, _expected_mapping(index))
     elif isinstance(entry, Mapping):
         name = entry.get("module")
-        if _is_like_ours(name) and not _OURS.match(str(name)) and (error := _import_error(name)):
+        if not isinstance(name, str):
+            refusal = ConfigError("expected a string", ("modules", f"<item {index}>", "module"))
+            yield _not_taken(
+                path,
+                f"item {index} of `modules` has no `module:` with the name of one",
+                process_config.explain_config_error(refusal),
+            )
+        elif _is_like_ours(name) and not _OURS.match(str(name)) and (error := _import_error(name)):
             yield problem(
                 path,
                 f"`{name}` in `modules` cannot be loaded. {_DOES_NOT_START}, and says:\n{error}",
@@ -244,6 +252,18 @@ def _displaced(having: Sequence[ConfigFile]) -> Iterator[Finding]:
                 f"them. Not loaded: {', '.join(lost)}",
                 f"List all modules in one place: add the module's entry to {earlier.path} and take "
                 f"`modules` out of {file.path}.",
+            )
+
+
+def _not_installed(file: ConfigFile) -> Iterator[Finding]:
+    """Other modules without which Synapse does not start, as in an image that was built anew."""
+    for name in _names(file):
+        if not _is_like_ours(name) and (error := _import_error(name)):
+            yield problem(
+                file.path,
+                f"`{name}` in `modules` cannot be loaded. {_DOES_NOT_START}, and says:\n{error}",
+                "Install it beside Synapse, or take it out; unless Synapse has a PYTHONPATH that "
+                "this command does not have.",
             )
 
 

@@ -87,8 +87,13 @@ def synapses_error(file: Path) -> str:
             "`PusherControl` in `modules` cannot be loaded",
             "not enough values to unpack",
         ),
+        (
+            f"modules:\n  - Module: {MODULE}\n",
+            "item 0 of `modules` has no `module:` with the name of one",
+            "expected a string",
+        ),
     ],
-    ids=["no dash", "bare item", "bare string", "misspelt", "dashes", "no package"],
+    ids=["no dash", "bare item", "bare string", "misspelt", "dashes", "no package", "no module"],
 )
 def test_an_entry_that_synapse_does_not_start_with(
     tmp_path: Path, modules: str, found: str, quoted: str
@@ -194,6 +199,18 @@ def test_an_option_where_it_has_no_effect(tmp_path: Path, modules: str, found: s
     (problem,) = answer.problems
     assert found in problem
     assert synapses_error(file) == ""
+
+
+def test_another_module_that_is_not_installed(tmp_path: Path) -> None:
+    """As in an image that was built anew, for this module alone."""
+    file = write(tmp_path, f"modules:\n  - module: ldap_of_ours.Ldap\n  - module: {MODULE}\n")
+    answer = check(file)
+    assert answer.status == 1
+    (problem,) = answer.problems
+    assert "`ldap_of_ours.Ldap` in `modules` cannot be loaded. Synapse does not start" in problem
+    error = "ModuleNotFoundError: No module named 'ldap_of_ours'"
+    assert error in problem
+    assert error in synapses_error(file)
 
 
 def test_options_of_other_modules_are_their_own_affair(tmp_path: Path) -> None:
