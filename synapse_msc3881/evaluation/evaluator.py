@@ -9,7 +9,7 @@ coroutine. Its steps, and what we do at each:
 2. It creates its evaluator for the event. `wrap_evaluator` replaces that with the event's
    `EventEvaluation`.
 3. It runs the rules of each user. `EventEvaluation.run` runs the user's device scopes as well, and
-   returns `StagedActions` if they matter.
+   returns what is to be stored if they matter.
 4. It stores the actions. `Evaluation.add_to_staging` puts the outcomes into the user's row, in the
    same statement (see `outcomes`).
 
@@ -180,7 +180,8 @@ class EventEvaluation:
             user: what else Synapse passes on: the display name, and more in newer versions.
 
         Returns:
-            The actions of `global`, or `StagedActions` if device scopes matter.
+            The actions of `global`; if device scopes matter, those to store, as `StagedActions` if
+            they do not notify.
         """
         actions: Collection[Action] = self.run_native(rules, user_id, *user)
         scopes = self.users.get(user_id)
@@ -250,7 +251,8 @@ class EventEvaluation:
                 actions or scopes.matches_global(rules, run, facts)
             ):
                 outcomes = {**outcomes, GLOBAL: Match([])}
-        return _staged(with_outcomes(actions, outcomes))
+        stored = with_outcomes(actions, outcomes)
+        return stored if "notify" in actions else _staged(stored)
 
 
 def match_scopes(scopes: UserScopes, run: Run, event: EventFacts) -> dict[str, Match]:
@@ -293,11 +295,11 @@ _NO_OWN: Mapping[str, OwnMatch] = {}
 
 def _with_failure(actions: Collection[Action]) -> Collection[Action]:
     """Have the user's pushers use the `global` rules; if these are silent, there is no row."""
-    return _staged([FAILED, *actions]) if "notify" in actions else actions
+    return [FAILED, *actions] if "notify" in actions else actions
 
 
 class StagedActions(list[Action]):
-    """Actions that Synapse handles like any others, on their way to `Evaluation.add_to_staging`.
+    """Actions for a user for whom `global` is silent, on their way to `Evaluation.add_to_staging`.
 
     Attributes:
         stored: the actions to store for the user.
@@ -308,7 +310,7 @@ class StagedActions(list[Action]):
     stored: list[Action]
 
 
-def _staged(stored: list[Action]) -> StagedActions:
+def _staged(stored: StoredActions) -> StagedActions:
     # Because of `notify`, Synapse keeps the user and checks that they may see the event.
     staged = StagedActions(("notify",))
     staged.stored = stored

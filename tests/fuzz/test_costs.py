@@ -136,7 +136,7 @@ class Room:
 
 
 def _stored(actions: Any) -> list[Any]:
-    return row_of(actions.stored) if isinstance(actions, StagedActions) else list(actions)
+    return row_of(actions.stored if isinstance(actions, StagedActions) else actions)
 
 
 # --- What must hold -----------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class Server:
         event = EventEvaluation(self.evaluation.tools, {USER: scopes})
         evaluator = event.in_place_of(occasion.evaluator(EXTENSIBLE_OFF), occasion.keys)
         actions = evaluator.run(native, *occasion.user())
-        return row_of(actions.stored) if isinstance(actions, StagedActions) else list(actions)
+        return row_of(actions.stored if isinstance(actions, StagedActions) else actions)
 
     def runs_for_each_of(
         self, users: int, rules: Sequence[DeviceRule], occasion: Occasion
