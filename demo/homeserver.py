@@ -67,7 +67,8 @@ class Options:
     database: JsonDict | None = None
     extra: Mapping[str, Any] = attr.ib(factory=dict)
     python_path: Sequence[Path] = ()
-    start_timeout: float = 60.0
+    # A process that ends is noticed at once. On a busy machine, the first start takes minutes.
+    start_timeout: float = 300.0
 
 
 def check_host(options: Options) -> None:
