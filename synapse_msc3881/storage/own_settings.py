@@ -73,7 +73,8 @@ class OwnSettingsStore:
         """Whether a device has its own settings; raises NotFoundError for an unknown device."""
 
         def is_on_txn(txn: LoggingTransaction) -> bool:
-            self._require_device_txn(txn, user_id, device_id)
+            # Without the lock, which PostgreSQL would write to disk at each look.
+            self._require_device_txn(txn, user_id, device_id, lock="")
             return device_id in own_devices_txn(txn, user_id)
 
         return await self._api.run_db_interaction("msc3881_get_own", is_on_txn)
@@ -154,14 +155,19 @@ class OwnSettingsStore:
 
         return await self._api.run_db_interaction("msc3881_has_own", has_own_txn)
 
-    def _require_device_txn(self, txn: LoggingTransaction, user_id: str, device_id: str) -> None:
-        if not self._has_device_txn(txn, user_id, device_id):
+    def _require_device_txn(
+        self, txn: LoggingTransaction, user_id: str, device_id: str, lock: str | None = None
+    ) -> None:
+        if not self._has_device_txn(txn, user_id, device_id, lock):
             raise seams.NotFoundError("Unknown device")
 
-    def _has_device_txn(self, txn: LoggingTransaction, user_id: str, device_id: str) -> bool:
+    def _has_device_txn(
+        self, txn: LoggingTransaction, user_id: str, device_id: str, lock: str | None = None
+    ) -> bool:
         # The lock makes a logout of the device wait; it then finds what was written.
         txn.execute(
-            "SELECT 1 FROM devices WHERE user_id = ? AND device_id = ? AND hidden = ?" + self._lock,
+            "SELECT 1 FROM devices WHERE user_id = ? AND device_id = ? AND hidden = ?"
+            + (self._lock if lock is None else lock),
             (user_id, device_id, False),
         )
         return txn.fetchone() is not None

@@ -106,6 +106,26 @@ def test_it_is_under_each_version_of_the_api(devices: Devices, api: str) -> None
     assert devices.phone.call("GET", own_path("PHONE", api)) == {"enabled": True}
 
 
+def test_a_look_locks_nothing(deployment: Deployment, devices: Devices) -> None:
+    """On PostgreSQL a lock is written into the row: reading must not cost a write."""
+    if deployment.kind == "sqlite":
+        pytest.skip("SQLite has no locks of rows")
+
+    def locked() -> list[tuple[Any, ...]]:
+        return deployment.sql(
+            "SELECT device_id, xmax::text FROM devices WHERE user_id = ? ORDER BY device_id",
+            (devices.phone.user_id,),
+        )
+
+    def is_as_before() -> bool:
+        before = locked()
+        assert not is_on(devices.other, "PHONE")
+        return locked() == before
+
+    # Synapse itself writes to these rows at times; but a lock would be there each time.
+    assert any(is_as_before() for _ in range(5))
+
+
 def test_what_is_no_boolean_is_refused(devices: Devices) -> None:
     put = devices.phone.request
     no_booleans: list[Any] = [None, 0, 1, "true", [], {}]
