@@ -138,9 +138,9 @@ class _Course:
         """How many SQL statements pushing takes for a message to a room."""
         counts = None
         for _ in range(3):
-            before = sql.statements_so_far(self._server)
+            before = self._server.statements()
             self._send(room, 1)
-            came = sql.statements_so_far(self._server) - before
+            came = self._server.statements() - before
             counts = came if counts is None else counts & came
         assert counts is not None
         return sum(number for key, number in counts.items() if sql.path_of(*key) == sql.PUSHES)

@@ -25,7 +25,13 @@ from synapse_msc3881.cascade.rulesets import DeviceRule
 from synapse_msc3881.delivery.pusher_store import backlog_of
 from synapse_msc3881.evaluation.held_scopes import HeldScopes
 from synapse_msc3881.seams import RuleCompiler
-from tests.bench.counting import STARTUP, Statements, count_startup, counted_calls
+from tests.bench.counting import (
+    STARTUP,
+    Statements,
+    count_our_calls,
+    count_startup,
+    counted_calls,
+)
 from tests.harness.compiling import compile_user
 
 PATH = "/_bench"
@@ -106,6 +112,15 @@ class Probe:
             kind: sum(count for (of_kind, _), count in counts.items() if of_kind == kind)
             for kind in ("python", "c")
         }
+
+    async def watch_calls(self) -> JsonDict:
+        """Count the calls of the module's functions from now on, in the main thread."""
+        self._our_calls = count_our_calls()
+        return {}
+
+    async def calls_of_ours(self) -> JsonDict:
+        """What was counted since: each function, as "file:name", and how often it was called."""
+        return {"calls": list(self._our_calls().items())}
 
     async def statements_so_far(self) -> JsonDict:
         """How many SQL statements ran since the start, by where from and by transaction."""

@@ -6,6 +6,7 @@ import ctypes
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,15 @@ class Server:
             "POST", probe.PATH, {"do": do, **arguments}, timeout=600
         )
         return answer
+
+    def statements(self) -> Counter[tuple[str, str]]:
+        """All SQL statements since the start, by logging context and transaction."""
+        return Counter(
+            {
+                (context, transaction): number
+                for context, transaction, number in self.ask("statements_so_far")["counts"]
+            }
+        )
 
     def cpu(self) -> float:
         """The CPU seconds that the process has used so far."""

@@ -26,7 +26,8 @@ class Size:
         latencies: how many messages the latency is taken of.
         dropped: how many events a pusher has dropped.
         pushers: how many are started.
-        starts: how often.
+        starts: how often; and how many pairs of servers answer syncs.
+        syncs: how many rounds of syncs each of these pairs answers.
         users: how many users are held in memory.
         profile_seconds: for how long a profile is taken.
         page_rooms: how many rooms the user of the page is in.
@@ -49,6 +50,7 @@ class Size:
     dropped: Sequence[int]
     pushers: int
     starts: int
+    syncs: int
     users: Sequence[int]
     profile_seconds: float
     page_rooms: int
@@ -71,6 +73,7 @@ FULL = Size(
     dropped=(10, 1_000, 100_000),
     pushers=20_000,
     starts=6,
+    syncs=40,
     users=(1_000, 10_000, 20_000, 100_000),
     profile_seconds=5,
     page_rooms=2_000,
@@ -93,6 +96,7 @@ QUICK = Size(
     dropped=(10, 1_000),
     pushers=1_000,
     starts=1,
+    syncs=10,
     users=(1_000, 10_000),
     profile_seconds=1,
     page_rooms=200,
@@ -117,6 +121,7 @@ TINY = Size(
     dropped=(3, 1_001),
     pushers=20,
     starts=1,
+    syncs=2,
     users=(100,),
     profile_seconds=0.5,
     page_rooms=3,

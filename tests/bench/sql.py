@@ -8,12 +8,12 @@ of each kind of statement, the smallest number counts.
 
 import functools
 import operator
-from collections import Counter
 from collections.abc import Sequence
 
 import attr
 
 from demo.gateway import Gateway
+from tests.bench import sync
 from tests.bench.population import Population, Room, RoomPlan, pushkey
 from tests.bench.results import Count
 from tests.bench.servers import Server, Workshop
@@ -103,6 +103,7 @@ def count(workshop: Workshop, kind: str, using: Sequence[Variant] = USED) -> lis
                         ]
                     if variant is ELSEWHERE:
                         found += _calls(population, server, kind, name)
+                        found += sync.count(server, kind, name)
                     workshop.say(f"counted on {kind}: {name}")
     return found
 
@@ -117,9 +118,9 @@ def _statements(room: Room, server: Server, gateway: Gateway, variant: Variant) 
     _send(room, server, gateway, variant)
     batches = []
     for _ in range(_MESSAGES):
-        before = statements_so_far(server)
+        before = server.statements()
         _send(room, server, gateway, variant)
-        batches.append(statements_so_far(server) - before)
+        batches.append(server.statements() - before)
     counts = functools.reduce(operator.and_, batches)
     sums = dict.fromkeys((EVENT, PUSHES, OURS), 0)
     for (context, transaction), number in counts.items():
@@ -146,16 +147,6 @@ def _send(room: Room, server: Server, gateway: Gateway, variant: Variant) -> Non
 def path_of(context: str, transaction: str) -> str | None:
     """Whether a statement belongs to an `EVENT` or to its `PUSHES`; None for neither."""
     return None if transaction in _OF_NEITHER else _PATHS.get(context)
-
-
-def statements_so_far(server: Server) -> Counter[tuple[str, str]]:
-    """All SQL statements since the start, by logging context and transaction."""
-    return Counter(
-        {
-            (context, transaction): number
-            for context, transaction, number in server.ask("statements_so_far")["counts"]
-        }
-    )
 
 
 def _calls(population: Population, server: Server, kind: str, name: str) -> list[Count]:

@@ -4,7 +4,6 @@
 from collections import Counter
 
 from demo.gateway import Gateway
-from tests.bench import sql
 from tests.bench.counting import AT_STARTUP
 from tests.bench.population import Population, RoomPlan
 from tests.bench.results import Comparison, Count, Measurement
@@ -66,7 +65,7 @@ def _start(
         started = server.ask("start_of_pushers")
         assert started["pushers"] == pushers, started
         at_start: Counter[str] = Counter()
-        for (context, _), number in sql.statements_so_far(server).items():
+        for (context, _), number in server.statements().items():
             at_start[context] += number
         return {
             PUSHERS_TIME: started["wall"],

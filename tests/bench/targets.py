@@ -187,11 +187,11 @@ def _other_targets(results: Results) -> Iterator[Target]:
                 find(results["start"].comparisons, quantity=quantity, variant=start.HALF.name),
             )
     synced = results["sync"].comparisons if "sync" in results else ()
-    for quantity in (sync.TIME, sync.CPU):
+    for kind in sync.KINDS:
         yield _at_most(
-            f"/sync, {quantity}: where others have own settings",
+            f"/sync, CPU time, {kind}: where others have own settings",
             1.02,
-            find(synced, quantity=quantity, variant=OWN_PLAIN.name),
+            find(synced, where=f"{sync.WHERE}, {kind}", variant=OWN_PLAIN.name),
         )
     if "memory" in results:
         cases = by_case(results["memory"].amounts)

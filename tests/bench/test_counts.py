@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tests.bench import sql
+from tests.bench import sql, sync
 from tests.bench.results import Count
 from tests.bench.servers import Workshop
 from tests.bench.variants import (
@@ -39,6 +39,23 @@ ONCE = {
     IDLE: {sql.PYTHON: 6, sql.C: 3},
     # The intersection of the members with the users who use the module.
     sql.ELSEWHERE: {sql.PYTHON: 6, sql.C: 4},
+}
+
+
+#: What a sync calls of the module for a user who has nothing of it: with the push rules, and one
+#: after that without news. A coroutine that waits is called again.
+OF_SYNC = {
+    sync.NO_NEWS: {"push_rules.py:sync_account_data": 1, "seams/devices.py:show_in_sync": 1},
+    sync.FIRST: {
+        "push_rules.py:push_rules_for_user": 2,
+        "storage/device_rules.py:read": 2,
+        "push_rules.py:_scopes": 1,
+        "cascade/rulesets.py:format_for_client": 1,
+        "cascade/rulesets.py:by_scope": 1,
+        "push_rules.py:sync_account_data": 2,
+        "seams/devices.py:show_in_sync": 1,
+        "push_rules.py:for_device": 1,
+    },
 }
 
 
@@ -109,3 +126,24 @@ def test_a_member_who_does_not_use_the_module_takes_no_further_call(
         for quantity in (sql.PYTHON, sql.C)
     }
     assert more == ONCE[variant]
+
+
+@pytest.mark.parametrize("variant", [IDLE, sql.ELSEWHERE], ids=lambda variant: variant.name)
+def test_a_sync_takes_a_statement_where_it_holds_the_push_rules_and_none_elsewhere(
+    counts: Sequence[Count], variant: Variant
+) -> None:
+    for kind, more in ((sync.NO_NEWS, 0), (sync.FIRST, 1)):
+        vanilla, ours = (
+            _of_sync(counts, name, sync.STATEMENTS.format(kind))[""]
+            for name in (VANILLA.name, variant.name)
+        )
+        assert ours - vanilla == more, kind
+        assert _of_sync(counts, variant.name, sync.CALLS.format(kind, "")) == OF_SYNC[kind]
+
+
+def _of_sync(counts: Sequence[Count], variant: str, quantity: str) -> dict[str, int]:
+    return {
+        one.quantity.removeprefix(quantity): one.value
+        for one in counts
+        if one.variant == variant and one.quantity.startswith(quantity)
+    }
