@@ -14,6 +14,7 @@ import pytest
 
 from demo.client import Session
 from demo.gateway import Gateway
+from tests.fuzz.budget import SECONDS
 from tests.harness.cluster import Cluster
 from tests.harness.deployment import KINDS, Deployment
 from tests.harness.postgres import Postgres
@@ -21,11 +22,15 @@ from tests.harness.postgres import Postgres
 # fresh_deployment(with_module=…, module_config=…, extra=…)
 FreshDeployment = Callable[..., Deployment]
 
-# How long one example takes says how busy the machine is, and no more.
+# How long one example takes says how busy the machine is, and no more. The tests of a change are
+# the same each time; whoever looks for something new gives it time, with FUZZ_SECONDS.
 hypothesis.settings.register_profile(
-    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "steady",
+    deadline=None,
+    derandomize=not SECONDS,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.load_profile("untimed")
+hypothesis.settings.load_profile("steady")
 
 #: What says nothing of the Synapse that it runs with: the documents, the harness, the benchmark.
 SAME_ON_EACH_SYNAPSE = {
