@@ -12,8 +12,8 @@ from demo.client import JsonDict, Session
 
 T = TypeVar("T")
 
-# Replication over loopback takes milliseconds; the machine may be busy with other things.
-DELAY_SECONDS = 5.0
+#: Replication over loopback takes milliseconds; the machine may be busy with other things.
+DELAY_SECONDS = 20.0
 
 
 def assert_eventually(found: Callable[[], T], wanted: Callable[[T], bool]) -> T:
@@ -40,6 +40,15 @@ def waiting_sync(session: Session, since: str) -> Iterator[Callable[[], JsonDict
         answer = pool.submit(session.sync, since, 20_000)
         asked.wait(5)
         yield lambda: answer.result(30)
+
+
+def until_push_rules(session: Session, answer: JsonDict) -> JsonDict:
+    """The first sync with push rules from this one on: others may bring presence or devices."""
+    deadline = time.monotonic() + DELAY_SECONDS
+    while push_rules_in(answer) is None:
+        assert time.monotonic() < deadline, f"no push rules within {DELAY_SECONDS} s"
+        answer = session.sync(answer["next_batch"], 1_000)
+    return answer
 
 
 def push_rules_in(answer: JsonDict) -> JsonDict | None:

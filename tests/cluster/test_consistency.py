@@ -9,7 +9,12 @@ import pytest
 
 from demo.client import JsonDict, Session, path
 from demo.gateway import Behaviour, Gateway
-from tests.cluster.syncing import assert_eventually, push_rules_in, waiting_sync
+from tests.cluster.syncing import (
+    assert_eventually,
+    push_rules_in,
+    until_push_rules,
+    waiting_sync,
+)
 from tests.harness.cluster import (
     CLIENT_WORKERS,
     MAIN,
@@ -140,7 +145,7 @@ def test_a_waiting_sync_on_any_process_returns_each_change(stage: Stage, worker:
     for change, shows in changes:
         with waiting_sync(bob, since) as answered:
             change(stage.bob.writer)
-            answer = answered()
+            answer = until_push_rules(bob, answered())
         rules = push_rules_in(answer)
         assert rules is not None
         assert shows(rules)

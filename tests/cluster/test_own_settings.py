@@ -7,7 +7,7 @@ import attr
 import pytest
 
 from demo.client import JsonDict, Session, path
-from tests.cluster.syncing import push_rules_in, waiting_sync
+from tests.cluster.syncing import push_rules_in, until_push_rules, waiting_sync
 from tests.harness.cluster import CLIENT_WORKERS, MAIN, PUSH_RULES_WRITER, Cluster
 from tests.server.helpers import rule
 
@@ -70,7 +70,7 @@ def test_a_sync_that_waits_on_a_worker_ends_with_the_rules_of_its_device(
     for change, expected in changes:
         with waiting_sync(phone, since) as answer:
             change()
-            news = answer()
+            news = until_push_rules(phone, answer())
         since = news["next_batch"]
         assert rooms(push_rules_in(news)) == expected
         assert rooms(phone.get_rules()) == expected
@@ -86,10 +86,7 @@ def test_a_logout_elsewhere_removes_the_scope_and_is_told(user: User) -> None:
     since = other.sync()["next_batch"]
     with waiting_sync(other, since) as answer:
         user.phone_on(MAIN).logout()
-        news = answer()
-    rules = push_rules_in(news)
-    if rules is None:  # Synapse told of the device first.
-        rules = push_rules_in(other.sync(news["next_batch"], 20_000))
+        rules = push_rules_in(until_push_rules(other, answer()))
     assert rules is not None
     assert "device" not in rules
 

@@ -11,6 +11,7 @@ import pytest
 
 from demo.client import Session
 from demo.gateway import Gateway
+from tests.cluster.syncing import DELAY_SECONDS
 from tests.harness.cluster import CLIENT_WORKERS, MAIN, PUSH_RULES_WRITER, Cluster
 from tests.server.cascade_helpers import (
     FENCE,
@@ -23,9 +24,6 @@ from tests.server.cascade_helpers import (
     on_type,
 )
 from tests.server.own_settings_helpers import switch
-
-# Replication over loopback takes milliseconds; the machine may be busy with other things.
-DELAY_SECONDS = 5.0
 
 
 @pytest.mark.parametrize("worker", CLIENT_WORKERS)
