@@ -124,7 +124,7 @@ class Gateway:
         *,
         pushkey: str | None = None,
         event_id: str | None = None,
-        timeout: float = 15.0,
+        timeout: float = 30.0,
     ) -> Push:
         """The first push, also among those already here, that is all of what was asked for.
 

@@ -72,7 +72,7 @@ ROUTES: Sequence[tuple[str, str, _Where]] = (
     ("GET|HEAD", r"/_synapse/client/notifications", "client"),
 )
 
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
 _CATCH_UP_SECONDS = 30.0
 _PORT_NAMES = (MAIN, *WORKERS)
 

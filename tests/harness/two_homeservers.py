@@ -13,7 +13,7 @@ from typing import Any
 from demo.process import Child
 from tests.harness.deployment import Deployment
 
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
 
 
 def is_possible() -> bool:

@@ -32,7 +32,7 @@ class Valkey:
     def start(self) -> Self:
         """Start it, also again after `kill()`, and return when it answers."""
         self._child.spawn()
-        self._child.wait_until(self._answers, 30)
+        self._child.wait_until(self._answers, 120)
         return self
 
     def kill(self) -> None:

@@ -21,7 +21,7 @@ from tests.harness.deployment import CHECKOUT, MODULE
 from tests.install.environment import Environment, run
 
 PACKAGE = "synapse_msc3881"
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 
 
 # --- Building -----------------------------------------------------------------------------------

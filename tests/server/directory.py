@@ -37,7 +37,7 @@ def serve_ldap(directory: Path) -> Iterator[int]:
     )
     child.spawn()
     try:
-        child.wait_until(lambda: _PORT.search(child.written()) is not None, 30.0)
+        child.wait_until(lambda: _PORT.search(child.written()) is not None, 120.0)
         found = _PORT.search(child.written())
         assert found is not None
         yield int(found[1])

@@ -35,7 +35,7 @@ class MailServer:
         with self._changed:
             return [mail for to, mail in self._mails if to == address]
 
-    def wait_for(self, address: str, timeout: float = 15.0) -> bytes:
+    def wait_for(self, address: str, timeout: float = 30.0) -> bytes:
         """The first mail to an address."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.mails(address), timeout):

@@ -508,7 +508,7 @@ def test_a_database_that_takes_the_connection_and_says_nothing(tmp_path: Path) -
         config = homeserver(tmp_path, database={"name": "psycopg2", "args": args})
         started = time.monotonic()
         answer = check("-c", config)
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 60
     assert answer.status == 1
     assert "it does not answer" in answer.problems[0]
 

@@ -25,7 +25,7 @@ from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = (sys.executable, "-u", "-m", "demo")
-TIMEOUT = 60.0
+TIMEOUT = 300.0
 
 # The message, and what the phone and the desktop make of it: pushed with which sound, and why.
 BY_ONE_TO_ONE = "global: room_one_to_one"

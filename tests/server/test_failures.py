@@ -387,4 +387,4 @@ def test_patterns_of_a_user_whose_rules_cost_too_much_do_not_match_until_that_is
     def is_made_up_for() -> bool:
         return sound(phone, scene.message(COSTLY_BODY)) == "siren"
 
-    wait_until(is_made_up_for, "Bob's own rules in force again")
+    wait_until(is_made_up_for, "Bob's own rules in force again", timeout=60)
