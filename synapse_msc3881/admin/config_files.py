@@ -24,7 +24,8 @@ class ConfigFile:
         modules_lines: the lines with a top-level `modules`. If a YAML file has an option twice,
             the first one is ignored.
         repeated: for each item of the `modules` that counts, the options that it has more than
-            once, each with its lines: `{"config.page": [8, 10]}`.
+            once, each with its lines: `{"config.page": [8, 10]}`. Empty where YAML merges `modules`
+            into the file's options from elsewhere.
     """
 
     path: str

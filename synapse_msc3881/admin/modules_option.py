@@ -186,7 +186,9 @@ def _beside(path: str, index: int, entry: Mapping[str, Any]) -> Iterator[Finding
 
 def _twice(file: ConfigFile, index: int) -> Iterator[Finding]:
     """Options that stand more than once in an entry: YAML takes the last one."""
-    for name, lines in file.repeated[index].items():
+    # There is none where `modules` itself is merged from elsewhere in the file, by `<<`.
+    repeated = file.repeated[index] if index < len(file.repeated) else {}
+    for name, lines in repeated.items():
         where = " and ".join(map(str, lines))
         yield problem(
             file.path,
@@ -218,12 +220,14 @@ def _stray_options(files: Sequence[ConfigFile]) -> Iterator[Finding]:
 
 def _stray_entries(file: ConfigFile) -> Iterator[Finding]:
     """The module's entry under another name than `modules`, or further in."""
+    modules = file.options.get("modules")
     for name, value in file.options.items():
         if name == "modules":
             continue
         below = value.items() if isinstance(value, Mapping) else ()
         for path, held in ((f"{name}", value), *((f"{name}.{key}", one) for key, one in below)):
-            if any(_entries(held)):
+            # `modules` may be an alias of it.
+            if held is not modules and any(_entries(held)):
                 yield problem(
                     file.path,
                     f"`{path}` holds an entry of the module, but Synapse reads `modules` at the "

@@ -224,6 +224,23 @@ def test_options_of_other_modules_are_their_own_affair(tmp_path: Path) -> None:
     assert (answer.status, answer.problems) == (0, [])
 
 
+@pytest.mark.parametrize(
+    "modules",
+    [
+        f"x-modules: &ours\n  - module: {MODULE}\nmodules: *ours\n",
+        f"x-common: &common\n  modules:\n    - module: {MODULE}\n<<: *common\n",
+    ],
+    ids=["alias", "merged"],
+)
+def test_modules_that_yaml_takes_from_elsewhere(tmp_path: Path, modules: str) -> None:
+    """As where several config files are made from one."""
+    file = write(tmp_path, modules)
+    answer = check(file)
+    assert (answer.status, answer.problems) == (0, [])
+    assert answer.json["processes"][0]["module"] == "yes"
+    assert synapses_error(file) == ""
+
+
 def test_the_page_with_apps_that_undo_what_is_set_there(tmp_path: Path) -> None:
     entry = f"modules:\n  - module: {MODULE}\n    config:\n      page: {{enabled: true}}\n"
     answer = check(write(tmp_path, f"{entry}      keep_omitted: false\n"))
