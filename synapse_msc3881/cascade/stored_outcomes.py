@@ -37,7 +37,7 @@ class Outcomes:
         failed: whether every pusher uses the `global` rules because evaluating failed.
         suppressed: the matches that do not count.
         by_fingerprint: whether these are keyed by the scopes' fingerprints, and name rules by
-        theirs. Rows of the first releases have the names.
+            theirs. Rows of early versions have the names.
         own: what the scopes of devices with settings of their own say, where they are listed.
     """
 
@@ -56,7 +56,7 @@ class Outcomes:
             notif: whether the row is one that `global` caused.
 
         Raises:
-            ValueError: our element does not have the form above.
+            ValueError: our element does not have the form that `outcomes` describes.
         """
         found: dict[str, Recorded] = {}
         failed = by_fingerprint = False
@@ -99,8 +99,10 @@ class Outcomes:
         return walk(self.walked(tags), self.match_in)
 
     def match_for(self, device_id: str) -> Match | None:
-        """The match for a device with settings of its own: that of `global` where these are not
-        listed, as they say the same."""
+        """The match for a device with settings of its own.
+
+        Where these are not listed they say the same as `global`.
+        """
         own = self.own_of(device_id)
         return self.matches.get(GLOBAL) if own is None else own.match
 
@@ -190,7 +192,7 @@ def _match(stored: object, rule: str | None) -> Match:
 
 
 def _named_matches(outcomes: object) -> dict[str, Match]:
-    """What rows of the first releases hold: for each scope the rule's name and its actions."""
+    """What rows of early versions hold: for each scope the rule's name and its actions."""
     if not isinstance(outcomes, Mapping):
         raise ValueError("the outcomes are no list and no map")
     return {scope: _named_match(outcome) for scope, outcome in outcomes.items()}
