@@ -178,6 +178,8 @@ def with_outcomes(actions: Collection[Action], outcomes: Mapping[str, Recorded])
 
 _START = f'[{{"{MARK}":['
 _MAX_FURTHER = 500
+# Longer actions are written anew each time: Synapse before 1.157.2 does not bound them.
+_MAX_FURTHER_LENGTH = 2000
 _further_texts: dict[str, str] = {}
 
 
@@ -189,9 +191,11 @@ def _further(actions: Collection[Action]) -> str:
     key = repr(actions)
     text = _further_texts.get(key)
     if text is None:
-        if len(_further_texts) >= _MAX_FURTHER:
-            _further_texts.clear()
-        text = _further_texts[key] = "," + to_json(list(actions))[1:-1]
+        text = "," + to_json(list(actions))[1:-1]
+        if len(key) <= _MAX_FURTHER_LENGTH:
+            if len(_further_texts) >= _MAX_FURTHER:
+                _further_texts.clear()
+            _further_texts[key] = text
     return text
 
 

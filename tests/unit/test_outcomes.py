@@ -2,6 +2,7 @@
 """The outcome of an evaluation, stored in a row and decided from it."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -250,6 +251,19 @@ def test_what_is_the_same_to_python_only_is_not_shared() -> None:
         match = outcomes.match_in(scope)
         assert match is not None
         assert to_json(list(match.actions)) == to_json(actions)
+
+
+def test_long_actions_of_global_are_not_kept_in_memory() -> None:
+    """Synapse before 1.157.2 does not bound them, and a user may write others at each event."""
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            sound = {"set_tweak": "sound", "value": f"{number}" * 50_000}
+            row_text(with_outcomes(["notify", sound], {"phone": Match([])}))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000  # The last ones of all are still at hand.
 
 
 def test_what_no_pusher_can_send_is_left_out() -> None:
