@@ -31,9 +31,12 @@ _NUMBERS = (
 _NEWER = "\u019b\u0264\u1c89\u1c8a\ua7cb-\ua7cf\ua7d2-\ua7d5\ua7da-\ua7dc"
 WORD = re.compile(rf"[^\W{_NUMBERS}{_NEWER}\U00010000-\U0010ffff]+")
 
-# Letters of Unicode 16 and 17 with their lower case, which Synapse's evaluator knows and the oldest
-# Python may not.
+# Letters of Unicode 14, 16 and 17 with their lower case, which Synapse's evaluator knows and the
+# oldest Python, 3.10, does not. (Unicode 15 has none with two cases.)
 _NEWER_CASES = {
+    0x2C2F: 0x2C5F,
+    **{capital: capital + 1 for capital in (0xA7C0, 0xA7D0, 0xA7D6, 0xA7D8)},
+    **{capital: capital + 0x27 for capital in range(0x10570, 0x10596)},
     0x1C89: 0x1C8A,
     0xA7CB: 0x0264,
     **{capital: capital + 1 for capital in (0xA7CC, 0xA7CE, 0xA7D2, 0xA7D4, 0xA7DA)},

@@ -125,9 +125,11 @@ def test_what_suffices_is_a_match(conditions: list[Any], keys: dict[str, Any]) -
 
 #: Capitals of which the oldest Python does not know the small letters, and these.
 NEWER_CAPITALS = (
+    "\u2c2f\ua7c0\ua7d0\ua7d6\ua7d8\U00010570\U00010595"
     "\u1c89\ua7cb\ua7cc\ua7ce\ua7d2\ua7d4\ua7da\ua7dc\U00010d50\U00010d65\U00016ea0\U00016eb8"
 )
 NEWER_SMALL = (
+    "\u2c5f\ua7c1\ua7d1\ua7d7\ua7d9\U00010597\U000105bc"
     "\u1c8a\u0264\ua7cd\ua7cf\ua7d3\ua7d5\ua7db\u019b\U00010d70\U00010d85\U00016ebb\U00016ed3"
 )
 
