@@ -9,7 +9,7 @@ from typing import Any
 
 import attr
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from demo.client import Session
 from demo.gateway import Gateway
@@ -23,6 +23,8 @@ from tests.page.screens import Home, make_home
 
 #: Seconds that a page may take to show what a test waits for.
 PATIENCE = 20.0
+# By itself, `expect` waits for 5 seconds, whatever a page's own timeout is.
+expect.set_options(timeout=PATIENCE * 1000)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 
 import contextlib
 import re
-import time
 
 import pytest
 from playwright.sync_api import Error, Page, Route, expect
@@ -159,10 +158,9 @@ def test_a_server_that_hangs_does_not_keep_anybody_signed_in(
     page = signed_in(alice)
     held: list[Route] = []
     page.route("**/logout", lambda route: held.extend([route]))
-    started = time.monotonic()
     page.get_by_role("button", name="Sign out").click()
+    # Before the page would give the request up.
     is_signed_out(page, "The server has not confirmed it")
-    assert time.monotonic() - started < 10
     assert stored_session(page) is None
     # Whoever signs in again stays signed in.
     fill_in(page, alice.user_id, PASSWORD)
@@ -176,9 +174,12 @@ def test_a_server_that_hangs_does_not_keep_anybody_signed_in(
 
 @pytest.fixture(scope="module")
 def strict(module_page_server: FreshPageServer) -> PageServer:
-    """A server whose tokens live briefly, and that lets nobody sign in often."""
-    slow = {"per_second": 0.4, "burst_count": 1}
-    limits = {"address": slow, "account": slow, "failed_attempts": slow}
+    """A server whose tokens live briefly, and that lets nobody sign in often.
+
+    A test that signs in, out and in again must do so within 8 seconds, on a busy machine too.
+    """
+    slow, often = {"per_second": 0.125, "burst_count": 1}, {"per_second": 100, "burst_count": 100}
+    limits = {"address": often, "account": slow, "failed_attempts": slow}
     return module_page_server(extra={"refreshable_access_token_lifetime": "2s", "rc_login": limits})
 
 
