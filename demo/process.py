@@ -196,8 +196,11 @@ class Child:
             self._asked = True
             self._process.send_signal(self.stop_signal)
 
-    def stop(self, timeout: float = 10.0) -> None:
-        """Ask it to end, insist after `timeout` seconds; return when it is gone."""
+    def stop(self, timeout: float = 60.0) -> None:
+        """Ask it to end, insist after `timeout` seconds; return when it is gone.
+
+        A Synapse that is killed instead has not written how far its pushers have come.
+        """
         if self._process is None:
             return
         self.ask_to_stop()

@@ -84,7 +84,7 @@ class Postgres:
     def restart(self) -> None:
         """Stop the server in an orderly way, ending all connections, and start it again."""
         assert self._child is not None, "start() comes first"
-        self._child.stop(30)
+        self._child.stop()
         self.start_again()
 
     def kill(self) -> None:
