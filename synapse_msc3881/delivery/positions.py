@@ -44,7 +44,7 @@ class Positions:
         self._api = api
         self._store = store
         self._due: dict[seams.Pusher, Backlog] = {}
-        # Those that have dropped something since such were last written.
+        # Pushers that have dropped something since `_write_behind` last ran.
         self._behind: set[seams.Pusher] = set()
         seams.before_shutdown(hs, "msc3881_write_positions", self.write_all)
 

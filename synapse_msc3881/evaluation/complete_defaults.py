@@ -41,7 +41,7 @@ class About:
 
     @classmethod
     def of(cls, conditions: Sequence[Mapping[str, Any]]) -> About:
-        """What a rule's conditions say of that."""
+        """For whom a rule with these conditions may match."""
         listed = [
             each["key"]
             for each in conditions
