@@ -203,7 +203,7 @@ def _install_delivery(
     """Install what happens to pushers; returns what sets and removes them."""
     hs, api, is_main = base.hs, base.api, base.api.worker_app is None
     push_actions = PushActionStore(hs, api)
-    positions = Positions(hs, api, PusherPositionStore(api))
+    positions = Positions(hs, api, PusherPositionStore(api, seams.read_committed(hs)))
     pushers = Pushers(hs, stored, base.metrics)
     running = RunningPushers(
         hs,

@@ -11,7 +11,7 @@ from synapse.module_api import ModuleApi
 from synapse_msc3881.storage.pusher_tags import PusherKey
 
 if TYPE_CHECKING:
-    from synapse.storage.database import LoggingTransaction
+    from synapse.module_api import LoggingTransaction
 
 
 class PusherPosition(NamedTuple):
@@ -24,13 +24,22 @@ class PusherPosition(NamedTuple):
 class PusherPositionStore:
     """The positions of pushers. Written on the process that runs the pusher, as Synapse does."""
 
-    def __init__(self, api: ModuleApi) -> None:
+    def __init__(self, api: ModuleApi, see_what_commits: str) -> None:
+        """
+        Args:
+            api: runs the statements.
+            see_what_commits: from `seams.read_committed`.
+        """
         self._api = api
+        self._see_what_commits = see_what_commits
 
     async def move(self, positions: Collection[PusherPosition]) -> None:
         """Move pushers forward, never back: one that was set meanwhile is in the present."""
 
         def move_txn(txn: LoggingTransaction) -> None:
+            if self._see_what_commits:
+                # Otherwise PostgreSQL would undo all of it whenever one of the pushers pushes.
+                txn.execute(self._see_what_commits)
             txn.execute_batch(
                 "UPDATE pushers SET last_stream_ordering = ?"
                 " WHERE user_name = ? AND app_id = ? AND pushkey = ? AND last_stream_ordering < ?",

@@ -40,7 +40,7 @@ def test_a_pusher_moves_forward_alone() -> None:
     )
     api: Any = Api(connection)
     positions = [PusherPosition(PusherKey(user, "app", "key"), 20) for user in ("@a", "@b", "@x")]
-    asyncio.run(PusherPositionStore(api).move(positions))
+    asyncio.run(PusherPositionStore(api, "").move(positions))
     found = connection.execute("SELECT user_name, last_stream_ordering FROM pushers")
     assert dict(found.fetchall()) == {"@a": 20, "@b": 50, "@c": 5}
     connection.close()
