@@ -179,6 +179,24 @@ def sign_in(page: Page, server: PageServer, user: Session, password: str = PASSW
     page.get_by_role("button", name="Sign out").wait_for()
 
 
+def second_tab(first: Page, server: PageServer) -> Page:
+    """Another tab of a browser that is signed in.
+
+    It asks the first, which has a moment to answer; a busy machine may need several.
+    """
+    second = first.context.new_page()
+    is_in, is_out = (
+        second.get_by_role("button", name=name, exact=True) for name in ("Sign out", "Sign in")
+    )
+    for _ in range(5):
+        second.goto(server.page_url)
+        is_in.or_(is_out).wait_for()
+        if is_in.is_visible():
+            break
+    expect(is_in).to_be_visible()
+    return second
+
+
 def fill_in(page: Page, user_id: str, password: str) -> None:
     """Fill in the form to sign in, and send it."""
     page.get_by_label("Username").fill(user_id)

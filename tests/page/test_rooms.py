@@ -9,7 +9,7 @@ from playwright.sync_api import Page, Route, expect
 
 from demo.client import path
 from tests.harness.waiting import wait_until
-from tests.page.conftest import PageServer, SignedIn, assert_eventually
+from tests.page.conftest import PageServer, SignedIn, assert_eventually, second_tab
 from tests.page.screens import (
     PHONE,
     TABLET,
@@ -121,8 +121,8 @@ def test_two_tabs_read_the_rooms_at_once(
     one.route(SLIDING, between)
     one.reload()
     assert_eventually(one, lambda: held)
-    other = one.context.new_page()
-    other.goto(page_server.page_url + "#/rooms")
+    other = second_tab(one, page_server)
+    go(other, "rooms")
     expect(other.get_by_role("link", name="Choir")).to_be_visible()
     with one.expect_response(lambda answer: "pos=" in answer.url) as second:
         held[0].continue_()

@@ -18,6 +18,7 @@ from tests.page.conftest import (
     assert_accessible,
     assert_eventually,
     fill_in,
+    second_tab,
     sign_in,
     stored_session,
     token_of,
@@ -91,9 +92,7 @@ def test_a_second_tab_is_signed_in_and_signing_out_ends_both(
     alice: Session, page_server: PageServer, signed_in: SignedIn
 ) -> None:
     first = signed_in(alice)
-    second = first.context.new_page()
-    second.goto(page_server.page_url)
-    second.get_by_role("button", name="Sign out").wait_for()
+    second = second_tab(first, page_server)
     assert token_of(second) == token_of(first)
     second.get_by_role("button", name="Sign out").click()
     is_signed_out(first, "You are signed out.")
