@@ -3,7 +3,15 @@
 
 from demo.gateway import Gateway
 from tests.harness.cluster import CLIENT_WORKERS, MAIN, PUSHERS, WORKERS, Cluster
-from tests.harness.metrics import DECISIONS, OURS, PUSHER_STATES, Sample, parse, value
+from tests.harness.metrics import (
+    COUNTING_SECONDS,
+    DECISIONS,
+    OURS,
+    PUSHER_STATES,
+    Sample,
+    parse,
+    value,
+)
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import SIREN, make_scene, on_all
 
@@ -43,7 +51,9 @@ def test_each_thing_is_counted_by_one_process(cluster: Cluster, gateway: Gateway
     assert pushed_by in PUSHERS
     assert evaluated_by in CLIENT_WORKERS
 
-    wait_until(lambda: bool(serving(cluster, PUSHER_STATES)), "the first counting")
+    wait_until(
+        lambda: bool(serving(cluster, PUSHER_STATES)), "the first counting", COUNTING_SECONDS
+    )
     assert serving(cluster, PUSHER_STATES) == {MAIN}
     assert serving(cluster, f"{OURS}users_with_device_rules") == {MAIN}
     assert serving(cluster, f"{OURS}info") == {MAIN, *WORKERS}
@@ -60,4 +70,4 @@ def test_the_main_process_hears_of_rules_that_another_writes(
         samples = parse(cluster.homeserver.metrics_of(MAIN))
         return value(samples, f"{OURS}users_with_device_rules")
 
-    wait_until(lambda: counted() == before + 1, "the users with device rules")
+    wait_until(lambda: counted() == before + 1, "the users with device rules", COUNTING_SECONDS)

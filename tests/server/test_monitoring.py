@@ -14,7 +14,15 @@ from demo.gateway import Behaviour
 from synapse_msc3881 import __version__
 from synapse_msc3881.failures import Fallback
 from tests.harness.deployment import CHECKOUT, Deployment
-from tests.harness.metrics import DECISIONS, OURS, PUSHER_STATES, Sample, scrape, value
+from tests.harness.metrics import (
+    COUNTING_SECONDS,
+    DECISIONS,
+    OURS,
+    PUSHER_STATES,
+    Sample,
+    scrape,
+    value,
+)
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
     NOTIFY,
@@ -111,7 +119,9 @@ def test_what_is_stored_is_counted_after_each_change(deployment: Deployment, sce
         return {**found, ("users",): float(users[0][0]), ("own",): float(own[0][0])}
 
     def agree(what: str) -> dict[tuple[str, ...], float]:
-        wait_until(lambda: stored() == really_stored(), f"the metrics after {what}")
+        wait_until(
+            lambda: stored() == really_stored(), f"the metrics after {what}", COUNTING_SECONDS
+        )
         return stored()
 
     before = agree("the start")
@@ -189,7 +199,7 @@ def test_the_page_names_each_metric_and_no_other(deployment: Deployment) -> None
     def is_counted() -> bool:
         return any(sample.name == PUSHER_STATES for sample in scrape(deployment))
 
-    wait_until(is_counted, "the first counting")
+    wait_until(is_counted, "the first counting", COUNTING_SECONDS)
     served = {}
     for family in text_string_to_metric_families(deployment.metrics()):
         if family.name.startswith(OURS):
