@@ -70,25 +70,22 @@ class Positions:
     async def write_all(self) -> None:
         """Write the positions of all running pushers that have dropped something."""
         dropped = _that_dropped(seams.all_running_pushers(self._hs))
-        await self._write(dropped[:_MOST_AT_THE_END])
+        await self.write(dropped[:_MOST_AT_THE_END])
 
     async def write(self, pushers: Iterable[tuple[seams.Pusher, Backlog]]) -> None:
-        """Write the positions of some pushers now."""
-        await self._write(pushers)
-
-    async def _write_due(self) -> None:
-        due, self._due = self._due, {}
-        await self._write(due.items())
-
-    async def _write_behind(self) -> None:
-        behind, self._behind = self._behind, set()
-        await self._write(_that_dropped(behind))
-
-    async def _write(self, due: Iterable[tuple[seams.Pusher, Backlog]]) -> None:
-        remaining = [(pusher, backlog) for pusher, backlog in due if self._is_running(pusher)]
+        """Write the positions of those of the pushers that still run."""
+        remaining = [(pusher, backlog) for pusher, backlog in pushers if self._is_running(pusher)]
         while remaining:
             batch, remaining = remaining[:_BATCH], remaining[_BATCH:]
             await self._write_batch(batch)
+
+    async def _write_due(self) -> None:
+        due, self._due = self._due, {}
+        await self.write(due.items())
+
+    async def _write_behind(self) -> None:
+        behind, self._behind = self._behind, set()
+        await self.write(_that_dropped(behind))
 
     async def _write_batch(self, batch: Collection[tuple[seams.Pusher, Backlog]]) -> None:
         positions = []
