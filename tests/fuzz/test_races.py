@@ -113,7 +113,9 @@ def races(request: pytest.FixtureRequest, make_deployment: FreshDeployment) -> I
     deployment.assert_log_is_clean()
 
 
-def run_pair(races: Races, tried: Counter[str], dice: random.Random, setting: Setting) -> None:
+def assert_pair_ends_in_some_order(
+    races: Races, tried: Counter[str], dice: random.Random, setting: Setting
+) -> None:
     allowed = races.serial(setting)
     tried["pairs"] += 1
     for _ in range(RACES_OF_A_PAIR):
@@ -129,32 +131,34 @@ def run_pair(races: Races, tried: Counter[str], dice: random.Random, setting: Se
             )
 
 
-def run_pairs(
+def assert_pairs_end_in_some_order(
     races: Races, tried: Counter[str], pairs: Pairs, count: int, seed: int, concerns_own: bool
 ) -> None:
     dice = random.Random(seed)
     for pair in dice.choices(pairs.names, pairs.weights, k=count):
         setting = Setting(pair, there=dice.random() < 0.7, concerns_own=concerns_own)
-        run_pair(races, tried, dice, setting)
+        assert_pair_ends_in_some_order(races, tried, dice, setting)
 
 
-def run(
+def assert_races_end_in_some_order(
     races: Races, tried: Counter[str], pairs: Pairs, count: int, *, concerns_own: bool = False
 ) -> None:
     for pair in LOST_OF_OWN if concerns_own else LOST:
         setting = Setting(pair, there=True, concerns_own=concerns_own)
-        run_pair(races, tried, random.Random(9), setting)
+        assert_pair_ends_in_some_order(races, tried, random.Random(9), setting)
     if not SECONDS:
-        run_pairs(races, tried, pairs, count, 9, concerns_own)
+        assert_pairs_end_in_some_order(races, tried, pairs, count, 9, concerns_own)
         return
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        run_pairs(races, tried, pairs, count, secrets.randbelow(1_000_000), concerns_own)
+        assert_pairs_end_in_some_order(
+            races, tried, pairs, count, secrets.randbelow(1_000_000), concerns_own
+        )
 
 
 def test_two_requests_at_once_end_as_one_after_the_other(races: Races, tried: Counter[str]) -> None:
-    run(races, tried, PAIRS, PAIRS_TRIED)
+    assert_races_end_in_some_order(races, tried, PAIRS, PAIRS_TRIED)
 
 
 def test_two_requests_about_own_settings_do_so_too(races: Races, tried: Counter[str]) -> None:
-    run(races, tried, OWN_PAIRS, PAIRS_OF_OWN_TRIED, concerns_own=True)
+    assert_races_end_in_some_order(races, tried, OWN_PAIRS, PAIRS_OF_OWN_TRIED, concerns_own=True)
