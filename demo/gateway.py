@@ -6,13 +6,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any
 
 import attr
 from typing_extensions import Self
 
 from demo.loopback import LoopbackServer, OneAnswerHandler
+from demo.running import Running
 
 JsonDict = dict[str, Any]
 
@@ -68,8 +68,8 @@ def sound_and_tweaks(tweaks: Mapping[str, Any]) -> list[str]:
     return rest if sound is None else [str(sound), *rest]
 
 
-class Gateway:
-    """Serves from `start()` (or `with`) to `close()`; thread safe.
+class Gateway(Running):
+    """Serves while it runs; thread safe.
 
     The clients of one server may share it: everything is told apart by pushkey.
     """
@@ -90,23 +90,12 @@ class Gateway:
         self._server.start()
         return self
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Stop listening, and drop the connections of pushes that hang."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._server.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._server.stop()
 
     def pushes(self, pushkey: str | None = None) -> list[Push]:
         """What arrived so far, oldest first; for one pushkey or for all."""

@@ -11,7 +11,6 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import attr
@@ -19,6 +18,7 @@ from typing_extensions import Self
 
 from demo.client import JsonDict, Session, path
 from demo.process import Child, ProcessError, free_port, is_healthy, port_in_use
+from demo.running import Running
 
 # Every user has it who is not given another one.
 PASSWORD = "correct horse battery staple"
@@ -85,7 +85,7 @@ def check_host(options: Options) -> None:
         raise ProcessError(f"port {options.port} is in use; choose another one")
 
 
-class Homeserver:
+class Homeserver(Running):
     """One Synapse process with its configuration and data in `directory`.
 
     Use it with `with`, or call `start()` and `stop()`. The data stay through a `restart()`.
@@ -141,17 +141,6 @@ class Homeserver:
         if options is not None:
             self.options = options
         self.start()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def pid(self) -> int | None:

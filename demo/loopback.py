@@ -8,14 +8,15 @@ import json
 import socketserver
 import threading
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any
 
 from typing_extensions import Self
 
+from demo.running import Running
 
-class LoopbackServer(socketserver.ThreadingTCPServer):
-    """Serves from `start()` (or `with`) to `close()`, each connection in a thread of its own."""
+
+class LoopbackServer(Running, socketserver.ThreadingTCPServer):
+    """Serves while it runs, each connection in a thread of its own."""
 
     # Not http.server's class: that one looks its own name up in the DNS.
     allow_reuse_address = True
@@ -25,7 +26,7 @@ class LoopbackServer(socketserver.ThreadingTCPServer):
 
     def __init__(self, name: str, handler: type[socketserver.BaseRequestHandler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
-        # A short poll: it is how long close() may take.
+        # A short poll: it is how long stop() may take.
         self._thread = threading.Thread(
             target=self.serve_forever, args=(0.02,), name=name, daemon=True
         )
@@ -43,25 +44,14 @@ class LoopbackServer(socketserver.ThreadingTCPServer):
         self._thread.start()
         return self
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Stop listening; a connection that is open lives on."""
         self.shutdown()
         self.server_close()
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 class OneAnswerHandler(http.server.BaseHTTPRequestHandler):
-    """Speaks HTTP/1.0, one request for each connection: none can outlive its server's close()."""
+    """Speaks HTTP/1.0, one request for each connection: none can outlive its server's stop()."""
 
     def body(self) -> bytes:
         """The request's."""

@@ -99,7 +99,7 @@ class AuthenticationService:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
-        self._http.close()
+        self._http.stop()
 
     @property
     def issuer(self) -> str:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import attr
@@ -28,6 +27,7 @@ from typing_extensions import Self
 from demo.client import JsonDict
 from demo.leash import leashed
 from demo.process import Child, ProcessError
+from demo.running import Running
 
 _SUPERUSER = "postgres"
 _UNPRIVILEGED = "nobody"
@@ -47,7 +47,7 @@ _SETTINGS = {
 _STILL_THERE = "is still in use"
 
 
-class Postgres:
+class Postgres(Running):
     """One server, from `start()` (or `with`) to `stop()`."""
 
     def __init__(self) -> None:
@@ -118,17 +118,6 @@ class Postgres:
         if self._child is not None:
             self._child.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def pid(self) -> int | None:

@@ -41,7 +41,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.close()
+        self._server.stop()
 
     @property
     def base_url(self) -> str:

@@ -187,7 +187,7 @@ class Ends:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.close()
+        self._server.stop()
 
 
 class _Server(LoopbackServer):

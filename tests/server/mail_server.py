@@ -28,7 +28,7 @@ class MailServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.close()
+        self._server.stop()
 
     def mails(self, address: str) -> list[bytes]:
         """What was sent to an address so far."""
