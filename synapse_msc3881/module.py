@@ -97,7 +97,7 @@ class PusherControl:
         self._tags = tags
         compiler = seams.RuleCompiler(hs)
         scopes = _make_scopes(base, held, rules, tags, compiler)
-        self.push_rules = _make_push_rules(base, rules)
+        self.push_rules = _make_push_rules(base, rules, own)
         self._are_syncs_wrapped = False
         census = Census(StoredCounts(api), metrics, api.delayed_background_call)
 
@@ -176,7 +176,7 @@ def _make_scopes(
     )
 
 
-def _make_push_rules(base: _Base, rules: DeviceRuleStore) -> DevicePushRules:
+def _make_push_rules(base: _Base, rules: DeviceRuleStore, own: OwnDevices) -> DevicePushRules:
     """Make what shows and writes device rules, and devices' own settings."""
     removed = RemovedScopes()
     removal = seams.CrossProcessCache(base.hs, "synapse_msc3881.push_rules.removed", removed)
@@ -188,7 +188,7 @@ def _make_push_rules(base: _Base, rules: DeviceRuleStore) -> DevicePushRules:
             own_settings.tell_of_removed,
             desc="msc3881_scope_removed",
         )
-    return DevicePushRules(base.hs, own_settings, base.failures)
+    return DevicePushRules(base.hs, own_settings, own.followed, base.failures)
 
 
 def _install_evaluation(hs: HomeServer, evaluation: Evaluation) -> None:

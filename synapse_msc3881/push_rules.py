@@ -73,8 +73,22 @@ class RemovedScopes:
 class DevicePushRules:
     """The module's part in the push rules of one homeserver."""
 
-    def __init__(self, hs: HomeServer, own: OwnSettingsStore, failures: Failures) -> None:
+    def __init__(
+        self,
+        hs: HomeServer,
+        own: OwnSettingsStore,
+        followed: Callable[[str], Awaitable[None]],
+        failures: Failures,
+    ) -> None:
+        """
+        Args:
+            hs: the homeserver.
+            own: devices' own settings, and with them the device rules.
+            followed: returns once this process's pushers of a user follow what was switched.
+            failures: where rules that cannot be shown or copied are reported.
+        """
         self.own = own
+        self.followed = followed
         self.rules = own.rules
         #: One request of a user at a time writes, whichever port it came to: what `global` means
         #: must not change on the way.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 
 class OwnDevices:
@@ -18,6 +18,15 @@ class OwnDevices:
         self.users = users
         #: Called with the user for whom a device was switched.
         self.on_switch: Callable[[str], None] = lambda _user_id: None
+        #: Awaited with the user before the request that switched is answered.
+        self.on_answer: Callable[[str], Awaitable[None]] = _nobody_follows
+
+    async def followed(self, user_id: str) -> None:
+        """Return once this process's running pushers of a user follow what has been switched.
+
+        Never raises.
+        """
+        await self.on_answer(user_id)
 
     def invalidate(self, key: tuple[str, ...]) -> None:
         """A device of a user was switched. Called by Synapse."""
@@ -27,3 +36,7 @@ class OwnDevices:
 
     def invalidate_all(self) -> None:
         """Nothing is known to be stale. Called by Synapse."""
+
+
+async def _nobody_follows(_user_id: str) -> None:
+    pass

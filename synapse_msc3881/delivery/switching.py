@@ -58,7 +58,10 @@ class Switching:
         self._queue = seams.make_linearizer(hs, "msc3881_own_settings")
         #: For whom a switch was heard of lately, and when.
         self.recent: dict[str, float] = {}
+        # Whose pushers have not been looked at since a switch was heard of.
+        self._unread: set[str] = set()
         own.on_switch = self._hear_of_switch
+        own.on_answer = self._follow_now
 
     def _hear_of_switch(self, user_id: str) -> None:
         now = time.monotonic()
@@ -70,25 +73,29 @@ class Switching:
 
     def look_again(self, user_id: str, delay_ms: float = 0) -> None:
         """Read in the background which devices' settings a user's pushers are to follow."""
-        self._call_later(delay_ms, self._switch, user_id, desc="msc3881_switch_own_settings")
+        self._unread.add(user_id)
+        self._call_later(delay_ms, self._follow_now, user_id, desc="msc3881_switch_own_settings")
 
-    async def _switch(self, user_id: str) -> None:
+    async def _follow_now(self, user_id: str) -> None:
         """Have a user's running pushers follow their devices' settings, or stop doing so.
 
-        They continue where they are, so that nothing is lost and nothing is pushed twice.
+        They continue where they are, so that nothing is lost and nothing is pushed twice. Whoever
+        comes second waits for the first, and has nothing left to do. Never raises.
         """
-        if not seams.running_pushers(self._hs, user_id):
-            return
         async with self._queue.queue(user_id):  # The last to read has the last word.
+            if user_id not in self._unread:
+                return
+            self._unread.discard(user_id)
+            if not seams.running_pushers(self._hs, user_id):
+                return
             try:
                 configs = [*await seams.pushers_of(self._hs, user_id)]
+                no_longer = [*self._follow(configs)]
+                # Otherwise `global` would push after a restart what was dropped.
+                await self._positions.write(no_longer)
             except Exception as error:  # noqa: BLE001 - the database may be away
                 self._failures.report(Fallback.READ_TAGS, user_id, error)
                 self.look_again(user_id, _RETRY_MS)
-                return
-            no_longer = [*self._follow(configs)]
-            # Otherwise `global` would push after a restart what was dropped.
-            await self._positions.write(no_longer)
 
     def _follow(
         self, configs: Iterable[seams.PusherConfig]

@@ -139,6 +139,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
             # Nothing else of the user is written to `global` meanwhile, or to a device's.
             async with self._push_rule_linearizer.queue(user_id):
                 await self._own.switch(user_id, device_id, on)
+            await self._device_rules.followed(user_id)
             return HTTPStatus.OK, {}
         try:
             await self._put(request, user_id, device_path)

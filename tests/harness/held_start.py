@@ -3,7 +3,8 @@
 
 `HELD_START` holds the start of the pushers once they are read, which takes seconds with thousands
 of them; `HELD_SET` the write of a pusher once it is checked. What is asked of the server in between
-finds it as it is then. They come after ours in the config.
+finds it as it is then. With `SLOW_READ`, each read of a user's pushers takes `READ_SECONDS`, as
+from a busy database. They come after ours in the config.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ from twisted.web.server import Request
 PATH = "/_test/release"
 HELD_START = {"module": "tests.harness.held_start.HeldStart", "config": {}}
 HELD_SET = {"module": "tests.harness.held_start.HeldSet", "config": {}}
+SLOW_READ = {"module": "tests.harness.held_start.SlowRead", "config": {}}
+
+#: Much longer than two requests take.
+READ_SECONDS = 0.7
 
 
 class HeldStart:
@@ -55,6 +60,22 @@ class HeldSet:
 
         store.add_pusher = add_pusher
         api.register_web_resource(PATH, release)
+
+
+class SlowRead:
+    """Has what reads pushers wait."""
+
+    def __init__(self, config: Any, api: ModuleApi) -> None:
+        del config
+        store: Any = api._hs.get_datastores().main
+        native = store.get_pushers_by
+
+        async def get_pushers_by(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            await api.sleep(READ_SECONDS)
+            read: Iterator[Any] = await native(*args, **kwargs)
+            return read
+
+        store.get_pushers_by = get_pushers_by
 
 
 class _ReleaseResource(Resource):

@@ -11,7 +11,9 @@ import pytest
 
 from demo.client import MatrixError, Session
 from demo.gateway import Behaviour, Gateway
+from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
+from tests.harness.held_start import SLOW_READ
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
     NOTIFY,
@@ -22,6 +24,8 @@ from tests.server.cascade_helpers import (
     Scene,
     device,
     explained,
+    fence_off,
+    make_scene,
     on_all,
     on_type,
     unread_counts,
@@ -266,6 +270,23 @@ def test_what_waits_is_neither_lost_nor_pushed_twice(fresh: Home) -> None:
     delivered = [p.event_id for p in home.phone.pushes() if p.behaviour is Behaviour.OK]
     assert delivered == [first, second, third]
     home.desk.wait_for(silent)
+
+
+@pytest.mark.one_deployment
+def test_once_a_switch_is_answered_the_pusher_has_changed_over(
+    fresh_deployment: FreshDeployment, gateway: Gateway
+) -> None:
+    """Also where the database takes its time."""
+    scene = make_scene(fresh_deployment(further_modules=[SLOW_READ]), gateway)
+    fence_off(scene.bob, "global")
+    phone = scene.device()
+    switch(scene.bob, on=True)
+    scene.bob.put_rule("global", "override", "mute", on_type("m.room.message", SILENT))
+    scene.message()
+    fence = scene.fence()
+    assert phone.pushes_until(fence) == []
+    switch(scene.bob, on=False)
+    phone.wait_for(scene.message())
 
 
 def test_an_open_stream_of_events_survives_switching(fresh: Home) -> None:
