@@ -42,6 +42,9 @@ _RATE_LIMITS = (
 
 _PORT_ATTEMPTS = 5
 
+# What Synapse ends with then.
+_PORT_IS_TAKEN = "Address already in use"
+
 
 @attr.s(auto_attribs=True, frozen=True, kw_only=True)
 class Options:
@@ -116,9 +119,11 @@ class Homeserver(Running):
             try:
                 self._start_once()
                 return self
-            except ProcessError:
-                # Somebody may have taken the port after we chose it.
-                taken = any(port_in_use(port) for port in self._ports() if port)
+            except ProcessError as error:
+                # Somebody may have taken the port after we chose it, and be gone again.
+                taken = _PORT_IS_TAKEN in str(error) or any(
+                    port_in_use(port) for port in self._ports() if port
+                )
                 if attempt == _PORT_ATTEMPTS or self.options.port is not None or not taken:
                     raise
         raise AssertionError("the loop returns or raises")

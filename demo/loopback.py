@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from demo.process import free_port
 from demo.running import Running
 
 
@@ -25,7 +26,8 @@ class LoopbackServer(Running, socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(self, name: str, handler: type[socketserver.BaseRequestHandler]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+        # Not just any: one may be promised to a server that has not got as far as to listen.
+        super().__init__(("127.0.0.1", free_port()), handler)
         # A short poll: it is how long stop() may take.
         self._thread = threading.Thread(
             target=self.serve_forever, args=(0.02,), name=name, daemon=True

@@ -18,6 +18,7 @@ from demo import process
 from demo.client import MatrixError, Session, rules_path
 from demo.gateway import Behaviour, Gateway, Push
 from demo.homeserver import PASSWORD, Homeserver, Options
+from demo.loopback import LoopbackServer, OneAnswerHandler
 from demo.process import Child, ProcessError, free_port, port_in_use
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
@@ -308,6 +309,8 @@ def test_a_port_is_given_out_once_before_anybody_listens() -> None:
         return said.stdout.strip() == "True"
 
     assert not another_process_may_have(taken)
+    with LoopbackServer("some server", OneAnswerHandler) as server:
+        assert not another_process_may_have(server.port)
     while process._reservations:
         os.close(process._reservations.popleft())
     assert another_process_may_have(taken)
