@@ -10,7 +10,12 @@ import pytest
 
 from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
-from tests.harness.authentication_service import AuthenticationService, Delegation, SignedIn
+from tests.harness.authentication_service import (
+    TOKEN_SECONDS,
+    AuthenticationService,
+    Delegation,
+    SignedIn,
+)
 from tests.harness.deployment import Deployment
 from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
@@ -208,13 +213,14 @@ def test_logging_a_device_out_removes_its_pushers_and_tags_and_no_scope(
 def test_a_token_that_expired_changes_nothing_and_its_pusher_goes_on(
     service: AuthenticationService, localpart: str, gateway: Gateway
 ) -> None:
-    sender = Sender(service, service.sign_in(localpart, "PHONEPHONE"))
-    service.token_seconds = 4
+    phone = service.sign_in(localpart, "PHONEPHONE")
+    sender = Sender(service, phone)
+    phones = device(phone.session, gateway, ["phone", "global"])
+    service.token_seconds = 1
     try:
-        phone = service.sign_in(localpart, "PHONEPHONE")
-        phones = device(phone.session, gateway, ["phone", "global"])
+        phone.refresh()
     finally:
-        service.token_seconds = 600
+        service.token_seconds = TOKEN_SECONDS
     wait_until(
         lambda: phone.session.request("GET", "/_matrix/client/v3/pushers").status == 401,
         "the token's end",

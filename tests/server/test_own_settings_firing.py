@@ -151,9 +151,9 @@ def test_a_list_that_the_app_sends_holds(fresh: Home) -> None:
     assert home.phone.wait_for(thing).tweaks == {"sound": "siren"}
     home.phone.set()
     assert tags(home.phone) == [home.bob.device_id]
-    event_id = message()(home)
-    home.phone.wait_for(event_id)
-    assert EVENTS["thing"](home) not in home.phone.event_ids()
+    unheard = EVENTS["thing"](home)
+    home.phone.wait_for(message()(home))
+    assert unheard not in home.phone.event_ids()
 
 
 def test_a_pusher_that_lists_the_scope_walks_on_from_it(fresh: Home) -> None:
