@@ -24,7 +24,7 @@ class Behaviour(enum.Enum):
 
     OK = "answers 200"
     ERROR = "answers 500"
-    HANG = "answers nothing until released"
+    HANG = "answers nothing until told how"
     CLOSE = "closes the connection without an answer"
     REJECT = "answers that the pushkey is no longer valid"
 
@@ -40,7 +40,7 @@ class Push:
         prio: "high" or "low"; "high" where absent, as the push gateway API says.
         notification: the request's `notification` object, as received.
         received_at: `time.monotonic()` of its arrival.
-        behaviour: how the gateway treated it.
+        behaviour: how the gateway treated it; of one that hung, that it did.
     """
 
     pushkey: str
@@ -144,7 +144,7 @@ class Gateway(Running):
             return push
 
     def behave(self, pushkey: str, behaviour: Behaviour) -> None:
-        """Treat this pushkey's pushes so from now on; lets go of those that hang."""
+        """Treat this pushkey's pushes so from now on, and those that hang."""
         with self._changed:
             self._behaviours[pushkey] = behaviour
             self._changed.notify_all()
@@ -178,15 +178,18 @@ class Gateway(Running):
             self._changed.notify_all()
         return pushes
 
-    def _wait_while_hanging(self, pushkey: str) -> bool:
-        """Wait for the pushkey's release; False if the gateway closed meanwhile."""
+    def _how_to_treat(self, push: Push) -> Behaviour | None:
+        """How to treat a push, once that is told; None if the gateway closed meanwhile."""
+        if push.behaviour is not Behaviour.HANG:
+            return push.behaviour
 
-        def over() -> bool:
-            return self._closed or self._behaviours.get(pushkey) is not Behaviour.HANG
+        def told() -> Behaviour | None:
+            behaviour = self._behaviours[push.pushkey]
+            return None if behaviour is Behaviour.HANG else behaviour
 
         with self._changed:
-            self._changed.wait_for(over)
-            return not self._closed
+            self._changed.wait_for(lambda: self._closed or told())
+            return None if self._closed else told()
 
 
 class _Server(LoopbackServer):
@@ -212,14 +215,12 @@ class _Handler(OneAnswerHandler):
 
     def _treat(self, pushes: list[Push]) -> None:
         """Answer for all devices of the request; Synapse names one per request."""
-        hanging = [p.pushkey for p in pushes if p.behaviour is Behaviour.HANG]
-        if not all(self.server.gateway._wait_while_hanging(pushkey) for pushkey in hanging):
-            return
-        behaviours = {p.behaviour for p in pushes}
-        if Behaviour.CLOSE in behaviours:
+        treated = {p.pushkey: self.server.gateway._how_to_treat(p) for p in pushes}
+        behaviours = {*treated.values()}
+        if behaviours & {None, Behaviour.CLOSE}:
             return
         if Behaviour.ERROR in behaviours:
             self.answer(500, {"errcode": "M_UNKNOWN", "error": "told to fail"})
             return
-        rejected = [p.pushkey for p in pushes if p.behaviour is Behaviour.REJECT]
+        rejected = [pushkey for pushkey, how in treated.items() if how is Behaviour.REJECT]
         self.answer(200, {"rejected": rejected})

@@ -184,6 +184,14 @@ def position(deployment: Deployment, pusher: Device) -> int:
     return int(ordering)
 
 
+def failing_since(deployment: Deployment, pusher: Device) -> int | None:
+    """Since when Synapse has failed to push, by the database."""
+    ((since,),) = deployment.sql(
+        "SELECT failing_since FROM pushers WHERE pushkey = ?", [pusher.pushkey]
+    )
+    return None if since is None else int(since)
+
+
 def stream_ordering(deployment: Deployment, event_id: str) -> int:
     ((ordering,),) = deployment.sql(
         "SELECT stream_ordering FROM events WHERE event_id = ?", [event_id]

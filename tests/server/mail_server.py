@@ -17,6 +17,8 @@ class MailServer:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._mails: list[tuple[str, bytes]] = []
+        self._greets = threading.Event()
+        self._greets.set()
         self._server = _Server(self)
 
     @property
@@ -29,6 +31,14 @@ class MailServer:
 
     def __exit__(self, *_: object) -> None:
         self._server.stop()
+
+    def hold(self) -> None:
+        """Take no mail until `release()`."""
+        self._greets.clear()
+
+    def release(self) -> None:
+        """Take what was held back, and all that comes."""
+        self._greets.set()
 
     def mails(self, address: str) -> list[bytes]:
         """What was sent to an address so far."""
@@ -61,6 +71,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         recipients: list[str] = []
+        self.server.mail_server._greets.wait()
         self._say(220, "mail.example.org")
         for line in self.rfile:
             command = line.strip().upper()

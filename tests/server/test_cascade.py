@@ -254,8 +254,12 @@ def test_muting_everything_in_global_leaves_the_phone_what_it_asked_for(scene: S
 
     assert ways["phone first"].pushes_until(event_id) == []
     assert ways["only phone"].pushes_until(event_id) == []
-    assert ways["global first"].pushes() == ways["only global"].pushes() == []
     assert unread_counts(scene.bob, scene.room)["notification_count"] == 0
+
+    scene.bob.set_rule_enabled("global", "override", ".m.rule.master", False)
+    fence = scene.message("It is out")
+    assert ways["global first"].pushes_until(fence) == []
+    assert ways["only global"].pushes_until(fence) == []
 
 
 def test_a_server_default_rule_that_was_turned_off_does_not_match(scene: Scene) -> None:

@@ -23,6 +23,7 @@ from tests.server.cascade_helpers import (
     Device,
     Scene,
     device,
+    failing_since,
     fence_off,
     make_scene,
     on_all,
@@ -35,7 +36,7 @@ from tests.server.cascade_helpers import (
 from tests.server.mail_server import MailServer, email_config, mail_pusher, set_mail_pusher
 
 # Synapse tries again after 1 s, then 2 s: what did not come in this time will not come.
-LONGER_THAN_A_RETRY = 2.5
+LONGER_THAN_THE_FIRST_RETRY, LONGER_THAN_A_RETRY = 1.5, 2.5
 
 # How long Synapse waits with one more mail about a room, in milliseconds.
 TEN_MINUTES, A_DAY = 600_000, 86_400_000
@@ -51,19 +52,33 @@ def own_deployment(module_deployment: FreshDeployment, mail_server: MailServer) 
     return module_deployment(extra=extra)
 
 
-def failing_since(deployment: Deployment, pusher: Device) -> int | None:
-    """Since when Synapse has failed to push, by the database."""
-    ((since,),) = deployment.sql(
-        "SELECT failing_since FROM pushers WHERE pushkey = ?", [pusher.pushkey]
-    )
-    return None if since is None else int(since)
+def in_flight(deployment: Deployment, process: str) -> float:
+    """How many of Synapse's background processes of that name are at work."""
+    name = "synapse_background_process_in_flight_count"
+    samples = metrics.scrape(deployment)
+    assert any(s.name == name and s.labels["name"] == process for s in samples), process
+    return metrics.value(samples, name, name=process)
 
 
-def nothing_came(pusher: Device, seconds: float) -> bool:
+def wait_until_pushers_rest(deployment: Deployment) -> None:
+    """Return when the gateway has seen all pushes that were under way.
+
+    What comes later, a timer brings, or something new.
+    """
+    deployment.settle()
+    wait_until(lambda: in_flight(deployment, "httppush.process") == 0, "the pushers at rest")
+
+
+def nothing_comes(pusher: Device, seconds: float) -> bool:
     """Whether nothing at all reaches the gateway for a pusher in a while, badges included."""
     before = len(pusher.gateway.pushes(pusher.pushkey))
     time.sleep(seconds)
     return len(pusher.gateway.pushes(pusher.pushkey)) == before
+
+
+def decisions(deployment: Deployment) -> float:
+    """How many events pushers have decided about since the server's start."""
+    return metrics.value(metrics.scrape(deployment), metrics.DECISIONS)
 
 
 def disable(pusher: Device, tags: list[str]) -> None:
@@ -125,10 +140,12 @@ def test_a_pusher_that_was_off_the_air_walks_its_tags_at_the_restart(
     # Nothing but the start itself wakes the pusher up: the row does not count for `global`.
     assert phone.wait_for(alarm).tweaks == {"sound": "siren"}
     assert phone.event_ids() == [alarm]
-    assert disabled.pushes() == []
     stored = disabled.stored()
     assert stored is not None
     assert (stored["enabled"], stored["profile_tags"]) == (False, ["phone"])
+    disabled.set(profile_tags=["phone"])
+    again = scene.message("alarm")
+    assert disabled.pushes_until(again) == []
 
 
 def test_a_pusher_that_sleeps_through_what_it_drops_wakes_up_for_what_it_pushes(
@@ -176,9 +193,10 @@ def test_a_burst_that_comes_while_a_push_is_under_way_is_pushed_after_it(scene: 
     phone.wait_for(first)
     alarms = []
     # More than a pusher takes at once, and than it is handed while it does not push.
-    for _ in range(125):
+    for number in range(125):
         alarms.append(scene.message("alarm"))
-        scene.message("dropped")
+        if number % 5 == 0:
+            scene.message("dropped")
     read, redacted = alarms.pop(3), alarms.pop(-3)
     scene.alice.redact(scene.room, redacted)
     scene.deployment.sql("DELETE FROM event_push_actions WHERE event_id = ?", [read])
@@ -201,9 +219,10 @@ def test_a_pusher_that_dropped_all_starts_as_one_that_had_nothing_to_drop(
     scene = make_scene(deployment, gateway)
     scene.bob.put_rule("phone", "room", scene.room, on_all(SILENT))
     scene.bob.put_rule("phone", "override", "alarm", on_body("alarm", SIREN))
-    phone, native = scene.device(["phone", "global"]), scene.device()
+    phone = scene.device(["phone", "global"])
+    before = decisions(deployment)
     last = [scene.message() for _ in range(30)][-1]
-    native.wait_for(last)
+    wait_until(lambda: decisions(deployment) == before + 30, "the phone's decisions")
     assert position(deployment, phone) < stream_ordering(deployment, last)
 
     deployment.restart()
@@ -246,6 +265,7 @@ def test_after_100_000_dropped_messages_a_pusher_starts_as_after_none(
     after_none = transactions_of_the_start(deployment)
 
     message = scene.message()
+    wait_until(lambda: decisions(deployment) == 1, "the phone's decision")
     newest = copied_events.copy(deployment, message, 100_000)
     assert newest - stream_ordering(deployment, message) >= 100_000
     # It was written all the while, each time after 1,000.
@@ -256,6 +276,7 @@ def test_after_100_000_dropped_messages_a_pusher_starts_as_after_none(
     first = scene.message("alarm")
     phone.wait_for(first)
     wait_until_recorded(deployment, phone, first)
+    assert transactions(deployment).get("push_action_rows", 0) <= 1
 
     # After an end without a warning it reads less than 1,000 of them again, 100 at once.
     newest = copied_events.copy(deployment, message, 10_500)
@@ -288,6 +309,8 @@ def test_a_disabled_pusher_pushes_nothing_and_starts_from_the_present(
     scene.bob.read(scene.room, second)
     scene.bob.read(scene.room, third)
     scene.gateway.wait_for(lambda push: push.is_badge_update, pushkey=witness.pushkey)
+    wait_until_pushers_rest(scene.deployment)
+    wait_until_receipts_are_told(scene.deployment)
     assert [push.event_id for push in scene.gateway.pushes(pusher.pushkey)] == [first]
     scene.message("four")
 
@@ -306,8 +329,9 @@ def test_disabling_ends_a_retry_loop(scene: Scene, tags: list[str]) -> None:
     pusher.wait_for(lost)
 
     disable(pusher, tags)
+    wait_until_pushers_rest(scene.deployment)
     scene.gateway.behave(pusher.pushkey, Behaviour.OK)
-    assert nothing_came(pusher, LONGER_THAN_A_RETRY)
+    assert nothing_comes(pusher, LONGER_THAN_A_RETRY)
 
     pusher.set(enabled=True, profile_tags=tags)
     event_id = scene.message("alarm")
@@ -334,13 +358,14 @@ def test_disabling_while_a_push_hangs_ends_it_there(
     pusher, first = device_whose_push_hangs(scene, tags)
 
     disable(pusher, tags)
-    if then is Behaviour.ERROR:  # The hanging push itself is answered with 200 or not at all.
-        scene.gateway.behave(pusher.pushkey, Behaviour.ERROR)
-    scene.gateway.release(pusher.pushkey)
-    assert nothing_came(pusher, 1.5)
+    scene.gateway.behave(pusher.pushkey, then)
+    wait_until_pushers_rest(scene.deployment)
+    if then is Behaviour.ERROR:
+        assert nothing_comes(pusher, LONGER_THAN_THE_FIRST_RETRY)
     assert pusher.event_ids() == [first]
     last = position(scene.deployment, pusher)
 
+    scene.gateway.behave(pusher.pushkey, Behaviour.OK)
     pusher.set(enabled=True, profile_tags=tags)
     third = scene.message("alarm")
     pusher.wait_for(third)
@@ -378,7 +403,7 @@ def test_disabling_ends_what_was_begun_before_the_pusher_was_set_again(
         pusher.set(profile_tags=tags)
     disable(pusher, tags)
     scene.gateway.release(pusher.pushkey)
-    assert nothing_came(pusher, 1.5)
+    wait_until_pushers_rest(scene.deployment)
     assert pusher.event_ids() == [first]
 
 
@@ -391,7 +416,7 @@ def test_removing_a_pusher_while_a_push_hangs_ends_it_there(scene: Scene) -> Non
     scene.message()
     scene.bob.delete_pusher(pusher.pushkey, pusher.app_id)
     scene.gateway.release(pusher.pushkey)
-    assert nothing_came(pusher, 1.0)
+    wait_until_pushers_rest(scene.deployment)
     assert pusher.event_ids() == [first]
     assert pusher.stored() is None
     assert tags_in_database(scene.deployment, scene.bob) == {}
@@ -407,14 +432,15 @@ def test_a_pusher_that_is_set_again_while_it_fails_goes_by_its_new_tags(scene: S
     wait_until(lambda: failing_since(scene.deployment, pusher) is not None, "the failure")
 
     pusher.set(profile_tags=["calm"])
+    wait_until_pushers_rest(scene.deployment)
     scene.gateway.behave(pusher.pushkey, Behaviour.OK)
     event_id = scene.message()
 
     assert pusher.wait_for(event_id).tweaks == {}
-    assert nothing_came(pusher, LONGER_THAN_A_RETRY)
+    assert nothing_comes(pusher, LONGER_THAN_A_RETRY)
     accepted = [push.event_id for push in pusher.pushes() if push.behaviour is Behaviour.OK]
     assert accepted == [event_id]
-    assert failing_since(scene.deployment, pusher) is None
+    wait_until(lambda: failing_since(scene.deployment, pusher) is None, "the success")
 
 
 def test_setting_the_same_again_while_a_push_hangs_delivers_it_once(scene: Scene) -> None:
@@ -496,7 +522,7 @@ def test_a_receipt_updates_the_badge_of_a_pusher_with_tags(scene: Scene) -> None
         return push.is_badge_update and push.counts == {"unread": 0}
 
     scene.gateway.wait_for(is_empty_badge, pushkey=pusher.pushkey)
-    assert pusher.pushes() == []
+    assert pusher.pushes_until(scene.fence()) == []
 
 
 # --- Badges -------------------------------------------------------------------------------------
@@ -508,12 +534,8 @@ def badges(pusher: Device) -> int:
 
 def wait_until_receipts_are_told(deployment: Deployment) -> None:
     """Synapse answers a receipt before its pushers have looked whether the badge is another."""
-
-    def in_flight() -> float:
-        name = "synapse_background_process_in_flight_count"
-        return metrics.value(metrics.scrape(deployment), name, name="http_pusher.on_new_receipts")
-
-    wait_until(lambda: in_flight() == 0, "the pushers that look at receipts")
+    process = "http_pusher.on_new_receipts"
+    wait_until(lambda: in_flight(deployment, process) == 0, "the pushers that look at receipts")
 
 
 def ring(scene: Scene, phone: Device) -> str:
@@ -592,9 +614,8 @@ def test_a_pusher_without_badges_gets_none_after_a_push_of_a_scope_alone(
     ring(scene, phone)
     scene.bob.read(scene.room, alarm)
 
-    wait_until(lambda: badges(phone) == 1, "the badge of the other")
-    ring(scene, without)
-    assert badges(without) == 0
+    wait_until_receipts_are_told(own_deployment)
+    assert (badges(phone), badges(without)) == (1, 0)
 
 
 # --- E-mail -------------------------------------------------------------------------------------

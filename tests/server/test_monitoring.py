@@ -291,7 +291,7 @@ def test_all_that_is_asked_for_is_served(deployment: Deployment, scene: Scene) -
             if not any(is_selected(sample, selector) for sample in samples)
         ]
 
-    wait_until(lambda: missing() == [], "all that is asked for")
+    wait_until(lambda: missing() == [], "all that is asked for", COUNTING_SECONDS)
     samples = scrape(deployment)
     for where, text in expressions():
         labels = {
