@@ -234,23 +234,27 @@ class ClusterHomeserver(Homeserver):
                 # What was written since does not count: only what is behind is asked again.
                 fresh = self._positions(without)
                 known = {
-                    name: {**fresh[name], "written": position["written"]}
+                    name: _with_written(fresh[name], position)
                     for name, position in known.items()
                     if name in fresh
                 }
 
-    def _positions(self, without: str) -> dict[str, JsonDict]:
-        found = {}
-        for name, child in self.children.items():
-            if child.alive and name != without:
-                try:
-                    found[name] = self._ask_position(name)
-                except (OSError, http.client.HTTPException):
-                    self._watchers.pop(name).close()
-                    # It may be ending, or starting: then it does not count.
-                    if is_healthy(self.replication_ports[name]):
-                        found[name] = self._ask_position(name)
-        return found
+    def _positions(self, without: str) -> dict[str, JsonDict | None]:
+        """How far each process is that runs; None for one that does not answer."""
+        return {
+            name: self._position(name)
+            for name, child in self.children.items()
+            if name != without and child.alive
+        }
+
+    def _position(self, name: str) -> JsonDict | None:
+        # Twice: a connection that was kept may have ended with an earlier life of the process.
+        for _ in range(2):
+            try:
+                return self._ask_position(name)
+            except (OSError, http.client.HTTPException):
+                self._watchers.pop(name).close()
+        return None
 
     def _ask_position(self, name: str) -> JsonDict:
         connection = self._watchers.get(name)
@@ -436,12 +440,22 @@ def _keep_or_choose(port: int | None, taken: set[int]) -> int:
     return port
 
 
-def _behind(known: Mapping[str, JsonDict]) -> Iterator[str]:
+def _with_written(fresh: JsonDict | None, position: JsonDict | None) -> JsonDict | None:
+    """A process's position, with what it had written before, if that is known."""
+    if fresh is None or position is None:
+        return fresh
+    return {**fresh, "written": position["written"]}
+
+
+def _behind(known: Mapping[str, JsonDict | None]) -> Iterator[str]:
     """What keeps processes from having seen all that was written, in words."""
-    for name, position in known.items():
+    answers = {name: position for name, position in known.items() if position is not None}
+    for name in known.keys() - answers.keys():
+        yield f"{name} does not answer"
+    for name, position in answers.items():
         if position["busy"]:
             yield f"{name} starts pushers"
-        for other in known.values():
+        for other in answers.values():
             for stream, written in other["written"].items():
                 seen = position["seen"][stream].get(other["instance"], 0)
                 if position is not other and seen < written:

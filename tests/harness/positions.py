@@ -46,7 +46,7 @@ class _PositionsResource(Resource):
             "busy": self._starting_pushers > 0,
             "instance": self._hs.get_instance_name(),
             "written": {
-                stream.NAME: stream.minimal_local_current_token()
+                stream.NAME: _written(stream)
                 for stream in handler.get_streams_to_replicate()
                 if stream.NAME in STREAMS
             },
@@ -70,3 +70,15 @@ class _PositionsResource(Resource):
                 self._starting_pushers -= 1
 
         pool.process_pusher_change_by_id = process_pusher_change_by_id
+
+
+def _written(stream: Any) -> int:
+    """Up to where this process has written to a stream, and answered those who had it written.
+
+    What is done may have to wait for something with a lower number before it is told to others.
+    """
+    token: int = stream.minimal_local_current_token()
+    numbers = stream.store._cache_id_gen if stream.NAME == "caches" else stream._stream_id_gen
+    with numbers._lock:
+        done: list[int] = list(numbers._finished_ids)
+    return max([token, *done])
