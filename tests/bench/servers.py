@@ -84,12 +84,20 @@ class Server:
         )
 
     def _wants_a_processor(self) -> bool:
-        for task in Path(f"/proc/{self.deployment.homeserver.pid}/task").iterdir():
-            # A thread may end meanwhile.
+        """Whether a thread of the server, or a process of its database, runs or is about to."""
+        postgres = self.deployment.postgres
+        pids = (self.deployment.homeserver.pid, *(postgres.pids() if postgres else ()))
+        return any(map(_is_to_run, pids))
+
+
+def _is_to_run(pid: int | None) -> bool:
+    # It may end meanwhile, or a thread of it.
+    with contextlib.suppress(OSError):
+        for task in [*Path(f"/proc/{pid}/task").iterdir()]:
             with contextlib.suppress(OSError):
                 if (task / "stat").read_text().rpartition(") ")[2].startswith(("R", "D")):
                     return True
-        return False
+    return False
 
 
 def cpu_seconds(pid: int) -> float:

@@ -123,6 +123,14 @@ class Postgres(Running):
     def pid(self) -> int | None:
         return self._child.pid if self._child is not None else None
 
+    def pids(self) -> list[int]:
+        """Its processes, each of which serves a connection but for a few; on Linux only."""
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except OSError:
+            return []
+        return [int(pid) for pid in children.split()]
+
     def create_database(self, copy_of: "Database | None" = None) -> "Database":
         """A new database with the collation that Synapse insists on: empty, or a copy.
 
