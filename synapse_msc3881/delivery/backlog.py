@@ -85,6 +85,7 @@ class Backlog(ABC):
         "_rows",
         "_waiting",
         "dropped",
+        "dropped_before",
         "own",
         "tags",
         "walked_to",
@@ -125,8 +126,15 @@ class Backlog(ABC):
         self._waiting: list[DecidedRow] = []
         #: All rows up to this stream ordering were walked over.
         self.walked_to = 0
-        #: How many rows have been dropped since the pusher's position was last written.
+        #: How many rows have been dropped.
         self.dropped = 0
+        #: How many of these are behind the pusher's position as it is written.
+        self.dropped_before = 0
+
+    @property
+    def newly_dropped(self) -> int:
+        """How many dropped rows the pusher's position, as it is written, is not past."""
+        return self.dropped - self.dropped_before
 
     # --- Offered ---
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+import attr
 from synapse.module_api import ModuleApi
 
 from synapse_msc3881 import seams
@@ -53,13 +54,9 @@ class Positions:
 
         If it has dropped anything at all, it is written within `MS_PER_POSITION`.
         """
-        if backlog.dropped:
-            if not self._behind:
-                self._api.delayed_background_call(
-                    MS_PER_POSITION, self._write_behind, desc="msc3881_write_positions"
-                )
-            self._behind.add(pusher)
-        if backlog.dropped < ROWS_PER_POSITION or pusher in self._due:
+        if backlog.newly_dropped:
+            self._fall_behind([pusher])
+        if backlog.newly_dropped < ROWS_PER_POSITION or pusher in self._due:
             return
         if not self._due:
             self._api.delayed_background_call(
@@ -67,17 +64,30 @@ class Positions:
             )
         self._due[pusher] = backlog
 
+    def _fall_behind(self, pushers: Collection[seams.Pusher]) -> None:
+        if pushers and not self._behind:
+            self._api.delayed_background_call(
+                MS_PER_POSITION, self._write_behind, desc="msc3881_write_positions"
+            )
+        self._behind.update(pushers)
+
     async def write_all(self) -> None:
         """Write the positions of all running pushers that have dropped something."""
         dropped = _that_dropped(seams.all_running_pushers(self._hs))
         await self.write(dropped[:_MOST_AT_THE_END])
 
     async def write(self, pushers: Iterable[tuple[seams.Pusher, Backlog]]) -> None:
-        """Write the positions of those of the pushers that still run."""
-        remaining = [(pusher, backlog) for pusher, backlog in pushers if self._is_running(pusher)]
-        while remaining:
-            batch, remaining = remaining[:_BATCH], remaining[_BATCH:]
-            await self._write_batch(batch)
+        """Write the positions of those of the pushers that still run.
+
+        Those that are not past all that they dropped, or could not be written, are written again
+        within `MS_PER_POSITION`.
+        """
+        running = [(pusher, backlog) for pusher, backlog in pushers if self._is_running(pusher)]
+        try:
+            for start in range(0, len(running), _BATCH):
+                await self._write_batch(running[start : start + _BATCH])
+        finally:
+            self._fall_behind([pusher for pusher, backlog in running if backlog.newly_dropped])
 
     async def _write_due(self) -> None:
         due, self._due = self._due, {}
@@ -88,20 +98,52 @@ class Positions:
         await self.write(_that_dropped(behind))
 
     async def _write_batch(self, batch: Collection[tuple[seams.Pusher, Backlog]]) -> None:
-        positions = []
-        for pusher, backlog in batch:
-            key = PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey)
-            reached = backlog.position(pusher.last_stream_ordering)
-            positions.append(PusherPosition(key, reached))
-            backlog.dropped = 0
-        await self._store.move(positions)
-        for (pusher, _), position in zip(batch, positions, strict=True):
-            # The pusher may have pushed meanwhile.
-            pusher.last_stream_ordering = max(pusher.last_stream_ordering, position.reached)
+        moves = [_Move.of(pusher, backlog) for pusher, backlog in batch]
+        if positions := [move.position for move in moves if move.is_forward]:
+            await self._store.move(positions)
+        for move in moves:
+            move.end()
 
     def _is_running(self, pusher: seams.Pusher) -> bool:
         running = seams.running_pusher(self._hs, pusher.user_id, pusher.app_id, pusher.pushkey)
         return running is pusher
+
+
+@attr.s(auto_attribs=True, frozen=True, slots=True)
+class _Move:
+    """The position of a pusher while it is being written."""
+
+    pusher: seams.Pusher
+    backlog: Backlog
+    reached: int
+    dropped: int
+
+    @classmethod
+    def of(cls, pusher: seams.Pusher, backlog: Backlog) -> _Move:
+        """The position as it is now."""
+        reached = backlog.position(pusher.last_stream_ordering)
+        # What was dropped after something that still waits is not behind it.
+        dropped = backlog.dropped if reached == backlog.walked_to else 0
+        return cls(pusher, backlog, reached, dropped)
+
+    @property
+    def is_forward(self) -> bool:
+        """Whether there is anything to write."""
+        return self.reached > self.pusher.last_stream_ordering
+
+    @property
+    def position(self) -> PusherPosition:
+        """What is written."""
+        pusher = self.pusher
+        return PusherPosition(
+            PusherKey(pusher.user_id, pusher.app_id, pusher.pushkey), self.reached
+        )
+
+    def end(self) -> None:
+        """Note that it is written; the pusher may have pushed meanwhile, or dropped more."""
+        pusher, backlog = self.pusher, self.backlog
+        pusher.last_stream_ordering = max(pusher.last_stream_ordering, self.reached)
+        backlog.dropped_before = max(backlog.dropped_before, self.dropped)
 
 
 def _that_dropped(pushers: Iterable[seams.Pusher]) -> list[tuple[seams.Pusher, Backlog]]:
@@ -109,5 +151,5 @@ def _that_dropped(pushers: Iterable[seams.Pusher]) -> list[tuple[seams.Pusher, B
     return [
         (pusher, backlog)
         for pusher in pushers
-        if (backlog := backlog_of(pusher)) is not None and backlog.dropped
+        if (backlog := backlog_of(pusher)) is not None and backlog.newly_dropped
     ]

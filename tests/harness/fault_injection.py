@@ -14,6 +14,7 @@ from twisted.web.server import Request
 
 from synapse_msc3881.evaluation import device_scopes, evaluator
 from synapse_msc3881.storage import push_actions
+from synapse_msc3881.storage.pusher_positions import PusherPositionStore
 from synapse_msc3881.storage.pusher_tags import PusherTagStore
 
 PATH = "/_test/fail"
@@ -25,6 +26,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "evaluate": (evaluator, "match_scopes"),
     "serialise": (evaluator, "with_outcomes"),
     "fire": (push_actions, "read_outcomes"),
+    "move": (PusherPositionStore, "move"),
 }
 
 

@@ -30,6 +30,7 @@ from tests.server.cascade_helpers import (
     make_scene,
     on_body,
     rules_in_database,
+    wait_until_recorded,
 )
 from tests.server.own_settings_helpers import switch
 
@@ -97,7 +98,7 @@ REPORTED = {
 }
 
 
-@pytest.mark.parametrize("point", fault_injection.POINTS)
+@pytest.mark.parametrize("point", REPORTED)
 def test_a_failure_leaves_the_event_and_goes_by_global(
     breaking: Deployment, scene: Scene, point: str
 ) -> None:
@@ -305,6 +306,29 @@ def test_a_pusher_without_a_position_keeps_no_other_from_pushing(
     for pusher in (*others, tagged):
         pusher.wait_for(event_id)
     assert native.pushes() == [], "as without the module"
+
+
+def test_a_position_that_could_not_be_written_is_written_later(
+    breaking: Deployment, scene: Scene
+) -> None:
+    """At the end of the process at the latest: else what was silent rings after the start."""
+    phone = scene.device()
+    tablet = breaking.login(scene.bob, "TABLET")
+    switch(tablet, on=True)
+    tablet.put_rule("global", "override", "loud", on_body("loud", SILENT))
+    own = device(tablet, scene.gateway)
+    silent = scene.message("loud")
+    phone.wait_for(silent)
+    wait_until_recorded(breaking, phone, silent)
+    fail_at(breaking, "move")
+    before = fallbacks(breaking, "read_tags")
+    switch(tablet, on=False)
+    assert fallbacks(breaking, "read_tags") > before
+    fail_at(breaking, "")
+    breaking.restart()
+    ringing = scene.message("soft")
+    own.wait_for(ringing)
+    assert own.event_ids() == [ringing]
 
 
 @pytest.mark.parametrize("kind", ["nonsense", "postcontent", "global", "Override"])

@@ -289,6 +289,27 @@ def test_once_a_switch_is_answered_the_pusher_has_changed_over(
     phone.wait_for(scene.message())
 
 
+def test_what_was_dropped_behind_a_push_that_waited_stays_silent(fresh: Home) -> None:
+    """When the settings are switched off, the position can only be written up to that push."""
+    home = fresh
+    switch(home.bob, on=True)
+    home.phone.set()  # It follows the settings from its start.
+    home.gateway.behave(home.phone.pushkey, Behaviour.ERROR)
+    waiting = message()(home)
+    home.phone.wait_for(waiting)
+    mute_on_phone(home)
+    silent = message()(home)
+    home.desk.wait_for(silent)
+    switch(home.bob, on=False)
+    home.gateway.behave(home.phone.pushkey, Behaviour.OK)
+    wait_until_recorded(home.deployment, home.phone, waiting)
+    home.deployment.restart()
+    last = message()(home)
+    home.phone.wait_for(last)
+    delivered = [p.event_id for p in home.phone.pushes() if p.behaviour is Behaviour.OK]
+    assert delivered == [waiting, last]
+
+
 def test_an_open_stream_of_events_survives_switching(fresh: Home) -> None:
     """Both sets of rules push all of them, so each comes once, whichever held."""
     home = fresh

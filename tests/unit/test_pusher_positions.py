@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from synapse_msc3881 import seams
+from synapse_msc3881.delivery.http_backlog import HttpBacklog
 from synapse_msc3881.delivery.positions import MS_PER_POSITION, ROWS_PER_POSITION, Positions
 from synapse_msc3881.delivery.pusher_store import PusherStore
 from synapse_msc3881.storage.pusher_positions import PusherPosition, PusherPositionStore
@@ -73,11 +74,20 @@ class Server:
         monkeypatch.setattr(seams, "before_shutdown", lambda *_: None)
         store: Any = SimpleNamespace(move=self._move)
         self.positions = Positions(hs, api, store)
-        self.backlog: Any = SimpleNamespace(dropped=dropped, position=lambda _after: 2000)
+        nothing: Any = None
+        self.backlog = HttpBacklog(KEY, ["phone"], nothing, nothing, nothing, lambda: 0.0)
         self.pusher = self.start_pusher()
+        self.drop(dropped)
+        #: Called when positions are written.
+        self.on_move: Callable[[], None] = lambda: None
 
     async def _move(self, positions: Collection[PusherPosition]) -> None:
+        self.on_move()
         self.moved.extend(positions)
+
+    def drop(self, rows: int) -> None:
+        self.backlog.dropped += rows
+        self.backlog.walked_to += rows
 
     def start_pusher(self) -> Any:
         """Start the pusher, or another one in its place."""
@@ -109,7 +119,7 @@ def test_a_pusher_that_was_replaced_meanwhile_writes_no_position(
     if is_replaced:
         server.start_pusher()
     server.wait(milliseconds)
-    assert server.moved == ([] if is_replaced else [PusherPosition(KEY, 2000)])
+    assert server.moved == ([] if is_replaced else [PusherPosition(KEY, dropped)])
 
 
 def test_one_dropped_row_is_written_after_some_minutes_and_once(
@@ -118,13 +128,52 @@ def test_one_dropped_row_is_written_after_some_minutes_and_once(
     """Or else it rings if the process is killed and then starts without the module."""
     server = Server(monkeypatch, 1)
     server.note()
-    server.backlog.dropped += 1
+    server.drop(1)
     server.note()
     assert [ms for ms, _ in server.later] == [MS_PER_POSITION]
     server.wait(MS_PER_POSITION - 1)
     assert server.moved == []
     server.wait(MS_PER_POSITION)
-    assert server.moved == [PusherPosition(KEY, 2000)]
+    assert server.moved == [PusherPosition(KEY, 2)]
     # It has dropped nothing since, so nothing is to be written.
     server.note()
+    assert server.later == []
+
+
+def test_what_is_dropped_while_a_position_is_written_is_written_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Server(monkeypatch, 1)
+    server.note()
+    server.on_move = lambda: server.drop(1)
+    server.wait(MS_PER_POSITION)
+    assert server.moved == [PusherPosition(KEY, 1)]
+    assert [ms for ms, _ in server.later] == [MS_PER_POSITION]
+    server.on_move = lambda: None
+    server.wait(MS_PER_POSITION)
+    assert server.moved == [PusherPosition(KEY, 1), PusherPosition(KEY, 2)]
+    assert server.later == []
+
+
+@pytest.mark.parametrize(
+    ("dropped", "milliseconds"), [(ROWS_PER_POSITION, 1000), (1, MS_PER_POSITION)]
+)
+def test_a_position_that_could_not_be_written_is_tried_again(
+    dropped: int, milliseconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without anything new that is dropped: nobody may write to that room any more."""
+
+    def fail() -> None:
+        raise OSError("away")
+
+    server = Server(monkeypatch, dropped)
+    server.note()
+    server.on_move = fail
+    for _ in range(2):
+        with pytest.raises(OSError, match="away"):
+            server.wait(milliseconds)
+        milliseconds = MS_PER_POSITION
+    server.on_move = lambda: None
+    server.wait(MS_PER_POSITION)
+    assert server.moved == [PusherPosition(KEY, dropped)]
     assert server.later == []
