@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from synapse_msc3881.cascade.rulesets import DeviceRule
     from synapse_msc3881.storage.device_rules import StoredRules
-    from synapse_msc3881.storage.own_settings import OwnSettingsStore
+    from synapse_msc3881.storage.own_settings import DeleteDevices, OwnSettingsStore
 
 
 class RulesByDevice(dict[str, Any]):
@@ -172,16 +172,23 @@ class DevicePushRules:
         return seams.show_in_extension(extension, sync_config, for_device)
 
     async def delete_devices(
-        self,
-        native: Callable[[str, Collection[str]], Awaitable[None]],
-        user_id: str,
-        device_ids: Collection[str],
+        self, native: DeleteDevices, user_id: str, device_ids: Collection[str]
     ) -> None:
-        """Wrap the deletion of devices, with whose own settings their scopes go."""
+        """Wrap the deletion of devices, with whose own settings their scopes go.
+
+        Nothing of ours may fail a logout.
+        """
+        if user_id in self.rules.own_users:
+            try:
+                await self.own.delete_devices(native, user_id, device_ids)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._failures.report(Fallback.FORGET, user_id, error)
+                await native(user_id, device_ids)
+            return
         await native(user_id, device_ids)
-        try:
+        try:  # They may have been given settings meanwhile, or this process has not heard of them.
             await self.own.forget_devices(user_id, device_ids)
-        except Exception as error:  # noqa: BLE001 - nothing of ours may fail a logout
+        except Exception as error:  # noqa: BLE001 - as above
             self._failures.report(Fallback.FORGET, user_id, error)
 
     async def copy_at_room_upgrade(

@@ -162,18 +162,23 @@ class Joined(Generic[T]):
     """
 
     def __init__(
-        self, statements: Callable[[LoggingTransaction], T], table: str | None = None
+        self,
+        statements: Callable[[LoggingTransaction], T],
+        table: str | None = None,
+        first: str = "",
     ) -> None:
         """
         Args:
             statements: run in the transaction after the method's own. May run several times, since
                 Synapse repeats a transaction if the database asks for it.
             table: the table whose upsert they join; None for the first transaction.
+            first: the transaction's first statement; see `read_committed`.
         """
         self.ran = False
         self.given: T | None = None
         self._statements = statements
         self._table = table
+        self._first = first
 
     async def call(self, native: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a bound method of the store; `ran` says whether the statements ran with it."""
@@ -190,6 +195,8 @@ class Joined(Generic[T]):
         """Run one of the method's transactions, with ours in it."""
 
         def both(txn: LoggingTransaction, *args: Any, **kwargs: Any) -> Any:
+            if self._first:
+                txn.execute(self._first)
             result = func(txn, *args, **kwargs)
             self.given = self._statements(txn)
             return result

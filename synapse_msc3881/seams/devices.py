@@ -35,8 +35,10 @@ GET_ACCOUNT_DATA_EXTENSION_RESPONSE = Seam(
 )
 DELETE_DEVICES = Seam(
     STORE + "delete_devices",
-    "every way of deleting a device ends here, on the process that does it",
+    "every way of deleting a device ends here, on the process that does it; deletes up to 100 in "
+    "one transaction, where we delete the scopes of those with settings of their own",
     parameters=("user_id", "device_ids"),
+    calls=("db_pool", "runInteraction"),
 )
 
 SEAMS: tuple[Seam, ...] = (

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,13 @@ from synapse_msc3881.storage.rule_statements import (
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
     from synapse.server import HomeServer
+
+
+#: Synapse's own deletion of a user's devices.
+DeleteDevices = Callable[[str, Collection[str]], Awaitable[None]]
+
+# Every supported Synapse deletes so many in one transaction.
+_DELETED_AT_ONCE = 100
 
 
 class OwnSettingsStore:
@@ -107,30 +115,54 @@ class OwnSettingsStore:
             row = f"the rule {rule.kind!r}, {rule.rule_id!r} of `global`"
             self._failures.report(Fallback.COPY_GLOBAL, user_id, error, row)
 
+    async def delete_devices(
+        self, native: DeleteDevices, user_id: str, device_ids: Collection[str]
+    ) -> None:
+        """Delete devices as Synapse does, and in the same transaction the scopes of some.
+
+        Of those that have their own settings. So whoever logs in later with the id of one of them
+        finds nothing of it, even if the process dies meanwhile.
+        """
+        remaining = list(device_ids)
+        while remaining:
+            some, remaining = remaining[:_DELETED_AT_ONCE], remaining[_DELETED_AT_ONCE:]
+            # The lock waits for what is just being written to the scope, which must go too; and
+            # for switching off, after which the scope stays.
+            delete = seams.Joined(
+                partial(self._forget_txn, user_id=user_id, device_ids=some),
+                first=self._see_what_commits,
+            )
+            await delete.call(native, user_id, some)
+            if not delete.ran:
+                await self.forget_devices(user_id, some)
+
     async def forget_devices(self, user_id: str, device_ids: Collection[str]) -> None:
         """Remove the scopes of those devices that have their own settings, after a logout.
 
-        On any process. A user without such a device costs the process that writes push rules
-        nothing, and any other a statement, since it may not yet have heard who has one.
+        A user without such a device costs the process that writes push rules nothing, and any other
+        a statement, since it may not yet have heard who has one.
         """
         if self._writes and user_id not in self.rules.own_users:
             return
 
         def forget_txn(txn: LoggingTransaction) -> None:
             if self._see_what_commits:
-                # The lock waits for what is just being written to the scope, which must go too; and
-                # for switching off, after which the scope stays.
                 txn.execute(self._see_what_commits)
-            found = own_devices_txn(txn, user_id, self._exclusive_lock).intersection(device_ids)
-            for device_id in found:
-                for delete in (_DELETE_OWN, _DELETE_KEPT, _DELETE_RULES):
-                    txn.execute(delete, (user_id, device_id))
-            if found:
-                self.rules.invalidate_txn(txn, user_id)
-                self.rules.own_changed_txn(txn, user_id)
-                self._scope_removed_txn(txn, user_id)
+            self._forget_txn(txn, user_id, device_ids)
 
         await self._api.run_db_interaction("msc3881_forget_own", forget_txn)
+
+    def _forget_txn(
+        self, txn: LoggingTransaction, user_id: str, device_ids: Collection[str]
+    ) -> None:
+        found = own_devices_txn(txn, user_id, self._exclusive_lock).intersection(device_ids)
+        for device_id in found:
+            for delete in (_DELETE_OWN, _DELETE_KEPT, _DELETE_RULES):
+                txn.execute(delete, (user_id, device_id))
+        if found:
+            self.rules.invalidate_txn(txn, user_id)
+            self.rules.own_changed_txn(txn, user_id)
+            self._scope_removed_txn(txn, user_id)
 
     async def tell_of_removed(self, user_id: str) -> None:
         """Wake up a user's syncs after a scope was removed on another process."""

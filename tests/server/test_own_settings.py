@@ -590,6 +590,22 @@ def _authorised(session: Session, method: str, where: str, body: JsonDict) -> No
     session.call(method, where, {**body, "auth": auth})
 
 
+def test_a_device_and_its_scope_go_at_once(deployment: Deployment, devices: Devices) -> None:
+    """Else a process that dies in between leaves the settings to the next login with that id."""
+    database = deployment._database
+    if database is None:
+        pytest.skip("on SQLite nothing holds up one of the transactions")
+    devices.switch()
+    find = "SELECT device_id FROM devices WHERE user_id = ? AND device_id = 'PHONE'"
+    with ThreadPoolExecutor() as pool, database.held_up("synapse_msc3881_own_settings") as waiting:
+        logout = pool.submit(devices.phone.logout)
+        wait_until(lambda: waiting() == 1, "the scope waiting to be removed")
+        assert deployment.sql(find, [devices.other.user_id]) == [("PHONE",)]
+    logout.result()
+    assert deployment.sql(find, [devices.other.user_id]) == []
+    assert left_of(deployment, devices.other.user_id) == []
+
+
 def test_a_deactivated_user_leaves_nothing(deployment: Deployment, devices: Devices) -> None:
     fill(devices.other)
     devices.switch()
