@@ -9,6 +9,7 @@ in order, so what has not come before the fence will not come.
 """
 
 import itertools
+import secrets
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +37,9 @@ NOTIFY: list[Action] = ["notify"]
 SILENT: list[Action] = []
 DONT_NOTIFY: list[Action] = ["dont_notify"]
 
+# Servers of two runs push at once: a port may have been another gateway's before, for whose
+# pushers a server still tries.
+_RUN = secrets.token_hex(3)
 _pushkeys = itertools.count()
 
 
@@ -63,7 +67,7 @@ def fence_off(user: Session, *scopes: str) -> None:
 
 
 def new_pushkey(name: str = "key") -> str:
-    return f"{name}-{next(_pushkeys)}"
+    return f"{name}-{_RUN}-{next(_pushkeys)}"
 
 
 @attr.s(auto_attribs=True, frozen=True, eq=False)

@@ -677,8 +677,9 @@ _TRANSACTIONS = re.compile(
 def transactions(deployment: Deployment) -> Counter[str]:
     """How many transactions of the module's there were, by what they are for."""
     found = {desc: int(float(n)) for desc, n in _TRANSACTIONS.findall(deployment.metrics())}
-    # The census is taken now and then, and pushers of other tests may try again.
-    of_others = ("msc3881_census", "msc3881_push_action")
+    # The census is taken now and then, and so are the positions of pushers; and those of other
+    # tests may try again.
+    of_others = ("msc3881_census", "msc3881_move_pushers", "msc3881_push_action")
     return Counter({desc: n for desc, n in found.items() if not desc.startswith(of_others)})
 
 
