@@ -64,9 +64,17 @@ class _Part:
 
     rules: Sequence[DeviceRule]
     chunk: Chunk | None
-    #: These two say what is compiled first: rules that only compare, and among equals silent ones.
-    seems_costly: bool
     has_silent: bool
+
+
+@attr.s(auto_attribs=True, slots=True)
+class _Run:
+    """Neighbouring rules that all seem to have patterns, or all seem only to compare."""
+
+    seems_costly: bool
+    rules: list[DeviceRule]
+    #: In the order of evaluation. Empty until the rules are split.
+    parts: list[_Part] = attr.Factory(list)
 
 
 @attr.s(auto_attribs=True, slots=True)
@@ -77,11 +85,18 @@ class _Scope:
     rooms: dict[object, Actions] = attr.Factory(dict)
     senders: dict[object, Actions] = attr.Factory(dict)
     #: In the order of evaluation.
-    parts: list[_Part] = attr.Factory(list)
+    runs: list[_Run] = attr.Factory(list)
     defaults: CompleteDefaults | None = None
 
+    def parts(self, *, costly: bool) -> Iterator[_Part]:
+        """The chunks of rules that seem costly, or of the others."""
+        for run in self.runs:
+            if run.seems_costly is costly:
+                yield from run.parts
+
     def so_far(self) -> CompiledScope:
-        chunks = tuple(part.chunk for part in self.parts if part.chunk is not None)
+        parts = (part for run in self.runs for part in run.parts)
+        chunks = tuple(part.chunk for part in parts if part.chunk is not None)
         return CompiledScope(
             groups=tuple(group for chunk in chunks for group in chunk.groups),
             rooms=self.rooms or _NOTHING,
@@ -94,9 +109,10 @@ class _Scope:
 class Compilation:
     """Compiles the device scopes that a user's pushers list, step by step.
 
-    What is only looked up comes first, then what is found again, then rules that only compare,
-    which apply even before the rest is ready. Among these, and among the rest, silent rules come
-    first, to keep muted what was muted.
+    What is only looked up comes first, then rules that only compare, which apply even before the
+    rest is ready. Among these, and among the rest, silent rules come first, to keep muted what was
+    muted. Of thousands of rules with patterns, it takes a while even to find again what is still in
+    use: that is done when the silent rules that only compare are ready.
     """
 
     def __init__(
@@ -155,11 +171,13 @@ class Compilation:
     def further_steps(self) -> Iterator[None]:
         """Compile the rest."""
         for scope in self._scopes.values():
-            yield from self._split(scope)
-        for costly in (False, True):
-            for silent in (True, False):
-                for scope in self._scopes.values():
-                    yield from self._compile(scope, costly, silent)
+            yield from self._find_runs(scope)
+        yield from self._split(costly=False)
+        yield from self._compile(costly=False, silent=True)
+        yield from self._split(costly=True)
+        yield from self._compile(costly=False, silent=False)
+        yield from self._compile(costly=True, silent=True)
+        yield from self._compile(costly=True, silent=False)
 
     def _look_up(self, scope: _Scope) -> Iterator[None]:
         parsed: dict[str, Actions] = {}
@@ -174,37 +192,54 @@ class Compilation:
             except (ValueError, TypeError, RecursionError) as error:
                 self._report_bad(rule, error)
 
-    def _split(self, scope: _Scope) -> Iterator[None]:
+    def _find_runs(self, scope: _Scope) -> Iterator[None]:
         for kinds in (_BEFORE_ROOM, _AFTER_SENDER):
-            for rules in _chunks(rule for rule in scope.rules if rule.kind in kinds):
-                part = _Part(
-                    rules,
-                    chunk=self._compiler.find(rules),
-                    seems_costly=_seems_costly(rules[0]),
-                    has_silent=any('"notify"' not in rule.actions for rule in rules),
-                )
-                scope.parts.append(part)
-                yield
+            run: _Run | None = None
+            for number, rule in enumerate(scope.rules):
+                if number % _LOOKUPS_OF_STEP == 0:
+                    yield
+                if rule.kind not in kinds:
+                    continue
+                costly = _seems_costly(rule)
+                if run is None or run.seems_costly is not costly:
+                    run = _Run(costly, [])
+                    scope.runs.append(run)
+                run.rules.append(rule)
 
-    def _compile(self, scope: _Scope, costly: bool, silent: bool) -> Iterator[None]:
-        new = 0
-        for part in scope.parts:
-            if part.seems_costly is not costly or part.has_silent is not silent:
-                continue
-            if part.chunk is None:
-                # Another scope may have compiled the same since.
-                part.chunk = self._compiler.find(part.rules)
-            if part.chunk is None and new < self._max_new_chunks:
-                new += 1
-                part.chunk = self._compiler.compile(part.rules, self._report_bad)
-            if part.chunk is None:
-                self.is_cut_short = True
-            elif self._bytes + part.chunk.size > self._max_bytes:
-                self.is_too_large = True
-                part.chunk = None
-            else:
-                self._bytes += part.chunk.size
-            yield
+    def _split(self, *, costly: bool) -> Iterator[None]:
+        for scope in self._scopes.values():
+            for run in scope.runs:
+                if run.seems_costly is not costly:
+                    continue
+                for rules in _chunks(run.rules):
+                    part = _Part(
+                        rules,
+                        chunk=self._compiler.find(rules),
+                        has_silent=any('"notify"' not in rule.actions for rule in rules),
+                    )
+                    run.parts.append(part)
+                    yield
+
+    def _compile(self, *, costly: bool, silent: bool) -> Iterator[None]:
+        for scope in self._scopes.values():
+            new = 0
+            for part in scope.parts(costly=costly):
+                if part.has_silent is not silent:
+                    continue
+                if part.chunk is None:
+                    # Another scope may have compiled the same since.
+                    part.chunk = self._compiler.find(part.rules)
+                if part.chunk is None and new < self._max_new_chunks:
+                    new += 1
+                    part.chunk = self._compiler.compile(part.rules, self._report_bad)
+                if part.chunk is None:
+                    self.is_cut_short = True
+                elif self._bytes + part.chunk.size > self._max_bytes:
+                    self.is_too_large = True
+                    part.chunk = None
+                else:
+                    self._bytes += part.chunk.size
+                yield
 
     def so_far(self) -> UserScopes | None:
         """What is compiled so far; None if nothing could match."""

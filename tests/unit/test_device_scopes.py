@@ -566,6 +566,24 @@ def test_silent_rules_are_compiled_before_others_of_their_sort(process: Process)
     process.finish()
 
 
+def test_a_silent_rule_that_compares_holds_before_many_others_are_looked_at(
+    process: Process,
+) -> None:
+    """To find out which of thousands of rules were compiled before takes a while, too."""
+    condition = {"kind": "event_match", "key": "type", "pattern": "org.example.thing"}
+    mute = a_rule("phone", 0, json.dumps([condition]), kind="underride")
+    process.tables.rules[ALICE] = [*words(9000), attr.evolve(mute, actions="[]")]
+    process.step = SLICE_SECONDS * 2
+    event = process.start(ALICE)
+    while not event.is_done and process.cpu < 4 * MUCH_SECONDS:
+        process.turn()
+    process.now += MAX_WAIT_FOR_MUCH_SECONDS
+    process.turn()
+    groups = event.found[ALICE].scopes["phone"].groups
+    assert [match.actions for group in groups for match in group.matches] == [[]]
+    process.finish()
+
+
 def test_a_bug_at_the_end_of_a_load_leaves_nobody_waiting(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
