@@ -95,9 +95,16 @@ def make_home(server: PageServer, gateway: Gateway) -> Home:
 
 
 def go(page: Page, *parts: str) -> None:
-    """Go to a screen of the page by its address."""
+    """Go to a screen of the page by its address, and return when that is the one that is shown."""
     route = "/".join(quote(part, safe="") for part in parts)
-    page.evaluate("(route) => { location.hash = `#/${route}`; }", route)
+    # Whoever listened before, as the page does, has heard of it by then.
+    page.evaluate(
+        """(hash) => location.hash === hash || new Promise((resolve) => {
+            addEventListener("hashchange", resolve, { once: true });
+            location.hash = hash;
+        }).then(() => true)""",
+        f"#/{route}",
+    )
     page.locator("main h1").wait_for()
 
 
@@ -117,6 +124,62 @@ def choose(page: Page, name: str, choice: str) -> Locator:
     expect(group.get_by_role("alert")).to_have_count(0)
     expect(radio).to_be_checked()
     return group
+
+
+def is_all_read(page: Page) -> None:
+    """Wait on the devices screen until the first reading is done.
+
+    What is asked last is which devices may have settings of their own, and so have a screen.
+    """
+    card(page, WEB).get_by_role("link", name=WEB, exact=True).wait_for()
+
+
+def answer(page: Page, question: str, label: str) -> None:
+    """Answer a question, and return when what that leads to is done."""
+    dialog = page.get_by_role("dialog", name=question)
+    # The browser tells the page of it with the next frame.
+    dialog.evaluate(
+        """(dialog) => {
+            window.told = new Promise((resolve) =>
+                dialog.addEventListener("close", () => resolve(null), { once: true }));
+        }"""
+    )
+    dialog.get_by_role("button", name=label, exact=True).click()
+    page.evaluate("told")
+    is_saved(page)
+
+
+def is_saved(page: Page) -> None:
+    """Wait until nothing is under way."""
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+
+
+def pause(page: Page, seconds: float = 1) -> None:
+    """Put the clock of a browser's pages forward, and stop it: no limit runs out by itself."""
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + seconds)
+
+
+def undo(page: Page) -> None:
+    """Undo that all but one device were silenced, and return when that is done."""
+    button = page.get_by_role("button", name="Undo")
+    button.click()
+    expect(button).to_have_count(0)
+
+
+def hear(page: Page) -> None:
+    """Keep all that the page says from now on, however briefly, for `has_said`."""
+    page.evaluate(
+        """() => {
+            window.said = [];
+            new MutationObserver(() => said.push(document.querySelector(".announcer").textContent))
+                .observe(document.body, {subtree: true, childList: true, characterData: true});
+        }"""
+    )
+
+
+def has_said(page: Page, text: str) -> None:
+    """Wait until the page has said something."""
+    page.wait_for_function("(text) => said.some((one) => one.includes(text))", arg=text)
 
 
 def card(page: Page, name: str) -> Locator:

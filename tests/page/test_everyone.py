@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Request, expect
 
 from demo.client import JsonDict, path
 from tests.page.conftest import PageServer, SignedIn, assert_accessible
@@ -17,6 +17,7 @@ from tests.page.screens import (
     choices,
     choose,
     go,
+    is_saved,
     switch,
 )
 
@@ -48,6 +49,7 @@ def test_names_are_never_markup_and_break_nothing(home: Home, signed_in: SignedI
     page = signed_in(home.phone, viewport={"width": 320, "height": 640})
     for route in (["devices"], ["devices", "PHONE"], ["rooms"], *(["rooms", r] for r in rooms)):
         go(page, *route)
+        expect(page.locator(".loading")).to_have_count(0)
         assert page.evaluate("document.images.length") == 0
         assert_fits(page)
     go(page, "rooms", rooms[0])
@@ -155,9 +157,11 @@ def test_everything_is_done_with_the_keyboard_alone(home: Home, signed_in: Signe
     assert not home.rules_of(home.phone)["underride"]
     tab_to(page.get_by_role("link", name="Devices").first)
     page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1, name="Devices")).to_be_focused()
     tab_to(page.get_by_role("switch", name="Push notifications").first)
     page.keyboard.press("Space")
     expect(page.get_by_role("switch", checked=True)).to_have_count(2)
+    is_saved(page)
 
 
 @pytest.mark.parametrize(
@@ -188,12 +192,14 @@ def test_the_first_load_is_small_and_asks_seldom(
 ) -> None:
     home.room("Choir")
     page = new_page()
-    bodies: list[int] = []
-    page.on("requestfinished", lambda r: bodies.append(r.sizes()["responseBodySize"]))
+    finished: list[Request] = []
+    page.on("requestfinished", lambda request: finished.extend([request]))
     page.goto(page_server.page_url)
     page.get_by_label("Username").fill(home.phone.user_id)
     page.get_by_label("Password", exact=True).fill("correct horse battery staple")
-    assert sum(bodies) <= 60_000
+    loaded = [request.sizes()["responseBodySize"] for request in finished]
+    assert len(loaded) >= 4
+    assert sum(loaded) <= 60_000
 
     def asked() -> list[str]:
         """Without the icon, and without what is asked when all is shown."""

@@ -15,7 +15,7 @@ from demo.loopback import LoopbackServer
 from synapse_msc3881.page.headers import origin_of, security_headers
 from tests.harness.admin import command_here
 from tests.harness.browser import Watch
-from tests.page.conftest import NewPage, PageServer, fill_in
+from tests.page.conftest import NewPage, PageServer, assert_eventually, fill_in
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -63,4 +63,5 @@ def test_it_works_from_another_origin(
     watch.allow("example.org")
     page.get_by_role("button", name="Sign out").click()
     page.get_by_role("button", name="Sign in").wait_for()
-    assert "policy: connect-src https://example.org/" in "\n".join(watch.complaints)
+    wanted = "policy: connect-src https://example.org/"
+    assert_eventually(page, lambda: any(wanted in said for said in watch.complaints))

@@ -23,6 +23,7 @@ from tests.page.conftest import (
     PageServer,
     assert_accessible,
     assert_eventually,
+    sign_out,
     stored_session,
     token_of,
 )
@@ -129,7 +130,7 @@ def test_the_whole_way(delegating: PageServer, alice: str, new_page: NewPage, wa
     be_known(page, alice)
     page.get_by_role("button", name="Sign out").wait_for()
     expect(page.locator("body")).to_contain_text(f"@{alice}:")
-    assert page.url == server.page_url + "#/rooms"
+    expect(page).to_have_url(server.page_url + "#/rooms")
 
     (registration,) = [each for each in sent if each.url.endswith("/reg")]
     asked_as = json.loads(registration.post_data or "")
@@ -205,8 +206,7 @@ def test_signing_out_revokes_the_tokens(
     stored = stored_session(page)
     sent: list[Request] = []
     record(page, sent)
-    page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_role("main")).to_contain_text("You are signed out.")
+    sign_out(page)
     (revocation,) = [each for each in sent if each.url.endswith("/token/revocation")]
     assert form_of(revocation)["token"] == stored["refreshToken"]
     assert stored_session(page) is None

@@ -9,8 +9,20 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from demo.client import JsonDict, Session
-from tests.page.conftest import SignedIn, assert_accessible, assert_eventually
-from tests.page.screens import PHONE, TABLET, WEB, Home, card, choices, choose, go
+from tests.page.conftest import SignedIn, assert_accessible
+from tests.page.screens import (
+    PHONE,
+    TABLET,
+    WEB,
+    Home,
+    answer,
+    card,
+    choices,
+    choose,
+    go,
+    is_all_read,
+    is_saved,
+)
 
 ITS_APP = "What is set in its own app"
 OWN_FIRST = "Its own settings, then everywhere"
@@ -64,11 +76,7 @@ def give(page: Page, device_id: str) -> None:
 def leave(page: Page, follow: str) -> None:
     """Choose another way for a device that goes by its app, and say that it is meant."""
     choices(page, "Follows").get_by_role("radio", name=follow).check()
-    dialog = page.get_by_role("dialog", name=LEAVING)
-    # When it is asked for, it is under way.
-    with page.expect_response("**/org.matrix.msc3837.own"):
-        dialog.get_by_role("button", name="Remove them").click()
-    expect(choices(page, "Follows")).to_have_attribute("aria-busy", "false")
+    answer(page, LEAVING, "Remove them")
     expect(choices(page, "Follows").get_by_role("radio", name=follow)).to_be_checked()
 
 
@@ -188,7 +196,7 @@ def test_leaving_asks_and_takes_back_what_the_app_has_set(home: Home, signed_in:
     dialog = page.get_by_role("dialog", name=LEAVING)
     expect(dialog).to_contain_text("the app shows what is set everywhere again")
     assert_accessible(page)
-    dialog.get_by_role("button", name="Cancel").click()
+    answer(page, LEAVING, "Cancel")
     assert_accessible(page)
     expect(group.get_by_role("radio", name=ITS_APP)).to_be_checked()
     assert goes_by_its_app(home, home.phone)
@@ -210,9 +218,9 @@ def test_a_reset_says_that_what_the_app_has_set_goes(home: Home, signed_in: Sign
     page.get_by_role("button", name="Reset this device").click()
     dialog = page.get_by_role("dialog", name="Reset this device?")
     expect(dialog).to_contain_text("What its app has set for it alone")
-    dialog.get_by_role("button", name="Reset this device").click()
+    answer(page, "Reset this device?", "Reset this device")
     expect(choices(page, "Follows").get_by_label("The same as everywhere")).to_be_checked()
-    assert_eventually(page, lambda: home.rules_of(home.phone) == {})
+    assert home.rules_of(home.phone) == {}
     assert not goes_by_its_app(home, home.phone)
 
 
@@ -254,9 +262,10 @@ def test_a_server_that_does_not_know_of_it_is_not_asked_for_it(
     page = signed_in(home.tablet)
     unknown = {"errcode": "M_UNRECOGNIZED", "error": "Unrecognized request"}
     page.route("**/org.matrix.msc3837.own", lambda r: r.fulfill(status=404, json=unknown))
-    page.reload()
+    with page.expect_response("**/org.matrix.msc3837.own") as answered:
+        page.reload()
+    answered.value.finished()
     go(page, "devices", "PHONE")
-    page.wait_for_load_state("networkidle")
     expect(choices(page, "Follows").get_by_role("radio")).to_have_count(4)
     go(page, "devices")
     expect(card(page, WEB).get_by_role("link")).to_have_count(0)
@@ -291,16 +300,12 @@ def test_what_its_app_has_set_stays_where_the_page_has_not_heard_of_it(
 ) -> None:
     room = home.room("Choir")
     page = signed_in(home.tablet)
-    # All of the first reading is done.
-    go(page, "devices", "WEB")
-    expect(choices(page, "Follows")).to_be_visible()
+    is_all_read(page)
     go(page, "devices", "PHONE")
-    page.wait_for_load_state("networkidle")
     home.phone.call("PUT", OWN.format("PHONE"), {"enabled": True})
     home.phone.put_rule("global", "content", "pizza", {"pattern": "pizza", "actions": ["notify"]})
     page.get_by_role("button", name="Reset this device").click()
-    dialog = page.get_by_role("dialog", name="Reset this device?")
-    dialog.get_by_role("button", name="Reset this device").click()
+    answer(page, "Reset this device?", "Reset this device")
     expect(page.get_by_role("alert")).to_contain_text("Nothing was changed: this device")
     assert "pizza" in [rule["rule_id"] for rule in home.phone.get_rules("global")["content"]]
     expect(choices(page, "Follows").get_by_role("radio", name=ITS_APP)).to_be_checked()
@@ -308,7 +313,7 @@ def test_what_its_app_has_set_stays_where_the_page_has_not_heard_of_it(
     home.phone.call("PUT", OWN.format("PHONE"), {"enabled": False})
     page.reload()
     go(page, "rooms", room)
-    page.wait_for_load_state("networkidle")
+    expect(choices(page, PHONE)).to_be_visible()
     home.phone.call("PUT", OWN.format("PHONE"), {"enabled": True})
     choose(page, PHONE, "All messages")
     assert room in [rule["rule_id"] for rule in home.phone.get_rules("global")["room"]]
@@ -328,8 +333,7 @@ def test_what_is_not_heard_of_a_device_changes_nothing_of_what_is_said(
         where = f"**{OWN.format(device_id)}"
         page.route(where, lambda route: route.abort())
         page.get_by_role("button", name="Look for new devices").click()
-        page.get_by_text("All devices are shown").wait_for()
-        page.get_by_text("All devices are shown").wait_for(state="hidden")
+        is_saved(page)
         expect(says).to_have_count(2)
         page.unroute(where)
 
