@@ -5,12 +5,12 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import attr
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from demo.client import Session
 from demo.gateway import Gateway
@@ -172,6 +172,33 @@ def assert_eventually(page: Page, condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "what was waited for did not come"
         page.wait_for_timeout(20)
+
+
+@contextmanager
+def hold(page: Page, where: str, *, fail: bool = False) -> Iterator[Callable[[], None]]:
+    """Keep what a page asks for at some address from the server until the block ends.
+
+    The block gets what waits until there is something that is kept.
+
+    Args:
+        fail: whether it gets no answer at all.
+    """
+    held: list[Route] = []
+    is_over = False
+
+    def keep(route: Route) -> None:
+        if is_over:
+            route.fallback()
+        else:
+            held.append(route)
+
+    page.route(where, keep)
+    yield lambda: assert_eventually(page, lambda: held)
+    assert_eventually(page, lambda: held)
+    is_over = True
+    for route in held:
+        route.abort() if fail else route.continue_()
+    page.unroute(where, keep)
 
 
 def sign_in(page: Page, server: PageServer, user: Session, password: str = PASSWORD) -> None:

@@ -102,7 +102,8 @@ function Screens({ store }) {
   const route = useRoute();
   const [, setVersion] = useState(0);
   const [error, setError] = useState(/** @type {any} */ (null));
-  const shown = useRef("");
+  const where = [route.screen, ...route.ids].join("/");
+  const shown = useRef(where);
 
   const read = () => {
     setError(null);
@@ -132,17 +133,16 @@ function Screens({ store }) {
     };
   }, [store]);
 
-  const where = [route.screen, ...route.ids].join("/");
   const ready = store.devices !== null;
   useEffect(() => {
     const heading = document.querySelector("main h1")?.textContent?.trim().slice(0, 100);
     document.title = heading ? `${heading} – ${t("app.title")}` : t("app.title");
-    // The first screen keeps the focus where a page has it; a further one is read from its heading.
-    if (ready && shown.current && shown.current !== where) {
-      scrollTo(0, 0);
-      focusTitle();
-    }
-    if (ready) shown.current = where;
+    // The first screen keeps the focus where a page has it; a further one is read from its heading, also
+    // where it was chosen before there was anything to show.
+    if (!ready || shown.current === where) return;
+    shown.current = where;
+    scrollTo(0, 0);
+    focusTitle();
   });
 
   if (error) {

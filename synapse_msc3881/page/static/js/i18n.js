@@ -9,6 +9,8 @@ const LONGEST = 120;
 const TURNS = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u200e\u200f\u202a-\u202e\u2066-\u2069]/;
 
 const state = {
+  /** How often a catalogue was asked for. */
+  asked: 0,
   language: "en",
   /** @type {Record<string, string>} */
   texts: {},
@@ -49,8 +51,11 @@ export async function loadTexts(chosen) {
     // It holds until the page is closed.
   }
   const next = chosen ?? wanted();
+  const turn = ++state.asked;
   const answer = await fetch(new URL(`../i18n/${next}.json`, import.meta.url));
-  state.texts = await answer.json();
+  const texts = await answer.json();
+  if (turn !== state.asked) return; // Another was chosen meanwhile.
+  state.texts = texts;
   state.language = next;
   document.documentElement.lang = next;
 }
