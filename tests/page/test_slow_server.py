@@ -6,11 +6,19 @@ from playwright.sync_api import Page, expect
 
 from tests.page.conftest import SignedIn, hold
 from tests.page.screens import (
+    PHONE,
+    TABLET,
+    WEB,
     Home,
+    card,
+    is_saved,
 )
 
 # A status that is no success is an error on the console, whoever expects it.
 pytestmark = pytest.mark.usefixtures("refusals_may_be_logged")
+
+SILENCE = "Silence all but this device"
+PUSHER_IS_SET = "**/_matrix/client/v3/pushers/set"
 
 
 def has_taken_it(page: Page) -> None:
@@ -26,6 +34,39 @@ def test_a_screen_chosen_while_the_first_one_loads_is_read_from_its_heading(
         page.reload()
         page.get_by_role("link", name="Rooms").click()
     expect(page.get_by_role("heading", level=1, name="Rooms")).to_be_focused()
+
+
+# ---- Silencing ----
+
+
+def test_what_is_said_of_silencing_is_so_when_it_is_read_out(
+    home: Home, signed_in: SignedIn
+) -> None:
+    page = signed_in(home.phone)
+    page.evaluate(
+        """() => {
+            window.readOut = [];
+            addEventListener("focusin", ({ target }) => readOut.push(target.textContent));
+        }"""
+    )
+    card(page, TABLET).get_by_role("button", name=SILENCE).click()
+    expect(page.get_by_role("group").filter(has_text="Undo")).to_be_focused()
+    assert page.evaluate("readOut.at(-1)").startswith(f"Only “{TABLET}” notifies you now.")
+
+
+def test_silencing_anew_while_it_is_undone_holds(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.phone)
+    card(page, TABLET).get_by_role("button", name=SILENCE).click()
+    expect(page.get_by_text(f"Only “{TABLET}” notifies you now.")).to_be_visible()
+    card(page, PHONE).get_by_role("button", name=SILENCE).click()
+    expect(page.get_by_text(f"Only “{PHONE}” notifies you now.")).to_be_visible()
+    with hold(page, PUSHER_IS_SET):
+        page.get_by_role("button", name="Undo").click()
+        card(page, WEB).get_by_role("button", name=SILENCE).click()
+    expect(page.get_by_text(f"Only “{WEB}” notifies you now.")).to_be_visible()
+    is_saved(page)
+    assert not home.pusher(home.phone)["enabled"]
+    assert not home.pusher(home.tablet)["enabled"]
 
 
 # ---- Reading again ----

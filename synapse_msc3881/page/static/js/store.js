@@ -50,8 +50,8 @@ export class Store {
     this.canGiveOwn = false;
     /** When all was read last. */
     this.readAt = 0;
-    /** @type {{id: string, name: string, isTold: boolean, run: () => Promise<void>} | null} how to undo
-     *   that all but one device were silenced */
+    /** @type {{id: string, name: string, isTold: boolean, takeBack: () => Promise<void>} | null} how to
+     *   undo that all but one device were silenced */
     this.undo = null;
   }
 
@@ -224,7 +224,8 @@ export class Store {
         await this.refresh();
         return value;
       } catch (error) {
-        await this.refresh().catch(() => null);
+        // What is known of it is shown all the same.
+        await this.refresh().catch(() => this.changed());
         throw error;
       }
     });
@@ -338,15 +339,20 @@ export class Store {
         throw error;
       }
       const earlier = this.undo;
-      const run = async () => {
-        await this.change(takeBack);
-        await earlier?.run();
-        this.forgetUndo();
+      const takeBackAll = async () => {
+        await takeBack();
+        await earlier?.takeBack();
       };
-      // Before anything else can fail.
-      this.undo = { id: kept.id, name: kept.name, isTold: false, run };
-      this.changed();
+      // Before anything else can fail; shown with what is read next, of which it tells.
+      this.undo = { id: kept.id, name: kept.name, isTold: false, takeBack: takeBackAll };
     });
+  }
+
+  /** Bring back all that was on before devices were silenced. */
+  async undoSilence() {
+    // At once, so that nothing comes between.
+    await this.change(async () => this.undo?.takeBack());
+    this.forgetUndo();
   }
 
   forgetUndo() {

@@ -48,7 +48,7 @@ function Undo({ store }) {
   }, []);
   return html`<div class="notice" role="group" tabindex="-1" ref=${self} aria-busy=${busy}>
     <p>${silencedSentence(store, undo)}</p>
-    <button type="button" class="button" onClick=${() => run(undo.run)}>${t("devices.undo")}</button>
+    <button type="button" class="button" onClick=${() => run(() => store.undoSilence())}>${t("devices.undo")}</button>
     <button type="button" class="button-quiet" onClick=${() => store.forgetUndo()}>
       ${t("devices.keep")}
     </button>
