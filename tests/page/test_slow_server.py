@@ -11,6 +11,9 @@ from tests.page.screens import (
     WEB,
     Home,
     card,
+    go,
+    has_said,
+    hear,
     is_saved,
 )
 
@@ -67,6 +70,62 @@ def test_silencing_anew_while_it_is_undone_holds(home: Home, signed_in: SignedIn
     is_saved(page)
     assert not home.pusher(home.phone)["enabled"]
     assert not home.pusher(home.tablet)["enabled"]
+
+
+# ---- A device ----
+
+
+def test_a_button_that_is_pressed_twice_takes_nothing_back(home: Home, signed_in: SignedIn) -> None:
+    home.phone_pusher.set(
+        app_display_name="Demo", device_display_name=PHONE, profile_tags=["app", "global"]
+    )
+    page = signed_in(home.tablet)
+    go(page, "devices", "PHONE")
+    with hold(page, PUSHER_IS_SET):
+        page.get_by_role("button", name="Move “Everywhere” up").dblclick()
+    is_saved(page)
+    assert home.pusher(home.phone)["profile_tags"] == ["global", "app"]
+
+
+def test_keywords_are_written_one_after_another(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.tablet)
+    go(page, "devices", "PHONE")
+    section = page.get_by_role("region", name="Keywords")
+    word = section.get_by_label("Word", exact=True)
+    with hold(page, "**/pushrules/device/PHONE/content/**"):
+        for added in ("pizza", "pasta", "fennel"):
+            word.fill(added)
+            section.get_by_role("button", name="Add").click()
+        word.fill("thy")
+    is_saved(page)
+    rows = section.get_by_role("listitem")
+    assert {*rows.locator(".row-name").all_inner_texts()} == {"pizza", "pasta", "fennel"}
+    expect(word).to_have_value("thy")
+
+
+def test_a_failure_is_told_to_who_has_gone_to_another_screen(
+    home: Home, signed_in: SignedIn
+) -> None:
+    page = signed_in(home.phone)
+    hear(page)
+    with hold(page, PUSHER_IS_SET, fail=True):
+        card(page, TABLET).get_by_role("switch").click()
+        go(page, "rooms")
+    has_said(page, "The server cannot be reached.")
+
+
+def test_nothing_is_said_to_be_saved_while_another_change_is_under_way(
+    home: Home, signed_in: SignedIn
+) -> None:
+    page = signed_in(home.phone)
+    hear(page)
+    with hold(page, PUSHER_IS_SET) as wait_for_the_second:
+        with hold(page, PUSHER_IS_SET):
+            card(page, PHONE).get_by_role("switch").click()
+            card(page, TABLET).get_by_role("switch").click()
+        wait_for_the_second()
+        assert "Saved" not in page.evaluate("said")
+    has_said(page, "Saved")
 
 
 # ---- Reading again ----

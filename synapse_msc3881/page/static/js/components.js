@@ -81,37 +81,48 @@ export function Problem({ error, onRetry }) {
 /**
  * Changes one after another: the last that was asked for while one was under way is done after it.
  *
+ * @param {{each?: boolean}} [options]  `each`: all that were asked for are, as none replaces another
  * @returns {{busy: boolean, error: any, run: (change: () => Promise<any>) => Promise<any>, retry: () => void}}
  */
-export function useChange() {
+export function useChange({ each = false } = {}) {
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState(/** @type {any} */ (null));
-  /** @type {{current: {running: boolean, next: (() => Promise<any>) | null, last: () => Promise<any>}}} */
-  const state = useRef({ running: false, next: null, last: async () => undefined });
+  /** @type {{current: {running: boolean, next: (() => Promise<any>)[], last: () => Promise<any>}}} */
+  const state = useRef({ running: false, next: [], last: async () => undefined });
+
+  const isShown = useRef(true);
+  useEffect(
+    () => () => {
+      isShown.current = false;
+    },
+    [],
+  );
 
   /** @param {() => Promise<any>} change */
   async function run(change) {
     const { current } = state;
-    current.next = change;
+    current.next = each ? [...current.next, change] : [change];
     if (current.running) return;
     current.running = true;
     setBusy(true);
     saving++;
     announce(t("status.saving"));
     try {
-      while (current.next) {
-        current.last = current.next;
-        current.next = null;
-        await current.last();
+      for (let next = current.next.shift(); next; next = current.next.shift()) {
+        current.last = next;
+        await next();
       }
       setError(null);
-      announce(t("status.saved"));
-    } catch (caught) {
-      current.next = null;
-      setError(caught);
-      announce("");
-    } finally {
       saving--;
+      announce(saving ? t("status.saving") : t("status.saved"));
+    } catch (/** @type {any} */ caught) {
+      current.next = [];
+      setError(caught);
+      saving--;
+      // Who has gone to another screen does not see it there. That a session is over shows by itself.
+      if (!isShown.current && caught.status !== 401) announce(sentenceOf(caught));
+      else announce(saving ? t("status.saving") : "");
+    } finally {
       current.running = false;
       setBusy(false);
     }

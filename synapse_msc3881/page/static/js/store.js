@@ -369,20 +369,23 @@ export class Store {
   }
 
   /**
-   * Let two entries of a device's list change places, whatever else is in it by now.
+   * Let two entries of a device's list change places, unless they are in this order by now. Who presses a
+   * button twice does not mean to take back what it does.
    *
    * @param {Device} device
-   * @param {string} one
-   * @param {string} other
+   * @param {string} first
+   * @param {string} second
    */
-  swapTags(device, one, other) {
+  putTagBefore(device, first, second) {
     const swapped = new Map([
-      [one, other],
-      [other, one],
+      [first, second],
+      [second, first],
     ]);
+    const isAfter = (/** @type {string[]} */ tags) =>
+      tags.includes(second) && tags.indexOf(first) > tags.indexOf(second);
     return this.change(() =>
       this.attach(device, (tags) =>
-        tags.includes(one) && tags.includes(other) ? tags.map((tag) => swapped.get(tag) ?? tag) : tags,
+        isAfter(tags) ? tags.map((tag) => swapped.get(tag) ?? tag) : tags,
       ),
     );
   }

@@ -96,12 +96,14 @@ function Follows({ store, device }) {
 
 /** @param {{store: Store, device: Device}} props  a list that another app has set: shown, and put in order */
 function TagList({ store, device }) {
-  const { busy, error, run, retry } = useChange();
+  const { busy, error, run, retry } = useChange({ each: true });
   const id = useId();
   const items = useRef(/** @type {any} */ (null));
   const move = (/** @type {number} */ from, /** @type {number} */ to) => {
-    const [one, other] = /** @type {[string, string]} */ ([device.tags[from], device.tags[to]]);
-    void run(() => store.swapTags(device, one, other)).then(() => {
+    const [first, second] = /** @type {[string, string]} */ (
+      to < from ? [device.tags[from], device.tags[to]] : [device.tags[to], device.tags[from]]
+    );
+    void run(() => store.putTagBefore(device, first, second)).then(() => {
       const button = items.current?.children[to]?.querySelector("button:not([disabled])");
       button?.focus();
     });
@@ -204,7 +206,7 @@ function Keywords({ store, device }) {
   const id = useId();
   const hintId = useId();
   const errorId = useId();
-  const { busy, error, run, retry } = useChange();
+  const { busy, error, run, retry } = useChange({ each: true });
   const [word, setWord] = useState("");
   const [sound, setSound] = useState(true);
   const [missing, setMissing] = useState(false);
@@ -215,7 +217,12 @@ function Keywords({ store, device }) {
     const added = word.trim();
     setMissing(!added);
     input.current.focus();
-    if (added) void run(() => store.setKeyword(device, added, sound).then(() => setWord("")));
+    if (!added) return;
+    void run(async () => {
+      await store.setKeyword(device, added, sound);
+      // The next may have been written meanwhile.
+      setWord((/** @type {string} */ now) => (now.trim() === added ? "" : now));
+    });
   };
   return html`<section class="card" aria-labelledby=${id}>
     <h2 id=${id}>${t("device.keywords")}</h2>
