@@ -2,24 +2,32 @@
 """A server that is slow: nothing that is done meanwhile is lost, taken back or told wrongly."""
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import APIResponse, Page, Route, expect
 
-from tests.page.conftest import SignedIn, hold
+from demo.client import path
+from tests.harness.browser import Watch
+from tests.page.conftest import SignedIn, assert_eventually, hold
 from tests.page.screens import (
     PHONE,
     TABLET,
     WEB,
     Home,
     card,
+    choices,
+    choose,
     go,
     has_said,
     hear,
+    is_all_read,
     is_saved,
+    pause,
 )
 
 # A status that is no success is an error on the console, whoever expects it.
 pytestmark = pytest.mark.usefixtures("refusals_may_be_logged")
 
+ITS_APP = "What is set in its own app"
+SLIDING = "**/org.matrix.simplified_msc3575/sync?*"
 SILENCE = "Silence all but this device"
 PUSHER_IS_SET = "**/_matrix/client/v3/pushers/set"
 
@@ -103,6 +111,31 @@ def test_keywords_are_written_one_after_another(home: Home, signed_in: SignedIn)
     expect(word).to_have_value("thy")
 
 
+def test_what_was_chosen_while_it_was_asked_for_is_shown(home: Home, signed_in: SignedIn) -> None:
+    page = signed_in(home.phone)
+    is_all_read(page)
+    held: list[tuple[Route, APIResponse]] = []
+    where = "**/pushrules/device/WEB/org.matrix.msc3837.own"
+
+    def late(route: Route) -> None:
+        """The first answer tells of what is so by now, and comes later."""
+        if route.request.method == "GET" and not held:
+            held.append((route, route.fetch()))
+        else:
+            route.continue_()
+
+    page.route(where, late)
+    page.get_by_role("button", name="Look for new devices").click()
+    assert_eventually(page, lambda: held)
+    go(page, "devices", "WEB")
+    choose(page, "Follows", ITS_APP)
+    [(route, before)] = held
+    with page.expect_response(where):
+        route.fulfill(response=before)
+    has_taken_it(page)
+    expect(choices(page, "Follows").get_by_role("radio", name=ITS_APP)).to_be_checked()
+
+
 def test_a_failure_is_told_to_who_has_gone_to_another_screen(
     home: Home, signed_in: SignedIn
 ) -> None:
@@ -129,6 +162,71 @@ def test_nothing_is_said_to_be_saved_while_another_change_is_under_way(
 
 
 # ---- Reading again ----
+
+
+def test_devices_stay_where_they_are_when_they_are_read_again(
+    home: Home, signed_in: SignedIn
+) -> None:
+    page = signed_in(home.phone)
+    names = page.get_by_role("heading", level=2)
+    expect(names).to_have_count(3)
+    before = names.all_inner_texts()
+    assert before[0] != WEB
+    expect(card(page, WEB)).not_to_contain_text("last seen")
+    home.web.call("GET", path("account", "whoami"))
+    page.get_by_role("button", name="Look for new devices").click()
+    expect(card(page, WEB)).to_contain_text("last seen")
+    assert names.all_inner_texts() == before
+
+
+def test_who_comes_back_has_it_read_once(home: Home, signed_in: SignedIn, watch: Watch) -> None:
+    page = signed_in(home.phone)
+    page.clock.install()
+    page.reload()
+    is_all_read(page)
+    pause(page, 10)
+    watch.requests.clear()
+    # What is asked last when all is read.
+    with page.expect_response("**/org.matrix.msc3837.own"):
+        page.evaluate("dispatchEvent(new Event('focus'))")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    asked = [url for _, url in watch.requests if url.endswith("/_matrix/client/v3/devices")]
+    assert len(asked) == 1
+
+
+def test_rooms_that_take_long_to_read_are_not_read_twice_at_once(
+    home: Home, signed_in: SignedIn
+) -> None:
+    home.room("Choir")
+    page = signed_in(home.phone)
+    is_all_read(page)
+    page.clock.install()
+    first: list[Route] = []
+    held: list[Route] = []
+    page.route(
+        SLIDING, lambda route: (held if "pos=" in route.request.url else first).append(route)
+    )
+
+    def window(routes: list[Route]) -> None:
+        """Answer the request for a window: there are more rooms than the first two show."""
+        assert_eventually(page, lambda: routes)
+        route = routes.pop()
+        answer = route.fetch()
+        content = answer.json()
+        content["lists"]["rooms"]["count"] = 600
+        route.fulfill(response=answer, json=content)
+
+    page.reload()
+    window(first)
+    for _ in range(2):
+        assert_eventually(page, lambda: held)
+        go(page, "devices")
+        page.clock.fast_forward(20_000)
+        go(page, "rooms")
+        window(held)
+    count = page.get_by_role("status").filter(has_text="2 rooms")
+    expect(count).not_to_contain_text("loading more")
+    assert not first
 
 
 def test_the_language_chosen_last_is_shown(home: Home, signed_in: SignedIn) -> None:

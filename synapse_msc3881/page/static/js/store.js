@@ -29,6 +29,7 @@ export class Store {
     /** @type {Room[]} */
     this.rooms = [];
     this.roomsComplete = false;
+    this.isReadingRooms = false;
     /** When they were asked for last; 0 where that failed. */
     this.roomsAsked = 0;
     /** @type {any} why the rooms could not be read */
@@ -48,7 +49,7 @@ export class Store {
     this.ownSettings = {};
     /** Whether the server lets devices go by their own app. */
     this.canGiveOwn = false;
-    /** When all was read last. */
+    /** When all was asked for last; 0 where that failed. */
     this.readAt = 0;
     /** @type {{id: string, name: string, isTold: boolean, takeBack: () => Promise<void>} | null} how to
      *   undo that all but one device were silenced */
@@ -120,10 +121,16 @@ export class Store {
 
   /** Read again after another change, so that no older answer comes last. */
   async readAgain() {
-    await this.change(async () => {
-      this.sessions = await this.client.devices();
-      this.readAt = Date.now();
-    });
+    // From now on, so that who comes back, of which a browser tells twice, does not have it read twice.
+    this.readAt = Date.now();
+    try {
+      await this.change(async () => {
+        this.sessions = await this.client.devices();
+      });
+    } catch (error) {
+      this.readAt = 0;
+      throw error;
+    }
     await this.readTrouble();
     await this.readOwn();
   }
@@ -140,20 +147,25 @@ export class Store {
   }
 
   putTogether() {
+    const places = new Map(this.devices?.map(({ id }, place) => [id, place]));
+    const placeOf = (/** @type {Device} */ { id }) => places.get(id) ?? -1;
+    // In the order in which they are shown already, so that none moves away from a finger; new ones first.
     this.devices = devicesOf(
       this.sessions,
       this.pushers,
       this.accountData,
       this.client.session.deviceId,
       this.ownSettings,
-    );
+    ).sort((a, b) => placeOf(a) - placeOf(b));
     this.emails = emailsOf(this.pushers);
     this.changed();
   }
 
   /** Read the rooms, unless they were read just now. */
   async readRooms() {
-    if (Date.now() - this.roomsAsked < FRESH_MS) return;
+    // A server may need longer for them than they stay fresh.
+    if (this.isReadingRooms || Date.now() - this.roomsAsked < FRESH_MS) return;
+    this.isReadingRooms = true;
     this.roomsAsked = Date.now();
     this.roomsError = null;
     try {
@@ -167,6 +179,8 @@ export class Store {
       this.roomsAsked = 0;
       this.roomsError = error;
       this.changed();
+    } finally {
+      this.isReadingRooms = false;
     }
   }
 
@@ -197,13 +211,15 @@ export class Store {
     const [first, ...rest] = silent.length ? silent : known.slice(0, 1);
     if (!first) return;
     // Where no answer comes, what was known before still counts.
+    const before = { ...this.ownSettings };
     const asked = (/** @type {Device} */ { id }) => this.client.hasOwnSettings(id).catch(() => undefined);
     const answer = await asked(first);
     if (answer !== undefined) this.canGiveOwn = answer !== null;
     if (!this.canGiveOwn) return;
     const answers = [answer, ...(await Promise.all(rest.map(asked)))];
     for (const [index, { id }] of [first, ...rest].entries()) {
-      this.ownSettings[id] = answers[index] ?? this.ownSettings[id] ?? false;
+      // What was chosen since is newer than the answer.
+      if (this.ownSettings[id] === before[id]) this.ownSettings[id] = answers[index] ?? before[id] ?? false;
     }
     this.putTogether();
   }
