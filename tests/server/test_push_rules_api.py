@@ -296,7 +296,7 @@ WRITES = st.lists(st.builds(Write, IDS, st.none() | IDS, st.none() | IDS), min_s
     derandomize=True,
     database=None,
     # The fixture is a server: it does not matter that the examples share it.
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_rules_come_where_they_are_put_as_in_global(
     deployment: Deployment, writes: list[Write], kind: str
