@@ -58,10 +58,6 @@ class FaultReport:
     def add(self, fault: str, with_module: bool, count: Count) -> None:
         self._counts.setdefault(fault, {})[with_module] = count
 
-    def vanilla(self, fault: str) -> Count | None:
-        """What the fault did without the module, if that was measured in this run."""
-        return self._counts.get(fault, {}).get(False)
-
     def lines(self) -> Iterator[str]:
         for fault, counts in self._counts.items():
             for with_module, count in counts.items():
