@@ -5,12 +5,12 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import attr
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, expect
 
 from demo.client import Session
 from demo.gateway import Gateway
@@ -197,7 +197,8 @@ def hold(page: Page, where: str, *, fail: bool = False) -> Iterator[Callable[[],
     assert_eventually(page, lambda: held)
     is_over = True
     for route in held:
-        route.abort() if fail else route.continue_()
+        with suppress(Error):  # The page may not want it any more.
+            route.abort() if fail else route.continue_()
     page.unroute(where, keep)
 
 

@@ -18,6 +18,7 @@ from tests.page.conftest import (
     assert_accessible,
     assert_eventually,
     fill_in,
+    hold,
     second_tab,
     sign_in,
     sign_out,
@@ -99,6 +100,24 @@ def test_a_second_tab_is_signed_in_and_signing_out_ends_both(
     sign_out(second)
     is_signed_out(first, "You are signed out.")
     assert sessions_of(alice) == []
+
+
+def test_while_one_tab_signs_out_the_others_ask_for_nothing(
+    alice: Session, page_server: PageServer, signed_in: SignedIn, watch: Watch
+) -> None:
+    first = signed_in(alice)
+    second = second_tab(first, page_server)
+    look = first.get_by_role("button", name="Look for new devices")
+    look.wait_for()
+    with hold(first, "**/_matrix/client/v3/devices") as wait_for_a_request:
+        look.click()
+        wait_for_a_request()
+        sign_out(second)
+        is_signed_out(first, "You are signed out.")
+    # Time enough for whatever the first might ask with what it had.
+    fill_in(first, alice.user_id, PASSWORD)
+    first.get_by_role("heading", name="Devices").wait_for()
+    assert not [url for _, url in watch.requests if url.endswith("/refresh")]
 
 
 def test_who_signs_in_again_in_another_tab_does_not_sign_the_first_out(

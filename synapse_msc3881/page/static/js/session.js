@@ -300,6 +300,8 @@ export class Session {
   #refreshing = null;
   /** @type {Promise<void> | null} */
   #leaving = null;
+  /** Whether another tab is signing out. */
+  #isLeft = false;
   /** @type {Set<AbortController>} */
   #underWay = new Set();
   #over = false;
@@ -361,8 +363,9 @@ export class Session {
    */
   signOut(reason = "signed-out") {
     if (this.#leaving) return this.#leaving;
-    // What is under way would be refused, and would look for another token.
-    for (const request of this.#underWay) request.abort();
+    const { userId, homeserver } = this;
+    this.#stopAsking();
+    this.#channel.postMessage({ leaving: userId, homeserver });
     // Here it ends all the same, and soon: nobody must be able to go on because the network is down.
     const leaving = new AbortController();
     const late = new Promise((resolve) => setTimeout(resolve, LEAVE_MS, false));
@@ -392,7 +395,7 @@ export class Session {
    * @param {{signal?: AbortSignal, [more: string]: unknown}} options
    */
   async #ask(method, path, options) {
-    if (this.#over || this.#leaving) throw overError();
+    if (this.#isEnding()) throw overError();
     const request = new AbortController();
     const abort = () => request.abort();
     options.signal?.addEventListener("abort", abort);
@@ -401,11 +404,20 @@ export class Session {
     try {
       return await this.#askAlways(method, path, { ...options, signal: request.signal });
     } catch (error) {
-      throw this.#leaving ? overError() : error;
+      throw this.#isEnding() ? overError() : error;
     } finally {
       this.#underWay.delete(request);
       options.signal?.removeEventListener("abort", abort);
     }
+  }
+
+  #isEnding() {
+    return this.#over || this.#isLeft || this.#leaving !== null;
+  }
+
+  /** What is under way would be refused, and would look for another token. */
+  #stopAsking() {
+    for (const request of this.#underWay) request.abort();
   }
 
   /**
@@ -506,6 +518,13 @@ export class Session {
       this.#adopt(data.session);
     } else if (data?.active === this.userId && typeof data.at === "number") {
       mine.activeAt = Math.max(mine.activeAt, Math.min(data.at, Date.now()));
+    } else if (data?.leaving === this.userId && data.homeserver === this.homeserver) {
+      this.#isLeft = true;
+      this.#stopAsking();
+      // Unless that tab has been closed meanwhile, this one is told before.
+      setTimeout(() => {
+        this.#isLeft = false;
+      }, 2 * LEAVE_MS);
     } else if (data?.over === this.userId && data.homeserver === this.homeserver) {
       this.#end(String(data.reason), false);
     }
