@@ -454,7 +454,7 @@ def _behind(known: Mapping[str, JsonDict | None]) -> Iterator[str]:
         yield f"{name} does not answer"
     for name, position in answers.items():
         if position["busy"]:
-            yield f"{name} starts pushers"
+            yield f"{name} changes pushers"
         for other in answers.values():
             for stream, written in other["written"].items():
                 seen = position["seen"][stream].get(other["instance"], 0)

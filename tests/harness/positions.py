@@ -34,7 +34,7 @@ class _PositionsResource(Resource):
     def __init__(self, hs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._hs = hs
-        self._starting_pushers = 0
+        self._changing_pushers = 0
         self._count_changes_of_pushers()
 
     def render_GET(self, _request: Request) -> bytes:
@@ -43,7 +43,7 @@ class _PositionsResource(Resource):
         instances = ["master", *self._hs.config.worker.instance_map]
         streams = handler.get_streams()
         answer = {
-            "busy": self._starting_pushers > 0,
+            "busy": self._changing_pushers > 0,
             "instance": self._hs.get_instance_name(),
             "written": {
                 stream.NAME: _written(stream)
@@ -58,18 +58,24 @@ class _PositionsResource(Resource):
         return json.dumps(answer).encode()
 
     def _count_changes_of_pushers(self) -> None:
-        """A pusher starts or stops some time after its row came over the stream."""
-        pool = self._hs.get_pusherpool()
-        native = pool.process_pusher_change_by_id
+        """A pusher changes some time after its process has heard of what concerns it.
 
-        async def process_pusher_change_by_id(*args: Any, **kwargs: Any) -> Any:
-            self._starting_pushers += 1
+        It starts or stops; or what is read of a user's pushers tells by whose settings they go.
+        """
+        self._count_calls(self._hs.get_pusherpool(), "process_pusher_change_by_id")
+        self._count_calls(self._hs.get_datastores().main, "get_pushers_by_user_id")
+
+    def _count_calls(self, of: Any, name: str) -> None:
+        native = getattr(of, name)
+
+        async def counted(*args: Any, **kwargs: Any) -> Any:
+            self._changing_pushers += 1
             try:
                 return await native(*args, **kwargs)
             finally:
-                self._starting_pushers -= 1
+                self._changing_pushers -= 1
 
-        pool.process_pusher_change_by_id = process_pusher_change_by_id
+        setattr(of, name, counted)
 
 
 def _written(stream: Any) -> int:
