@@ -4,6 +4,7 @@
 It talks to loopback only, and what it complains of is kept.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -70,15 +71,18 @@ def _from_npm() -> Chromium | None:
         "AWS_LAMBDA_JS_RUNTIME": "nodejs24.x",
         "TMPDIR": str(unpacked),
     }
-    done = subprocess.run(
-        [program, "--input-type=module", "--eval", unpack],
-        cwd=_CHROMIUM_FROM_NPM,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    # Others of this run look for it at the same time, and must not find the half of it.
+    with (installed / ".unpacking").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [program, "--input-type=module", "--eval", unpack],
+            cwd=_CHROMIUM_FROM_NPM,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
     found, libraries = done.stdout.splitlines()[-2:]
     return Chromium(found, {"LD_LIBRARY_PATH": libraries} if libraries else {})
 
