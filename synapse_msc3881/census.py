@@ -8,7 +8,6 @@ Counting reads whole tables, so neither a scrape nor a request does it: a change
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,10 +32,24 @@ CallLater = Callable[..., Any]
 class Census:
     """Counts again soon after something has changed; the more that costs, the later."""
 
-    def __init__(self, counts: StoredCounts, metrics: Metrics, call_later: CallLater) -> None:
+    def __init__(
+        self,
+        counts: StoredCounts,
+        metrics: Metrics,
+        call_later: CallLater,
+        now: Callable[[], float],
+    ) -> None:
+        """
+        Args:
+            counts: counts what is stored.
+            metrics: shows it.
+            call_later: runs the count in the background.
+            now: the time in seconds.
+        """
         self._counts = counts
         self._metrics = metrics
         self._call_later = call_later
+        self._now = now
         self._delay_ms = DELAY_MS
         self._is_due = False
 
@@ -49,7 +62,7 @@ class Census:
     async def _count(self) -> None:
         # What changes from here on may not be counted.
         self._is_due = False
-        started = time.monotonic()
+        started = self._now()
         try:
             found = await self._counts.read()
         except Exception as error:  # noqa: BLE001 - the database may be away
@@ -57,5 +70,5 @@ class Census:
             self._delay_ms = RETRY_MS
             self.changed()
             return
-        self._delay_ms = max(DELAY_MS, (time.monotonic() - started) * 1000 * _REST)
+        self._delay_ms = max(DELAY_MS, (self._now() - started) * 1000 * _REST)
         self._metrics.show_stored(found.users, found.pushers, found.own)

@@ -99,7 +99,7 @@ class PusherControl:
         scopes = _make_scopes(base, held, rules, tags, compiler)
         self.push_rules = _make_push_rules(base, rules, own)
         self._are_syncs_wrapped = False
-        census = Census(StoredCounts(api), metrics, api.delayed_background_call)
+        census = Census(StoredCounts(api), metrics, api.delayed_background_call, time.monotonic)
 
         _install_evaluation(hs, Evaluation(scopes, compiler, Spending(), self.failures, metrics))
         self.pushers = _install_delivery(base, scopes, StoredPushers(tags, own, census), own)
