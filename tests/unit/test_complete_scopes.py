@@ -388,7 +388,8 @@ def test_a_text_is_searched_once_however_many_devices_a_user_has(
         actions: Sequence[Any] = native(rules, *user)
         return actions
 
-    run = MeteredRun(run_native, message.user(), Spending(), EventShare(), len(devices))
+    spending = Spending(lambda: 0.0, lambda: 0.0)
+    run = MeteredRun(run_native, message.user(), spending, EventShare(), len(devices))
     # The last of them does not go by the display name; its user's other name is "bob".
     by_user_name = "content/.m.rule.contains_user_name" if expected == NAMED else expected
     assert matches_of(devices, message, run) == [expected, expected, by_user_name]

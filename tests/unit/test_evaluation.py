@@ -50,7 +50,8 @@ class Server:
     name: str = "example.org"
 
     def __attrs_post_init__(self) -> None:
-        self.spending = Spending(self.clock)
+        # Nothing of a debt is paid while the machine does something else.
+        self.spending = Spending(self.clock, lambda: 0.0)
         metrics = Metrics(self.name)
         failures = Failures(metrics.fell_back, lambda: 0.0)
         scopes: Any = None
