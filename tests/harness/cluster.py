@@ -371,8 +371,6 @@ class Cluster(Deployment):
         self.valkey.start()
         # Synapse reports a command that was under way as it lost Valkey: when either ends.
         self.allow_in_log(r"txredisapi\.ConnectionError('>)?: ")
-        # Python's own, where the signal to stop comes in the middle of a log line.
-        self.allow_in_log(r"RuntimeError: reentrant call inside")
         return super().start()
 
     def stop(self) -> None:

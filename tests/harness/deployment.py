@@ -28,8 +28,9 @@ CHECKOUT = Path(__file__).parent.parent.parent
 
 _SQLITE = "homeserver.db"
 
-# Twisted logs that it was asked to stop, and cannot where that interrupts another line of the log.
-_INTERRUPTED_LOGGING = "^logging during logging"
+# Twisted logs that it was asked to stop, and cannot where that interrupts another line of the log:
+# either it says so, or Python.
+_INTERRUPTED_LOGGING = "^logging during logging|RuntimeError: reentrant call inside"
 
 # Synapse tells itself so where a room changes while it fills new tables in the background.
 _TRIES_AGAIN = r"Raising exception so we can just try again\."

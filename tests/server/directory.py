@@ -20,7 +20,7 @@ PERSON_PASSWORD = "kept in the directory only"
 #: What the server writes before its port.
 PORT_IS = "listening on port"
 
-_PORT = re.compile(rf"^{PORT_IS} (\d+)$", re.MULTILINE)
+_PORT = re.compile(rf"^{PORT_IS} (\d+)\n", re.MULTILINE)
 
 
 @contextmanager

@@ -38,13 +38,19 @@ from tests.server.mail_server import MailServer, email_config, mail_pusher, set_
 # Synapse tries again after 1 s, then 2 s: what did not come in this time will not come.
 LONGER_THAN_THE_FIRST_RETRY, LONGER_THAN_A_RETRY = 1.5, 2.5
 
+# How long a server waits with a mail that is to be sent late.
+LATE_SECONDS = 40
+
 # How long Synapse waits with one more mail about a room, in milliseconds.
 TEN_MINUTES, A_DAY = 600_000, 86_400_000
 
 
 @pytest.fixture(scope="module")
-def own_deployment(module_deployment: FreshDeployment, mail_server: MailServer) -> Deployment:
+def own_deployment(
+    module_deployment: FreshDeployment, mail_server: MailServer, addresses: Mapping[str, str]
+) -> Deployment:
     """A server that a test may restart, and that sends its mails to ours, at once."""
+    assert addresses  # What is mailed late is begun first, and waited for last.
     extra = {
         "email": email_config(mail_server, delay="0s"),
         "experimental_features": {"msc4076_enabled": True},
@@ -720,7 +726,7 @@ def test_what_is_dropped_leaves_the_throttle_of_mails_as_it_is(
 @pytest.fixture(scope="module")
 def patient_deployment(module_deployment: FreshDeployment, mail_server: MailServer) -> Deployment:
     """A server that waits before it sends a mail, for longer than a busy machine takes to read."""
-    return module_deployment(extra={"email": email_config(mail_server, delay="10s")})
+    return module_deployment(extra={"email": email_config(mail_server, delay=f"{LATE_SECONDS}s")})
 
 
 @pytest.fixture(scope="module")
@@ -755,10 +761,14 @@ def read_in_time(scene: Scene) -> str:
     return address
 
 
+def late_mail(mail_server: MailServer, address: str) -> bytes:
+    return mail_server.wait_for(address, timeout=LATE_SECONDS + 30)
+
+
 def test_what_was_redacted_before_the_mail_is_not_in_it(
     addresses: Mapping[str, str], mail_server: MailServer
 ) -> None:
-    mail = about(message_from_bytes(mail_server.wait_for(addresses["redacted"])))
+    mail = about(message_from_bytes(late_mail(mail_server, addresses["redacted"])))
     assert "A kept word" in mail
     assert "Regret" not in mail
 
@@ -766,6 +776,6 @@ def test_what_was_redacted_before_the_mail_is_not_in_it(
 def test_an_unread_message_is_mailed_though_newer_ones_were_read(
     addresses: Mapping[str, str], mail_server: MailServer
 ) -> None:
-    mail = about(message_from_bytes(mail_server.wait_for(addresses["read"])))
+    mail = about(message_from_bytes(late_mail(mail_server, addresses["read"])))
     assert "A direct word" in mail
     assert "Chatter" not in mail

@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -196,18 +197,20 @@ def test_others_are_served_while_a_users_rules_are_compiled(
     deployment.settle()
     carol = deployment.direct(deployment.register())
     alice = deployment.direct(scene.alice)
-    served = 0
+    served, longest = 0, 0.0
 
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(alice.send, scene.room, {"body": "Hello"}, THING)
         while not sent.done():
+            asked = time.monotonic()
             assert carol.request("GET", path("account", "whoami")).status == 200
+            longest = max(longest, time.monotonic() - asked)
             served += 1
     for session in (carol, alice):
         session.close()
 
-    # In one step, they would have waited with the event.
-    assert served >= 10
+    # In one step, which takes a second, one of them would have waited with the event.
+    assert served >= 10 or longest < 0.5
     # And all the rules held for it, the last of them too.
     fence_off(scene.bob, "phone")
     fences = send_until_it_rings(phone, scene.fence)
