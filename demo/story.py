@@ -21,7 +21,7 @@ ROOMS = (FAMILY, PARTY, ALERTS)
 
 PUSHERS_SET = path("pushers", "set")
 
-_TIMEOUT_SECONDS = 15.0
+_TIMEOUT_SECONDS = 60.0
 _ENABLED = "org.matrix.msc3881.enabled"
 
 
