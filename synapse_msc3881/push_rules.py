@@ -13,7 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from synapse_msc3881 import seams
-from synapse_msc3881.cascade.own_settings import OwnSettings, complete_rows, without_bad
+from synapse_msc3881.cascade.own_settings import (
+    OwnSettings,
+    complete_rows,
+    in_place_of_stand_ins,
+    is_shown_otherwise,
+    stand_ins,
+)
 from synapse_msc3881.cascade.rulesets import Ruleset, format_for_client
 from synapse_msc3881.failures import Failures, Fallback
 
@@ -123,39 +129,68 @@ class DevicePushRules:
         if not stored.own:
             return rules
         complete = {
-            device_id: partial(self._complete, user, stored, own)
+            device_id: partial(self._complete, user, stored, own, scopes)
             for device_id, own in stored.own.items()
         }
         return RulesByDevice(rules, complete)
 
-    def _complete(self, user: UserID, stored: StoredRules, own: OwnSettings) -> Ruleset | None:
-        """What a device with settings of its own reads as `global`; None where that fails."""
+    async def for_request(self, user: UserID, device_id: str | None) -> Any:
+        """What a device reads that asks by a request of its own.
+
+        One with its own settings is not shown the account's rules: these are not even read.
+        """
+        user_id = user.to_string()
+        if device_id is not None and await self._may_have_own(user_id, device_id):
+            stored = (await self.rules.read([user_id]))[user_id]
+            scopes = self._scopes(user_id, stored.rules)
+            own = stored.own.get(device_id)
+            complete = own and self._complete(user, stored, own, scopes)
+            if complete is not None:
+                return {"global": complete, **({"device": scopes} if scopes else {})}
+        return for_device(await seams.push_rules_of(self._hs, user), device_id)
+
+    async def _may_have_own(self, user_id: str, device_id: str) -> bool:
+        if user_id not in self.rules.own_users:
+            return False
+        return device_id in (await self.rules.own_devices([user_id])).get(user_id, ())
+
+    def _complete(
+        self,
+        user: UserID,
+        stored: StoredRules,
+        own: OwnSettings,
+        scopes: Mapping[str, Ruleset],
+    ) -> Ruleset | None:
+        """What a device with settings of its own reads as `global`; None where that fails.
+
+        Its rules are already among the scopes as they are shown, each in the form that it has in
+        `global`. Synapse adds only the server-default rules.
+        """
         try:
-            return self._format(user, stored.rules, own)
-        except Exception:  # noqa: BLE001 - a row is no rule, as somebody has tampered with it
-            try:
-                return self._format(user, self._readable(user, stored.rules, own), own)
-            except Exception as error:  # noqa: BLE001 - a client that cannot sync is worse off
-                self._failures.report(Fallback.SHOW_OWN, user.to_string(), error)
-                return None
+            users = scopes.get(own.device_id, {})
+            if any(map(is_shown_otherwise, stored.rules)):
+                users = self._as_synapse_shows(user, stored.rules, own.device_id, users)
+            complete = self._format(user, stand_ins(own.device_id), own)
+            return in_place_of_stand_ins(complete, users)
+        except Exception as error:  # noqa: BLE001 - a client that cannot sync is worse off
+            self._failures.report(Fallback.SHOW_OWN, user.to_string(), error)
+            return None
+
+    def _as_synapse_shows(
+        self, user: UserID, rules: Sequence[DeviceRule], device_id: str, users: Ruleset
+    ) -> Ruleset:
+        converted = self._format(
+            user, list(filter(is_shown_otherwise, rules)), OwnSettings(device_id, {})
+        )
+        names = {(kind, rule["rule_id"]): rule for kind in converted for rule in converted[kind]}
+        return {
+            kind: [names.get((kind, rule["rule_id"]), rule) for rule in of_kind]
+            for kind, of_kind in users.items()
+        }
 
     def _format(self, user: UserID, rules: Sequence[DeviceRule], own: OwnSettings) -> Ruleset:
         rows, enabled = complete_rows(rules, own)
         return seams.format_rules(user, seams.complete_rules(self._hs, rows, enabled))
-
-    def _readable(
-        self, user: UserID, rules: list[DeviceRule], own: OwnSettings
-    ) -> list[DeviceRule]:
-        without_changes = OwnSettings(own.device_id, {})
-
-        def read(some: Sequence[DeviceRule]) -> None:
-            self._format(user, some, without_changes)
-
-        def report_bad(rule: DeviceRule, error: Exception) -> None:
-            self._failures.report(Fallback.READ_RULES, user.to_string(), error, rule.where)
-
-        of_device = [rule for rule in rules if rule.profile_tag == own.device_id]
-        return without_bad(of_device, read, report_bad)
 
     async def sync_account_data(
         self, native: Callable[..., Awaitable[None]], sync_result_builder: Any

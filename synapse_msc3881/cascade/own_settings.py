@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import attr
 
@@ -11,6 +11,7 @@ from synapse_msc3881.cascade.rulesets import (
     KINDS,
     BadRowError,
     DeviceRule,
+    Ruleset,
     by_priority,
     from_json,
     to_json,
@@ -115,31 +116,27 @@ def complete_rows(
     return rows, enabled
 
 
-def without_bad(
-    rules: Sequence[DeviceRule],
-    read: Callable[[Sequence[DeviceRule]], object],
-    report_bad: Callable[[DeviceRule, Exception], None],
-) -> list[DeviceRule]:
-    """The rules that can be read.
+def stand_ins(device_id: str) -> list[DeviceRule]:
+    """A rule of each kind, which takes the place of all that a device has of that kind."""
+    conditions = '[{"kind":"event_match","key":"room_id","pattern":"!stand-in"}]'
+    return [DeviceRule(device_id, kind, "stand-in", 0, conditions, "[]", True) for kind in KINDS]
 
-    Rules that cannot be read together are split in half, again and again: reading thousands one by
-    one takes seconds.
+
+def in_place_of_stand_ins(complete: Ruleset, users: Ruleset) -> Ruleset:
+    """A complete ruleset as clients read it.
 
     Args:
-        rules: the rules.
-        read: raises if any of the rules given cannot be read.
-        report_bad: called for each rule that cannot be read.
+        complete: the same, with `stand_ins` for the rules that are not server-default ones.
+        users: these rules.
     """
-    try:
-        read(rules)
-    except Exception as error:  # noqa: BLE001 - anything may be wrong with a row
-        if len(rules) == 1:
-            report_bad(rules[0], error)
-        if len(rules) <= 1:
-            return []
-        half = len(rules) // 2
-        return [
-            *without_bad(rules[:half], read, report_bad),
-            *without_bad(rules[half:], read, report_bad),
+    return {
+        kind: [
+            each for rule in rules for each in ([rule] if rule["default"] else users.get(kind, ()))
         ]
-    return list(rules)
+        for kind, rules in complete.items()
+    }
+
+
+def is_shown_otherwise(rule: DeviceRule) -> bool:
+    """Whether Synapse may show a rule's conditions to clients other than as they are stored."""
+    return '_type"' in rule.conditions or '"_cache_key"' in rule.conditions

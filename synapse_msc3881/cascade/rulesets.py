@@ -179,17 +179,17 @@ def format_for_client(
 
 
 def _format_rule(rule: DeviceRule) -> dict[str, Any]:
-    formatted: dict[str, Any] = {
-        "rule_id": rule.rule_id,
-        "default": False,
-        "enabled": rule.enabled,
-        "actions": parse_actions(rule.actions),
-    }
+    # In Synapse's order, so that a rule is the same to the last byte wherever it is shown.
+    formatted: dict[str, Any] = {}
     conditions = from_json(rule.conditions)
     if rule.kind in ("override", "underride"):
         if not isinstance(conditions, list) or not all(isinstance(c, dict) for c in conditions):
             raise TypeError("the conditions of a rule are no list of objects")
         formatted["conditions"] = conditions
-    elif rule.kind == "content":
+    formatted["actions"] = parse_actions(rule.actions)
+    if rule.kind == "content":
         formatted["pattern"] = conditions[0]["pattern"]
+    formatted["rule_id"] = rule.rule_id
+    formatted["default"] = False
+    formatted["enabled"] = rule.enabled
     return formatted

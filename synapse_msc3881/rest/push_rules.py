@@ -23,7 +23,7 @@ from synapse.module_api.errors import (
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import GLOBAL, InvalidProfileTagsError, check_tag
 from synapse_msc3881.cascade.rulesets import Ruleset
-from synapse_msc3881.push_rules import DevicePushRules, for_device
+from synapse_msc3881.push_rules import DevicePushRules
 from synapse_msc3881.rest.readable_rules import check_conditions, check_readable
 from synapse_msc3881.storage.own_scope import OwnScope
 from synapse_msc3881.storage.rule_statements import RuleKey
@@ -115,7 +115,8 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         """Any part of the user's rules."""
         if not _concerns_device(request):
             showing = seams.servlet_showing(
-                self, lambda rules: for_device(rules, seams.requesting_device(request))
+                self,
+                lambda user: self._device_rules.for_request(user, seams.requesting_device(request)),
             )
             return await seams.PushRuleRestServlet.on_GET(showing, request, path)
         requester = await self._api.get_user_by_req(request)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import attr
@@ -14,6 +14,7 @@ from synapse_msc3881.seams.homeserver import main_store
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
+    from synapse.module_api import UserID
     from synapse.server import HomeServer
 
     from synapse_msc3881.seams.endpoints import PushRuleRestServlet
@@ -121,25 +122,21 @@ def deletes_devices(hs: HomeServer) -> bool:
 class _ShownRules:
     """In the place of Synapse's handler, for one request that reads."""
 
-    def __init__(self, handler: Any, show: Callable[[Any], Any]) -> None:
-        self._handler = handler
-        self._show = show
-
-    async def push_rules_for_user(self, user: Any) -> Any:
-        return self._show(await self._handler.push_rules_for_user(user))
+    def __init__(self, read: Callable[[UserID], Awaitable[Any]]) -> None:
+        self.push_rules_for_user = read
 
 
 def servlet_showing(
-    servlet: PushRuleRestServlet, show: Callable[[Any], Any]
+    servlet: PushRuleRestServlet, read: Callable[[UserID], Awaitable[Any]]
 ) -> PushRuleRestServlet:
     """A copy of Synapse's servlet, to answer one GET.
 
     Args:
         servlet: the servlet.
-        show: gives the rules that are answered with, of those that Synapse gives for the user.
+        read: gives the user's rules that are answered with.
     """
     showing = copy.copy(servlet)
-    showing._push_rules_handler = _ShownRules(servlet._push_rules_handler, show)  # type: ignore[assignment]
+    showing._push_rules_handler = _ShownRules(read)  # type: ignore[assignment]
     return showing
 
 

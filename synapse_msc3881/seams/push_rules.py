@@ -34,6 +34,7 @@ __all__ = [
     "part_of_ruleset",
     "priority_class",
     "push_rule_limits",
+    "push_rules_of",
     "push_rules_writers",
     "rule_from_request",
     "rule_spec",
@@ -152,6 +153,11 @@ def normalise_rule(
         # The error's text contains a Rust stack trace; the first line says it all.
         summary = str(error).splitlines()[0]
         raise InvalidRuleException(f"The rule cannot be parsed: {summary}") from error
+
+
+async def push_rules_of(hs: HomeServer, user: UserID) -> Any:
+    """A user's push rules as clients read them, with what wrappers make of them."""
+    return await hs.get_push_rules_handler().push_rules_for_user(user)
 
 
 def complete_rules(

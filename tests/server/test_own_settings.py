@@ -704,6 +704,21 @@ def test_who_does_not_use_it_pays_nothing(
 # --- Bad rows -----------------------------------------------------------------------------------
 
 
+def test_a_condition_that_names_the_user_is_shown_as_in_global(devices: Devices) -> None:
+    """Synapse puts the user's name in for its type."""
+    named = {"kind": "event_match", "key": "content.body", "pattern_type": "user_localpart"}
+    about_me = {**rule("override"), "conditions": [named]}
+    for name, body in (("a", rule("override")), ("me", about_me), ("z", rule("override"))):
+        devices.other.put_rule("global", "override", name, body)
+    devices.switch()
+    shown = devices.other.get_rules("global")
+    assert (
+        shown["override"][2]["conditions"][0]["pattern"] == devices.other.user_id[1:].split(":")[0]
+    )
+    assert devices.phone.get_rules("global") == shown
+    assert account_data(devices.phone)["global"] == shown
+
+
 def test_a_bad_row_costs_the_phone_that_row(deployment: Deployment, devices: Devices) -> None:
     for name in ("a", "b"):
         devices.other.put_rule("global", "room", name, rule("room"))

@@ -2,7 +2,6 @@
 """A device's own settings as they are stored, and as each device reads its user's rules."""
 
 import json
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -12,11 +11,12 @@ from synapse_msc3881.cascade.own_settings import (
     DefaultChange,
     OwnSettings,
     complete_rows,
+    in_place_of_stand_ins,
     read_own_settings,
-    without_bad,
+    stand_ins,
     write_defaults,
 )
-from synapse_msc3881.cascade.rulesets import BadRowError, DeviceRule
+from synapse_msc3881.cascade.rulesets import KINDS, BadRowError, DeviceRule
 from synapse_msc3881.push_rules import RulesByDevice, for_device
 
 _ACTIONS = st.none() | st.lists(st.sampled_from(["notify", "é"])).map(
@@ -79,22 +79,26 @@ def test_a_complete_ruleset_has_the_rules_of_its_scope_in_order() -> None:
     }
 
 
-@pytest.mark.parametrize("bad", [(), (0,), (4999,), (17, 18), (0, 1, 2)])
-def test_bad_rules_among_many_are_found_in_few_reads(bad: tuple[int, ...]) -> None:
-    rules = [DeviceRule("PHONE", "room", str(n), n, "[]", "[]", True) for n in range(5000)]
-    reads: list[int] = []
-    found: list[str] = []
+def test_the_rules_of_a_device_stand_where_those_of_an_account_do() -> None:
+    def default(name: str) -> dict[str, object]:
+        return {"rule_id": name, "default": True}
 
-    def read(some: Sequence[DeviceRule]) -> None:
-        reads.append(len(some))
-        if any(int(rule.rule_id) in bad for rule in some):
-            raise ValueError
+    def users(name: str) -> dict[str, object]:
+        return {"rule_id": name, "default": False}
 
-    left = without_bad(rules, read, lambda rule, _error: found.append(rule.rule_id))
-    assert found == [str(number) for number in bad]
-    assert left == [rule for rule in rules if rule.rule_id not in found]
-    assert sum(reads) <= 4 * len(rules)
-    assert len(reads) < 100
+    ours: dict[str, list[dict[str, object]]] = {kind: [] for kind in KINDS}
+    for rule in stand_ins("PHONE"):
+        ours[rule.kind].append(users(rule.rule_id))
+    complete = {
+        **ours,
+        "override": [default(".first"), *ours["override"], default(".last")],
+        "postcontent": [default(".other")],
+    }
+    assert in_place_of_stand_ins(complete, {"override": [users("a"), users("b")]}) == {
+        **{kind: [] for kind in KINDS},
+        "override": [default(".first"), users("a"), users("b"), default(".last")],
+        "postcontent": [default(".other")],
+    }
 
 
 def test_a_device_reads_one_set_or_the_other() -> None:
