@@ -108,6 +108,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
         self._own = device_rules.own
         # Synapse makes a servlet for each port, and a queue for each servlet.
         self._push_rule_linearizer = device_rules.writing
+        self._limits_of_global = seams.limits_of_global(hs)
         self._is_writer = seams.writes_push_rules(hs)
         self._writer = ", ".join(seams.push_rules_writers(hs))
 
@@ -166,7 +167,7 @@ class PushRulesServlet(seams.PushRuleRestServlet):
     ) -> tuple[int, dict[str, Any]]:
         """Synapse's part of PUT, for `global`, without rules that it could not read back."""
         try:
-            check_readable(request, path, self._api)
+            check_readable(request, path, self._api, self._limits_of_global)
         except InvalidRuleException as error:
             raise _bad_rule(error) from error
         servlet = await self._servlet_for(request, user_id)

@@ -14,17 +14,25 @@ from synapse.module_api.errors import InvalidRuleException, SynapseError
 
 from synapse_msc3881 import seams
 from synapse_msc3881.cascade.profile_tags import GLOBAL
-from synapse_msc3881.storage.rule_texts import normalise
+from synapse_msc3881.storage.rule_texts import normalise, size_of
 
 if TYPE_CHECKING:
     from synapse.http.site import SynapseRequest
     from synapse.module_api import ModuleApi
 
 
-def check_readable(request: SynapseRequest, path: str, api: ModuleApi) -> None:
+def check_readable(
+    request: SynapseRequest, path: str, api: ModuleApi, limits: seams.PushRuleLimits | None
+) -> None:
     """Raise InvalidRuleException for a rule in `global` that Synapse could not read back.
 
     What Synapse itself refuses with a 4xx is left to it.
+
+    Args:
+        request: what is written.
+        path: where.
+        api: checks actions as Synapse does.
+        limits: those of `global`; None if it has none.
     """
     try:
         spec = _spec_in_global(path)
@@ -46,7 +54,7 @@ def check_readable(request: SynapseRequest, path: str, api: ModuleApi) -> None:
         ) from error
     if spec.attr is None:
         check_conditions(spec.template, content)
-    if rule is not None:
+    if rule is not None and not _is_refused_as_too_large(spec, rule, limits):
         normalise(spec.template, *rule)
 
 
@@ -87,6 +95,18 @@ def _written(
         return None
     api.check_push_rule_actions(actions)
     return [], actions
+
+
+def _is_refused_as_too_large(
+    spec: seams.RuleSpec,
+    rule: tuple[Sequence[Any], Sequence[Any]],
+    limits: seams.PushRuleLimits | None,
+) -> bool:
+    """Whether Synapse refuses a rule before it has to read it back."""
+    if limits is None:
+        return False
+    length = len(f"global/{spec.template}/{spec.rule_id}".encode())
+    return size_of(*rule) > limits.rule_size or length > limits.rule_id_length
 
 
 def _is_unicode(text: str) -> bool:

@@ -30,6 +30,7 @@ __all__ = [
     "RuleSpec",
     "complete_rules",
     "format_rules",
+    "limits_of_global",
     "normalise_rule",
     "part_of_ruleset",
     "priority_class",
@@ -215,13 +216,18 @@ class PushRuleLimits:
     rule_size: int = 1024
 
 
-def push_rule_limits(hs: HomeServer) -> PushRuleLimits:
-    """The limits in this homeserver's config; the defaults if Synapse has no such section."""
+def limits_of_global(hs: HomeServer) -> PushRuleLimits | None:
+    """The limits in this homeserver's config; None if Synapse has no such section."""
     section = getattr(hs.config, "push_rules", None)
     limits = getattr(section, "limits", None)
     if limits is None:
-        return PushRuleLimits()
+        return None
     return PushRuleLimits(limits.rule_count, limits.rule_id_length, limits.rule_size)
+
+
+def push_rule_limits(hs: HomeServer) -> PushRuleLimits:
+    """The limits of device rules: those of `global`, or their defaults if Synapse has none."""
+    return limits_of_global(hs) or PushRuleLimits()
 
 
 def push_rules_writers(hs: HomeServer) -> Sequence[str]:

@@ -44,7 +44,7 @@ from synapse_msc3881.storage.rule_statements import (
     update_actions_txn,
     upsert_txn,
 )
-from synapse_msc3881.storage.rule_texts import encode, normalise
+from synapse_msc3881.storage.rule_texts import encode, normalise, normalise_actions
 
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction, ModuleApi
@@ -217,8 +217,7 @@ class DeviceRuleStore:
             InvalidRuleException: Synapse cannot parse the actions.
             RuleNotFoundException: there is no such rule.
         """
-        raw = encode(actions)
-        _, normal = normalise(key.kind, [], actions)
+        raw, normal = normalise_actions(key.kind, actions, self.limits.rule_size)
 
         def set_actions_txn(txn: LoggingTransaction) -> None:
             self._check_size(conditions_txn(txn, user_id, key), raw)

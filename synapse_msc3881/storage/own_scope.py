@@ -34,7 +34,7 @@ from synapse_msc3881.storage.rule_statements import (
     update_actions_txn,
     upsert_txn,
 )
-from synapse_msc3881.storage.rule_texts import check_tweaks, normalise
+from synapse_msc3881.storage.rule_texts import check_tweaks, normalise, normalise_actions
 
 if TYPE_CHECKING:
     from synapse.module_api import LoggingTransaction
@@ -126,8 +126,7 @@ class OwnScope:
     ) -> None:
         """Change a rule's actions."""
         key = self._key(rule_id)
-        raw = to_json(actions)
-        _, normal = normalise(key.kind, [], actions)
+        raw, normal = normalise_actions(key.kind, actions, self._rules.limits.rule_size)
         _refuse_unsendable(actions)
 
         def set_actions_txn(txn: LoggingTransaction, defaults: dict[str, DefaultChange]) -> None:

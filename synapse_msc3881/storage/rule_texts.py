@@ -24,6 +24,24 @@ def normalise(kind: str, conditions: Sequence[Any], actions: Sequence[Any]) -> t
     return encode(normal[0]), encode(normal[1])
 
 
+def normalise_actions(kind: str, actions: Sequence[Any], size_limit: int) -> tuple[str, str]:
+    """A rule's new actions in JSON, as a client sent them and as Synapse shows them.
+
+    The second is empty if no rule can have them, being too large: that is to be said first.
+
+    Raises:
+        InvalidRuleException: Synapse cannot parse the actions.
+    """
+    raw = encode(actions)
+    is_too_large = size_of([], actions) > size_limit
+    return raw, "" if is_too_large else normalise(kind, [], actions)[1]
+
+
+def size_of(conditions: Sequence[Any], actions: Sequence[Any]) -> int:
+    """What counts as the size of a rule: the bytes of its conditions and actions in JSON."""
+    return len(encode(conditions)) + len(encode(actions))
+
+
 def check_tweaks(actions: Sequence[Any]) -> None:
     """Raise InvalidRuleException for a tweak that no pusher could send.
 

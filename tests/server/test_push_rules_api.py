@@ -594,6 +594,33 @@ def test_the_size_of_a_rule_is_limited_at_1024_bytes(alice: Session) -> None:
     assert len(json.dumps(alice.get_rules("phone")["override"][0]["actions"])) < 1025
 
 
+@needs_limits
+@pytest.mark.one_deployment
+@pytest.mark.parametrize("is_own", [False, True])
+@pytest.mark.parametrize("scope", ["global", "phone"])
+def test_what_is_too_large_is_refused_as_that_however_deep_it_is(
+    alice: Session, scope: str, is_own: bool
+) -> None:
+    """As plain Synapse does, which does not see how deep it is until it reads it back."""
+    if is_own:
+        alice.call("PUT", rules_path(alice.device_id, "org.matrix.msc3837.own"), {"enabled": True})
+    alice.put_rule(scope, "override", "there", rule())
+
+    def refused(size: int, tail: str) -> int:
+        value: Any = "x" * size
+        for _ in range(200):
+            value = [value]
+        body = {"conditions": [], "actions": [{"set_tweak": "x", "value": value}]}
+        return alice.request("PUT", rules_path(scope, "override", *tail.split("/")), body).status
+
+    for tail, status in (("new", 413), ("there", 413), ("there/actions", 413), ("no/actions", 404)):
+        assert refused(1000, tail) == status, tail
+    for tail in ("new", "there", "there/actions", "x" * 299):
+        assert refused(1, tail) == (413 if len(tail) > 200 else 400), tail
+    left = [each["rule_id"] for each in alice.get_rules(scope)["override"]]
+    assert [name for name in left if not name.startswith(".")] == ["there"]
+
+
 def test_the_length_of_a_rule_id_is_limited_as_in_global(alice: Session) -> None:
     """300 bytes with `global/<kind>/` before it; a long tag takes nothing of that."""
     tag = "t" * 255
