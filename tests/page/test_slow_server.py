@@ -239,3 +239,17 @@ def test_the_language_chosen_last_is_shown(home: Home, signed_in: SignedIn) -> N
         expect(heading).to_have_text("Geräte")
     has_taken_it(page)
     expect(heading).to_have_text("Geräte")
+
+
+def test_another_language_asks_for_its_texts_alone(
+    home: Home, signed_in: SignedIn, watch: Watch
+) -> None:
+    """What is read beside a change may be older than what is read after it, and come later."""
+    page = signed_in(home.phone)
+    is_all_read(page)
+    go(page, "devices", "PHONE")
+    watch.requests.clear()
+    page.locator("footer select").select_option("de")
+    expect(page.get_by_role("switch", name="Push-Benachrichtigungen")).to_be_visible()
+    has_taken_it(page)
+    assert [url.rpartition("/")[2] for _, url in watch.requests] == ["de.json"]

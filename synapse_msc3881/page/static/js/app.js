@@ -117,7 +117,8 @@ function Screens({ store }) {
   };
   useEffect(() => {
     const stop = store.subscribe(() => setVersion((/** @type {number} */ version) => version + 1));
-    read();
+    // In another language, it is shown anew.
+    if (store.devices === null) read();
     // Another tab or app may have changed something while somebody was there, and a device that has
     // just been signed in is to be seen.
     const isShown = () => !document.hidden && store.devices !== null;
