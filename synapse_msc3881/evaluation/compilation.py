@@ -40,8 +40,9 @@ _ENDS_CHUNK = 4
 # Signs, without parsing a rule, that it may have a pattern. Those without are compiled first.
 _SIGNS_OF_PATTERNS = ("content.body", "*", "?", "display_name")
 
-# How many rules that are only looked up make one step.
+# How many rules make one step: where they are only looked up, and where it is seen what they cost.
 _LOOKUPS_OF_STEP = 1000
+_RULES_OF_STEP = 200
 
 _NOTHING: Mapping[object, Actions] = {}
 _NO_OWN: Mapping[str, OwnSettings] = {}
@@ -193,18 +194,22 @@ class Compilation:
                 self._report_bad(rule, error)
 
     def _find_runs(self, scope: _Scope) -> Iterator[None]:
-        for kinds in (_BEFORE_ROOM, _AFTER_SENDER):
-            run: _Run | None = None
-            for number, rule in enumerate(scope.rules):
-                if number % _LOOKUPS_OF_STEP == 0:
-                    yield
-                if rule.kind not in kinds:
-                    continue
-                costly = _seems_costly(rule)
-                if run is None or run.seems_costly is not costly:
-                    run = _Run(costly, [])
-                    scope.runs.append(run)
-                run.rules.append(rule)
+        before_room: list[_Run] = []
+        after_sender: list[_Run] = []
+        for number, rule in enumerate(scope.rules):
+            if number % _RULES_OF_STEP == 0:
+                yield
+            if rule.kind in _BEFORE_ROOM:
+                runs = before_room
+            elif rule.kind in _AFTER_SENDER:
+                runs = after_sender
+            else:
+                continue
+            costly = _seems_costly(rule)
+            if not runs or runs[-1].seems_costly is not costly:
+                runs.append(_Run(costly, []))
+            runs[-1].rules.append(rule)
+        scope.runs = [*before_room, *after_sender]
 
     def _split(self, *, costly: bool) -> Iterator[None]:
         for scope in self._scopes.values():
