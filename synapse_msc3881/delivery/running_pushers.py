@@ -75,7 +75,11 @@ class RunningPushers:
         self._start.begin()
         if not self._is_main:  # Only now, since what is wrapped is created late in the startup.
             seams.wrap(self._hs, seams.pushers.STOP_PUSHER, self.stop_replicated)
-        return self._start.unchanged(await self._stored.read(native))
+        try:
+            return self._start.unchanged(await self._stored.read(native))
+        except Exception:
+            self._start.fail()
+            raise
 
     async def process_pusher_change(
         self,

@@ -33,6 +33,10 @@ class PusherStart:
         """A start is about to read the pushers."""
         self._overtaken = set()
 
+    def fail(self) -> None:
+        """The pushers could not be read: Synapse starts none of them."""
+        self._overtaken = None
+
     def overtake(self, key: PusherKey) -> None:
         """This process starts or stops that pusher for some other reason."""
         if self._overtaken is not None:

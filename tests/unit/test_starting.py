@@ -2,11 +2,13 @@
 """The first look of pushers that start: who comes meanwhile is asked for together."""
 
 from collections.abc import Coroutine, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from synapse_msc3881.delivery.starting import FirstLook
+from synapse_msc3881.delivery.starting import FirstLook, PusherStart
+from synapse_msc3881.storage.pusher_tags import PusherKey
 
 Pair = tuple[str, int]
 
@@ -69,3 +71,13 @@ def test_after_a_failure_each_looks_for_itself() -> None:
     looks.begin(D)
     looks.push_actions.answers[2].callback(set())
     assert looks.found[D] is False
+
+
+def test_a_start_that_failed_keeps_nothing_of_what_happens_later() -> None:
+    """Synapse does not try again, and whoever sets a pusher would be remembered for ever."""
+    start = PusherStart()
+    config: Any = SimpleNamespace(user_name="@a:x", app_id="app", pushkey="key")
+    start.begin()
+    start.fail()
+    start.overtake(PusherKey.of(config))
+    assert list(start.unchanged([config])) == [config]
