@@ -111,6 +111,8 @@ class PusherControl:
         if is_main:  # One process counts, and hears of each change.
             held.on_change = census.changed
             census.changed()
+            # A pusher that it made before it heard of the switch is unknown to the others.
+            own.on_first = partial(_invalidate_later, api, tags)
         setattr(hs, _ATTRIBUTE, self)
 
     def _make_stores(
@@ -152,6 +154,10 @@ class PusherControl:
         if deactivated:
             await self.push_rules.rules.delete_all(user_id)
             await self._tags.delete_all(user_id)
+
+
+def _invalidate_later(api: ModuleApi, tags: PusherTagStore, user_id: str) -> None:
+    api.delayed_background_call(0, tags.invalidate, user_id, desc="msc3881_first_own_settings")
 
 
 def _make_scopes(

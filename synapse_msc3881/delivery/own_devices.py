@@ -16,6 +16,8 @@ class OwnDevices:
         """
         #: The users who have such a device, and perhaps some more.
         self.users = users
+        #: Called with a user who is new among these.
+        self.on_first: Callable[[str], object] = lambda _user_id: None
         #: Called with the user for whom a device was switched.
         self.on_switch: Callable[[str], None] = lambda _user_id: None
         #: Awaited with the user before the request that switched is answered.
@@ -31,7 +33,10 @@ class OwnDevices:
     def invalidate(self, key: tuple[str, ...]) -> None:
         """A device of a user was switched. Called by Synapse."""
         user_id = key[0]
+        is_first = user_id not in self.users
         self.users.add(user_id)
+        if is_first:
+            self.on_first(user_id)
         self.on_switch(user_id)
 
     def invalidate_all(self) -> None:

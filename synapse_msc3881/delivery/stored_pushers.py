@@ -30,6 +30,8 @@ class _Writing:
     key: PusherKey
     stored: tuple[str, ...]
     tags: tuple[str, ...]
+    #: Whether there is no such pusher yet.
+    is_new: bool
     #: Whether it may be the first to follow its device's own settings.
     may_be_first: bool
     is_under_way: bool = True
@@ -68,8 +70,9 @@ class StoredPushers:
             stored: the pusher as it is; None if there is none.
             tags: its profile tags from now on.
         """
-        may_be_first = stored is None and key.user_id in self._own.users
-        writing = _Writing(key, profile_tags_of(stored), tags, may_be_first)
+        is_new = stored is None
+        may_be_first = is_new and key.user_id in self._own.users
+        writing = _Writing(key, profile_tags_of(stored), tags, is_new, may_be_first)
         token = _writing.set(writing)
         try:
             yield
@@ -83,6 +86,9 @@ class StoredPushers:
         has_default = writing is None or writing.stored == writing.tags == DEFAULT_TAGS
         if writing is None or (has_default and not writing.may_be_first):
             await native(**pusher)
+            if writing is not None and writing.is_new and writing.key.user_id in self._own.users:
+                # A device was switched on another process, and this one has just heard of it.
+                await self._tags.invalidate(writing.key.user_id)
         else:
             what = writing.key, writing.tags, writing.may_be_first
             put = seams.Joined(lambda txn: self._tags.put_txn(txn, *what), "pushers")

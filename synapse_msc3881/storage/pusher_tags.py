@@ -194,6 +194,10 @@ class PusherTagStore:
 
         return await self._api.run_db_interaction("msc3881_get_tag_lists", of_users_txn)
 
+    async def invalidate(self, user_id: str) -> None:
+        """Tell all processes that what a user's pushers follow may have changed."""
+        await self._api.run_db_interaction("msc3881_invalidate_tags", self._invalidate_txn, user_id)
+
     def put_txn(
         self,
         txn: LoggingTransaction,
