@@ -14,7 +14,6 @@ from demo.gateway import Behaviour, Gateway
 from tests.conftest import FreshDeployment
 from tests.harness.deployment import Deployment
 from tests.harness.held_start import SLOW_READ
-from tests.harness.waiting import wait_until
 from tests.server.cascade_helpers import (
     NOTIFY,
     SILENT,
@@ -351,9 +350,9 @@ def test_logging_out_ends_it(fresh: Home) -> None:
     tablet = device(session, home.gateway)
     assert tags(tablet) == ["TABLET"]
     session.logout()
-    wait_until(lambda: len(home.bob.get_pushers()) == 2, "the pusher gone")
-    event_id = message()(home)
-    home.phone.wait_for(event_id)
+    assert len(home.bob.get_pushers()) == 2
+    message()(home)
+    settle(home)
     assert tablet.event_ids() == []
 
 
