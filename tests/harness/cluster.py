@@ -92,6 +92,9 @@ class ClusterHomeserver(Homeserver):
         self._has_schema = False
         self._turn = itertools.count()
         self._written = False
+        # The threads whose last request may have written something.
+        self._writing: set[int] = set()
+        self._routing = threading.Lock()
         self._catching_up = threading.Lock()
         self._watchers: dict[str, http.client.HTTPConnection] = {}
 
@@ -188,13 +191,22 @@ class ClusterHomeserver(Homeserver):
     # Where requests go
 
     def route(self, method: str, path: str) -> str:
-        """The base URL for a request, once all processes have seen what was written before."""
-        if self._written:
-            self._written = False
-            self.catch_up()
-        if method != "GET":
-            self._written = True
-        return self.url_of(self.server_for(method, path))
+        """The base URL for a request, once all processes have seen what was written before.
+
+        A request that writes is over when its thread makes the next one, or has ended. Until then
+        it may be over or not, so that everybody waits.
+        """
+        with self._routing:
+            me = threading.get_ident()
+            running = {thread.ident for thread in threading.enumerate()}
+            over = {thread for thread in self._writing if thread == me or thread not in running}
+            if self._written or self._writing:
+                self.catch_up()
+                self._written = False
+                self._writing -= over
+            if method != "GET":
+                self._writing.add(me)
+            return self.url_of(self.server_for(method, path))
 
     def route_at_once(self, method: str, path: str) -> str:
         """The base URL for a request that does not wait for what other requests wrote."""

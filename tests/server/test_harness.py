@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The harness itself, against a Synapse without the module."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -13,14 +14,16 @@ from typing import Any
 import pytest
 
 from demo import process
-from demo.client import MatrixError, Response, Session, rules_path
+from demo.client import MatrixError, Response, Session, path, rules_path
 from demo.gateway import NOTIFY_PATH, Behaviour, Gateway, Push
 from demo.homeserver import PASSWORD, Homeserver, Options
 from demo.loopback import LoopbackServer, OneAnswerHandler
 from demo.process import Child, ProcessError, free_port, port_in_use
 from tests.conftest import FreshDeployment
+from tests.harness.cluster import ClusterHomeserver
 from tests.harness.deployment import Deployment
 from tests.harness.postgres import Postgres
+from tests.harness.valkey import Valkey
 from tests.harness.waiting import wait_until
 
 APP = "org.example.app"
@@ -379,3 +382,25 @@ def test_a_traceback_in_the_log_is_reported_once(fresh_deployment: FreshDeployme
     deployment.allow_in_log("ValueError: bo+m")
     with deployment.homeserver.log_file.open("a") as log:
         log.write(f"2026-01-01 00:00:01,000 ERROR here: [-] Oh no\n{traceback}")
+
+
+# A cluster
+
+
+def test_a_request_waits_for_whatever_another_thread_may_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valkey = Valkey()
+    homeserver, waits = ClusterHomeserver(tmp_path, Options(), valkey), itertools.count()
+    monkeypatch.setattr(homeserver, "catch_up", lambda: next(waits))
+    where = path("pushers", "set")
+    with ThreadPoolExecutor(1) as other:
+        other.submit(homeserver.route, "POST", where).result()
+        # It may be answered before this, or this, or neither.
+        homeserver.route("GET", where)
+        homeserver.route("GET", where)
+        # By now it is over.
+        other.submit(homeserver.route, "GET", where).result()
+        homeserver.route("GET", where)
+    valkey.stop()
+    assert next(waits) == 3
