@@ -192,7 +192,8 @@ def test_an_oauth_server_that_starts_later_is_waited_for(
     page.goto(server.page_url)
     expect(page.get_by_role("main")).to_contain_text("Asking the server how to sign in")
     with oauth:
-        page.get_by_role("button", name="Continue at 127.0.0.1").wait_for()
+        # Synapse asks for it every 30 seconds at most.
+        page.get_by_role("button", name="Continue at 127.0.0.1").wait_for(timeout=60_000)
     assert "nobody can sign in to the page until" in server.deployment.log_text()
 
 

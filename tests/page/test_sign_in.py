@@ -124,6 +124,8 @@ def test_who_signs_in_again_in_another_tab_does_not_sign_the_first_out(
     alice: Session, page_server: PageServer, signed_in: SignedIn
 ) -> None:
     first = signed_in(alice)
+    # The last of what it reads has come, so that nothing is under way that is refused.
+    first.locator("main h2").get_by_role("link").wait_for()
     before = token_of(first)
     second = first.context.new_page()
     # As if the first were too slow to answer, until somebody has signed in.
