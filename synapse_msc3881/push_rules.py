@@ -8,7 +8,7 @@ what each of them reads, and whoever answers a device, by sync or otherwise, has
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,56 @@ class RulesByDevice(dict[str, Any]):
 def for_device(rules: Any, device_id: str | None) -> Any:
     """What a device reads of what Synapse gives for its user; may be no push rules at all."""
     return rules.for_device(device_id) if isinstance(rules, RulesByDevice) else rules
+
+
+def shown_as_global(
+    hs: HomeServer,
+    user: UserID,
+    rules: Iterable[DeviceRule],
+    own: OwnSettings,
+    users: Ruleset,
+) -> Ruleset:
+    """What a device with settings of its own reads as `global`.
+
+    Args:
+        hs: the homeserver, which adds the server-default rules.
+        user: whose device it is.
+        rules: the user's device rules, in any scope.
+        own: the device's own settings.
+        users: the rules of the device's scope as they are shown there. Nearly all of them have the
+            same form in `global`.
+
+    Raises:
+        Exception: a row is no rule.
+    """
+    otherwise = [
+        rule for rule in rules if rule.profile_tag == own.device_id and is_shown_otherwise(rule)
+    ]
+    if otherwise:
+        users = _as_synapse_shows(hs, user, otherwise, users)
+    return in_place_of_stand_ins(_format(hs, user, stand_ins(own.device_id), own), users)
+
+
+def _as_synapse_shows(
+    hs: HomeServer, user: UserID, rules: Sequence[DeviceRule], users: Ruleset
+) -> Ruleset:
+    """A ruleset in which some of the rules are as Synapse shows them, or left out as it does."""
+    shown = _format(hs, user, rules, OwnSettings(rules[0].profile_tag, {}))
+    asked = {(rule.kind, rule.rule_id) for rule in rules}
+    given = {(kind, rule["rule_id"]): rule for kind in shown for rule in shown[kind]}
+    return {
+        kind: [
+            given.get((kind, rule["rule_id"]), rule)
+            for rule in of_kind
+            if (kind, rule["rule_id"]) in given or (kind, rule["rule_id"]) not in asked
+        ]
+        for kind, of_kind in users.items()
+    }
+
+
+def _format(hs: HomeServer, user: UserID, rules: Iterable[DeviceRule], own: OwnSettings) -> Ruleset:
+    rows, enabled = complete_rows(rules, own)
+    return seams.format_rules(user, seams.complete_rules(hs, rows, enabled))
 
 
 class RemovedScopes:
@@ -161,36 +211,13 @@ class DevicePushRules:
         own: OwnSettings,
         scopes: Mapping[str, Ruleset],
     ) -> Ruleset | None:
-        """What a device with settings of its own reads as `global`; None where that fails.
-
-        Its rules are already among the scopes as they are shown, each in the form that it has in
-        `global`. Synapse adds only the server-default rules.
-        """
+        """What a device with settings of its own reads as `global`; None where that fails."""
         try:
             users = scopes.get(own.device_id, {})
-            if any(map(is_shown_otherwise, stored.rules)):
-                users = self._as_synapse_shows(user, stored.rules, own.device_id, users)
-            complete = self._format(user, stand_ins(own.device_id), own)
-            return in_place_of_stand_ins(complete, users)
+            return shown_as_global(self._hs, user, stored.rules, own, users)
         except Exception as error:  # noqa: BLE001 - a client that cannot sync is worse off
             self._failures.report(Fallback.SHOW_OWN, user.to_string(), error)
             return None
-
-    def _as_synapse_shows(
-        self, user: UserID, rules: Sequence[DeviceRule], device_id: str, users: Ruleset
-    ) -> Ruleset:
-        converted = self._format(
-            user, list(filter(is_shown_otherwise, rules)), OwnSettings(device_id, {})
-        )
-        names = {(kind, rule["rule_id"]): rule for kind in converted for rule in converted[kind]}
-        return {
-            kind: [names.get((kind, rule["rule_id"]), rule) for rule in of_kind]
-            for kind, of_kind in users.items()
-        }
-
-    def _format(self, user: UserID, rules: Sequence[DeviceRule], own: OwnSettings) -> Ruleset:
-        rows, enabled = complete_rows(rules, own)
-        return seams.format_rules(user, seams.complete_rules(self._hs, rows, enabled))
 
     async def sync_account_data(
         self, native: Callable[..., Awaitable[None]], sync_result_builder: Any

@@ -138,5 +138,8 @@ def in_place_of_stand_ins(complete: Ruleset, users: Ruleset) -> Ruleset:
 
 
 def is_shown_otherwise(rule: DeviceRule) -> bool:
-    """Whether Synapse may show a rule's conditions to clients other than as they are stored."""
-    return '_type"' in rule.conditions or '"_cache_key"' in rule.conditions
+    """Whether Synapse may show a rule in `global` other than as it is stored, or not at all."""
+    # It leaves out, and does not evaluate, rules in whose ids it sees a proposal that is off.
+    return (
+        '_type"' in rule.conditions or '"_cache_key"' in rule.conditions or ".msc" in rule.rule_id
+    )

@@ -51,9 +51,13 @@ class Setting:
         return SimpleNamespace(**{flag: flag in self.flags for flag in FLAGS})
 
     @property
+    def homeserver(self) -> Any:
+        """As much of a homeserver as says which flags are set."""
+        return SimpleNamespace(config=SimpleNamespace(experimental=self.experimental))
+
+    @property
     def compiler(self) -> RuleCompiler:
-        hs: Any = SimpleNamespace(config=SimpleNamespace(experimental=self.experimental))
-        return RuleCompiler(hs)
+        return RuleCompiler(self.homeserver)
 
     @property
     def features(self) -> Sequence[str]:
