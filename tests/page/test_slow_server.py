@@ -164,6 +164,29 @@ def test_nothing_is_said_to_be_saved_while_another_change_is_under_way(
 # ---- Reading again ----
 
 
+def test_a_process_that_has_not_heard_of_a_choice_is_asked_again(
+    home: Home, signed_in: SignedIn
+) -> None:
+    room = home.room("Choir")
+    page = signed_in(home.tablet)
+    is_all_read(page)
+    go(page, "rooms", room)
+    before = home.phone.get_rules()
+    answers: list[Route] = []
+
+    def answer(route: Route) -> None:
+        """To what is read before it is written, and once after that, as it was before."""
+        if len(answers) == 2:
+            route.continue_()
+            return
+        answers.append(route)
+        route.fulfill(json=before)
+
+    page.route("**/_matrix/client/v3/pushrules/", answer)
+    choose(page, PHONE, "All messages")
+    assert len(answers) == 2
+
+
 def test_devices_stay_where_they_are_when_they_are_read_again(
     home: Home, signed_in: SignedIn
 ) -> None:

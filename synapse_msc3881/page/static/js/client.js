@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /** The requests of the client-server API that the page makes. Waits where the server says so. */
 
-/** @import {Pusher, PushRules, RuleWrite, Session} from "./types.js" */
+import { canonical } from "./rules.js";
+
+/** @import {Pusher, PushRules, RuleSet, RuleWrite, Session} from "./types.js" */
 
 const V3 = "/_matrix/client/v3";
 const UNSTABLE = "/_matrix/client/unstable";
 
 const LONGEST_WAIT_MS = 60_000;
 const TRIES = 6;
+/** When rules are read again of which a process of the server has not heard yet. */
+const AGAIN_MS = [100, 200, 400, 800];
+/** How long it may take until all have. */
+const HEARD_MS = 10_000;
 
 export const SILENCED = "org.matrix.msc3890.local_notification_settings.";
 export const WANTED = "org.matrix.msc3837.notification_settings.";
@@ -43,6 +49,9 @@ export class Client {
     this.session = session;
     this.userId = session.userId;
     this.onWait = onWait;
+    /** @type {Map<string, {scope: string, kind: string, id: string, actions: unknown[] | null, at: number}>}
+     *   what was written of rules; no actions where they were removed */
+    this.written = new Map();
   }
 
   /**
@@ -76,9 +85,41 @@ export class Client {
     return (await this.call("GET", path("pushers"))).pushers ?? [];
   }
 
-  /** @returns {Promise<PushRules>} */
-  pushRules() {
-    return this.call("GET", path("pushrules", ""));
+  /** @returns {Promise<PushRules>} with what was written here, whichever process answers */
+  async pushRules() {
+    for (let attempt = 0; ; attempt++) {
+      const read = await this.call("GET", path("pushrules", ""));
+      const ms = AGAIN_MS[attempt];
+      if (ms === undefined || this.hasHeard(read)) return read;
+      await sleep(ms);
+    }
+  }
+
+  /**
+   * Whether who answered has heard of what was written.
+   *
+   * @param {PushRules} read
+   */
+  hasHeard(read) {
+    const since = Date.now() - HEARD_MS;
+    return [...this.written.values()].every(({ scope, kind, id, actions, at }) => {
+      if (at < since) return true;
+      /** @type {RuleSet | undefined} */
+      const rules = scope === "global" ? read.global : read.device?.[scope];
+      const found = rules?.[kind]?.find((rule) => rule.rule_id === id);
+      return actions === null ? !found : canonical(found?.actions) === canonical(actions);
+    });
+  }
+
+  /**
+   * @param {string} scope
+   * @param {string} kind
+   * @param {string} id
+   * @param {unknown[] | null} actions
+   */
+  note(scope, kind, id, actions) {
+    const where = rulesPath(scope, kind, id);
+    this.written.set(where, { scope, kind, id, actions, at: Date.now() });
   }
 
   /**
@@ -104,9 +145,10 @@ export class Client {
    * @param {RuleWrite} rule
    * @param {string} [after]  the id of the rule that it is to come after; without, it comes first
    */
-  putRule(scope, rule, after) {
+  async putRule(scope, rule, after) {
     const query = after === undefined ? "" : `?after=${encodeURIComponent(after)}`;
-    return this.call("PUT", rulesPath(scope, rule.kind, rule.id) + query, rule.body);
+    await this.call("PUT", rulesPath(scope, rule.kind, rule.id) + query, rule.body);
+    this.note(scope, rule.kind, rule.id, rule.body.actions);
   }
 
   /**
@@ -129,6 +171,7 @@ export class Client {
     } catch (/** @type {any} */ error) {
       if (error.status !== 404) throw error; // Somebody else was quicker.
     }
+    this.note(scope, kind, id, null);
   }
 
   /**
@@ -151,8 +194,10 @@ export class Client {
    * @param {string} deviceId
    * @param {boolean} enabled
    */
-  setOwnSettings(deviceId, enabled) {
-    return this.call("PUT", ownPath(deviceId), { enabled });
+  async setOwnSettings(deviceId, enabled) {
+    // It may bring rules, or take some away.
+    for (const [where, { scope }] of this.written) if (scope === deviceId) this.written.delete(where);
+    await this.call("PUT", ownPath(deviceId), { enabled });
   }
 
   /**
