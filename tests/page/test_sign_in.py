@@ -276,6 +276,31 @@ def test_a_token_that_runs_out_is_renewed(
     assert len(sessions_of(alice)) == 1
 
 
+def test_a_token_that_comes_after_signing_out_is_not_kept(
+    strict: PageServer, new_page: NewPage, watch: Watch
+) -> None:
+    """The page waits for a slow server for 2 seconds, and then goes on without it."""
+    watch.allow(FAILED_LOAD)
+    page = new_page()
+    held: list[Route] = []
+
+    def keep(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/_matrix/client/v3/refresh", keep)
+    sign_in(page, strict, strict.register())
+    assert_eventually(page, lambda: held)
+    page.get_by_role("button", name="Sign out").click()
+    is_signed_out(page)
+    with page.expect_response(held[0].request.url) as answer:
+        held[0].continue_()
+    assert answer.value.json()["access_token"]
+    page.evaluate("() => new Promise((resolve) => requestAnimationFrame(resolve))")
+    assert stored_session(page) is None
+    page.reload()
+    is_signed_out(page)
+
+
 # --- What can go wrong --------------------------------------------------------------------------
 
 

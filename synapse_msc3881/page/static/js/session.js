@@ -326,6 +326,7 @@ export class Session {
 
   /** Stores it for this tab, and tells the others. */
   keep() {
+    if (this.#over) return; // A slow server may renew a token long after that.
     sessionStorage.setItem(KEY, JSON.stringify(this.#stored));
     this.#channel.postMessage({ session: this.#stored });
   }
@@ -362,6 +363,7 @@ export class Session {
    * @param {string} [reason]
    */
   signOut(reason = "signed-out") {
+    if (this.#over) return Promise.resolve();
     if (this.#leaving) return this.#leaving;
     const { userId, homeserver } = this;
     this.#stopAsking();
@@ -532,6 +534,7 @@ export class Session {
 
   /** @param {Stored} other - of this user, from another tab */
   #adopt(other) {
+    if (this.#over) return;
     this.#stored = { ...other, activeAt: Math.max(other.activeAt, this.#stored.activeAt) };
     sessionStorage.setItem(KEY, JSON.stringify(this.#stored));
   }
